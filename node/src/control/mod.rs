@@ -1,0 +1,1 @@
+//! The local socket between a command and the running node.

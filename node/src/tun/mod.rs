@@ -1,0 +1,1 @@
+//! The TUN device: packets from and to applications.

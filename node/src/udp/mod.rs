@@ -1,0 +1,1 @@
+//! The data socket: datagrams from and to other nodes.

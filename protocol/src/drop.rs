@@ -1,0 +1,112 @@
+//! Why something was dropped. The network learns nothing from it; the owner reads it as a counter.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// One cause for a silent discard. Each has its own counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name under which the counter is shown: lower case, words joined by `_`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Datagrams, from anybody.
+    /// Not of any known form: first byte, length or a reserved field is off.
+    Malformed => "malformed",
+    /// A data datagram for a receiver index that no session has.
+    UnknownIndex => "unknown_index",
+    /// The tag of a data datagram does not verify.
+    Forged => "forged",
+    /// A data counter that was seen, or that left the replay window.
+    Replayed => "replayed",
+    /// A veil under an epoch or an invite that this node does not hold.
+    UnknownEpoch => "unknown_epoch",
+    /// A veil whose tag does not verify.
+    VeilForged => "veil_forged",
+    /// A veiled question older or younger than the clock allows.
+    VeilTime => "veil_time",
+    /// A veiled question that was answered before.
+    VeilReplayed => "veil_replayed",
+    /// A veiled message of a type or class that is not known.
+    VeilType => "veil_type",
+    /// More handshakes or joins than one source or one peer may send.
+    RateLimited => "rate_limited",
+    /// A handshake whose Noise message does not verify.
+    HandshakeForged => "handshake_forged",
+    /// A handshake by a static key that is not a current member's.
+    NotMember => "not_member",
+    /// A response that answers no handshake of ours.
+    UnexpectedResponse => "unexpected_response",
+    /// A join that the rules of membership do not allow.
+    JoinRefused => "join_refused",
+
+    // In-session, from members.
+    /// An in-session message that does not decode.
+    MessageMalformed => "message_malformed",
+    /// An in-session message of a type that is not known.
+    MessageUnknown => "message_unknown",
+    /// More in-session messages than a member may send.
+    MessageFlood => "message_flood",
+    /// An object that does not decode, or whose signatures do not verify.
+    ObjectInvalid => "object_invalid",
+    /// An object of a kind that is not known.
+    ObjectUnknown => "object_unknown",
+    /// An object beyond a bound of the set.
+    ObjectBound => "object_bound",
+    /// A packet on a session that carries control messages only.
+    ControlOnly => "control_only",
+
+    // Packets, from the tunnel or from applications.
+    /// Not IPv4, or lengths that do not fit.
+    PacketMalformed => "packet_malformed",
+    /// IPv6 in the tunnel.
+    PacketIpv6 => "packet_ipv6",
+    /// IP options.
+    PacketOptions => "packet_options",
+    /// A transport other than TCP, UDP and ICMP.
+    PacketProtocol => "packet_protocol",
+    /// An ICMP type that is not carried.
+    PacketIcmp => "packet_icmp",
+    /// An ICMP error whose quoted packet cannot be rewritten or is not between the two members.
+    PacketQuote => "packet_quote",
+    /// A fragment that cannot be filtered.
+    PacketFragment => "packet_fragment",
+    /// A packet from an application with another source than the own alias.
+    PacketSource => "packet_source",
+    /// A packet to an address that is no member's alias.
+    PacketUnknownAlias => "packet_unknown_alias",
+    /// A packet too large for the path that may not be cut.
+    PacketTooLarge => "packet_too_large",
+    /// A packet that waited for a link longer or behind more others than the bound.
+    PacketQueue => "packet_queue",
+    /// The device or the socket did not take it.
+    SendFailed => "send_failed",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,1 @@
+//! Who belongs, decided without a server.
