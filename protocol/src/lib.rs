@@ -1,8 +1,8 @@
 //! What a node of a Virtual Private Internet decides.
+#![forbid(unsafe_code)]
 
-pub mod alias;
 pub mod drop;
-pub mod filter;
 pub mod identity;
-pub mod membership;
+pub mod tunnel;
+pub mod veil;
 pub mod wire;

@@ -1,1 +1,4 @@
-//! Bytes ↔ messages.
+//! Bytes ↔ messages. Nothing here holds state or keys.
+
+pub mod header;
+pub mod message;

@@ -1,0 +1,146 @@
+//! When a session is renewed, confirmed alive or given up.
+//!
+//! A link without traffic has no timer: what must happen while packets flow is asked at each note of the forwarder
+//! (at most one a second and direction), and only an owed keepalive waits on a clock. The numbers follow the WireGuard
+//! paper (§6) where they are marked *specified*.
+
+use std::time::{Duration, Instant};
+
+use rand_core::Rng as _;
+
+use super::sessions::{Role, Session};
+use crate::identity::Rng;
+
+/// A session older than this neither sends nor receives (specified).
+pub const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// The default age at which a session in use is renewed (specified); the setting `rekey_after` takes 10–120 s.
+pub const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// Datagrams after which a session is renewed whatever its age (specified: DESIGN §4).
+pub const REKEY_AFTER_DATAGRAMS: u64 = 1 << 32;
+/// The responder waits this much longer than the initiator, so that normally only one of them renews (chosen: three
+/// retries of the initiator fit).
+const RESPONDER_EXTRA: Duration = Duration::from_secs(10);
+/// A member that received and had nothing to send for this long sends a keepalive (specified).
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+/// Sending for this long without hearing anything means that the session is dead (specified: keepalive + retry).
+pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Pauses between the attempts of one handshake (specified: DESIGN §4); the last one repeats.
+const RETRIES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
+
+/// The pause after attempt number `attempt` (from 0): 1, 2, 4, then 5 s, each ± 20 %.
+#[must_use]
+pub fn retry_pause(attempt: u32, rng: &mut Rng) -> Duration {
+    let base = RETRIES.get(attempt as usize).unwrap_or(&RETRIES[RETRIES.len() - 1]);
+    jittered(*base, rng)
+}
+
+/// `base` ± 20 %, so that timers of many nodes do not march in step.
+#[must_use]
+pub fn jittered(base: Duration, rng: &mut Rng) -> Duration {
+    base.mul_f64(0.8 + 0.4 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
+}
+
+/// What one link with a member has seen lately.
+#[derive(Debug, Default)]
+pub struct Timers {
+    /// The first datagram sent since the last one that was received.
+    unanswered_since: Option<Instant>,
+    /// The first packet received since the last datagram that was sent.
+    owed_since: Option<Instant>,
+    /// The last packet of an application, in either direction.
+    used_at: Option<Instant>,
+}
+
+impl Timers {
+    /// Notes that packets were sent lately.
+    pub fn on_sent(&mut self, now: Instant) {
+        self.unanswered_since.get_or_insert(now);
+        self.owed_since = None;
+        self.used_at = Some(now);
+    }
+
+    /// Notes that something was received lately; `packets` says whether packets were among it.
+    pub fn on_received(&mut self, packets: bool, now: Instant) {
+        self.unanswered_since = None;
+        if packets {
+            self.owed_since.get_or_insert(now);
+            self.used_at = Some(now);
+        }
+    }
+
+    /// Notes that a keepalive was sent.
+    pub fn on_keepalive(&mut self) {
+        self.owed_since = None;
+    }
+
+    /// When an application last used the link.
+    #[must_use]
+    pub fn used_at(&self) -> Option<Instant> {
+        self.used_at
+    }
+
+    /// Says whether what was sent has gone unanswered for so long that the session must be dead.
+    #[must_use]
+    pub fn is_dead(&self, now: Instant) -> bool {
+        self.unanswered_since.is_some_and(|since| now >= since + DEAD_AFTER)
+    }
+
+    /// When a keepalive is owed, if one is.
+    #[must_use]
+    pub fn keepalive_at(&self) -> Option<Instant> {
+        self.owed_since.map(|since| since + KEEPALIVE_AFTER)
+    }
+}
+
+/// Says whether `session`, in use, is to be renewed. `rekey_after` is this session's own, jitter included.
+#[must_use]
+pub fn is_rekey_due(session: &Session, rekey_after: Duration, now: Instant) -> bool {
+    let wait = match session.role {
+        Role::Initiator => rekey_after,
+        Role::Responder => rekey_after + RESPONDER_EXTRA,
+    };
+    now >= session.began_at + wait || session.sealer.sealed() >= REKEY_AFTER_DATAGRAMS
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn retries_are_spread_by_a_fifth_and_end_at_five_seconds() {
+        let mut rng = Rng::from_seed([1; 32]);
+        for (attempt, base) in [(0, 1.0), (1, 2.0), (2, 4.0), (3, 5.0), (40, 5.0)] {
+            let pauses: Vec<f64> = (0..100).map(|_| retry_pause(attempt, &mut rng).as_secs_f64()).collect();
+            assert!(pauses.iter().all(|pause| (base * 0.799..=base * 1.201).contains(pause)));
+            assert!(pauses.iter().any(|pause| *pause < base * 0.9) && pauses.iter().any(|pause| *pause > base * 1.1));
+        }
+    }
+
+    #[test]
+    fn one_way_traffic_is_owed_a_keepalive_and_an_answer_cancels_it() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        timers.on_received(true, start);
+        timers.on_received(true, start + Duration::from_secs(1));
+        assert_eq!(timers.keepalive_at(), Some(start + KEEPALIVE_AFTER));
+        timers.on_sent(start + Duration::from_secs(2));
+        assert_eq!(timers.keepalive_at(), None);
+        timers.on_received(false, start + Duration::from_secs(3));
+        assert_eq!(timers.keepalive_at(), None, "a keepalive is not answered by a keepalive");
+    }
+
+    #[test]
+    fn silence_after_sending_is_death_and_any_answer_is_life() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        timers.on_sent(start);
+        timers.on_sent(start + Duration::from_secs(14));
+        assert!(!timers.is_dead(start + Duration::from_secs(14)));
+        assert!(timers.is_dead(start + DEAD_AFTER));
+        timers.on_received(false, start + DEAD_AFTER);
+        assert!(!timers.is_dead(start + DEAD_AFTER * 2));
+    }
+}

@@ -1,0 +1,387 @@
+//! In-session messages: what two members say to each other inside data datagrams (DESIGN §4, §6).
+//!
+//! The first byte, 0x01–0x3f, is the type; integers are big-endian.
+//!
+//! ```text
+//! 0x01 probe     id u64 | padding                 0x10 ids      kind u8 | page u16
+//! 0x02 echo      id u64                           0x11 list     kind u8 | page u16 | pages u16 | n × id 32 (n ≤ 32)
+//! 0x3f close     reason u8                        0x12 get      id 32 | offset u16
+//! 0x14 settled   flags u8 (1: have yours)         0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
+//! ```
+//!
+//! Beside them stand the payloads of the two handshake messages:
+//!
+//! ```text
+//! initiation   hello | count u8 (≤ 4) | count × (length u16 | envelope)
+//! response     hello
+//! hello        suites u8 | charter id 32 | digest of the Removes 32 | epoch tag 2
+//! ```
+
+use crate::identity::ObjectId;
+use crate::tunnel::Suites;
+
+/// Ids in one page of a list at most: 1,024 bytes, so that it fits the first path size.
+pub const PAGE_IDS: usize = 32;
+/// Bytes of an object in one piece at most.
+pub const PIECE_BYTES: usize = 1_000;
+/// Envelopes in an initiation at most: Invite, Join, Admit, Rekey.
+const MAX_PROOFS: u8 = 4;
+
+/// The range of first bytes that are in-session messages.
+pub const TYPES: std::ops::RangeInclusive<u8> = 0x01..=0x3f;
+
+/// One in-session message; borrows from the datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'m> {
+    /// Asks for an echo; padded to the size under test.
+    Probe {
+        /// Random; the echo repeats it.
+        id: u64,
+        /// The whole message's length in bytes, at least 9.
+        length: usize,
+    },
+    /// Answers a probe, to where it came from.
+    Echo {
+        /// The probe's.
+        id: u64,
+    },
+    /// Asks for the ids of all objects of a kind, page by page.
+    Ids {
+        /// The kind's number.
+        kind: u8,
+        /// From 0.
+        page: u16,
+    },
+    /// One page of ids, asked for; or ids worth knowing, unasked.
+    List {
+        /// The kind's number.
+        kind: u8,
+        /// From 0.
+        page: u16,
+        /// How many there are, at least 1.
+        pages: u16,
+        /// At most [`PAGE_IDS`].
+        ids: Vec<ObjectId>,
+    },
+    /// Asks for a piece of an object.
+    Get {
+        /// The object's.
+        id: ObjectId,
+        /// In bytes.
+        offset: u16,
+    },
+    /// A piece of an object.
+    Piece {
+        /// The object's.
+        id: ObjectId,
+        /// In bytes.
+        offset: u16,
+        /// Bytes of the whole object.
+        total: u16,
+        /// At most [`PIECE_BYTES`].
+        bytes: &'m [u8],
+    },
+    /// The sender has received or rejected everything that was listed to it.
+    Settled {
+        /// The sender has had the receiver's `Settled`.
+        heard: bool,
+    },
+    /// The sender forgets the session.
+    Close {
+        /// 0 the node stops.
+        reason: u8,
+    },
+}
+
+/// Why a message does not decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// A type that is not known.
+    #[error("the message type is unknown")]
+    Unknown,
+    /// Truncated, too long, or with a field out of bounds.
+    #[error("the message is malformed")]
+    Malformed,
+}
+
+impl<'m> Message<'m> {
+    /// The bytes to seal.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Probe { id, length } => {
+                out.push(0x01);
+                out.extend_from_slice(&id.to_be_bytes());
+                out.resize((*length).max(9), 0);
+            }
+            Self::Echo { id } => {
+                out.push(0x02);
+                out.extend_from_slice(&id.to_be_bytes());
+            }
+            Self::Ids { kind, page } => {
+                out.extend_from_slice(&[0x10, *kind]);
+                out.extend_from_slice(&page.to_be_bytes());
+            }
+            Self::List { kind, page, pages, ids } => {
+                out.extend_from_slice(&[0x11, *kind]);
+                out.extend_from_slice(&page.to_be_bytes());
+                out.extend_from_slice(&pages.to_be_bytes());
+                out.extend(ids.iter().flat_map(|id| id.0));
+            }
+            Self::Get { id, offset } => {
+                out.push(0x12);
+                out.extend_from_slice(&id.0);
+                out.extend_from_slice(&offset.to_be_bytes());
+            }
+            Self::Piece { id, offset, total, bytes } => {
+                out.push(0x13);
+                out.extend_from_slice(&id.0);
+                out.extend_from_slice(&offset.to_be_bytes());
+                out.extend_from_slice(&total.to_be_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Self::Settled { heard } => out.extend_from_slice(&[0x14, u8::from(*heard)]),
+            Self::Close { reason } => out.extend_from_slice(&[0x3f, *reason]),
+        }
+        out
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn decode(bytes: &'m [u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader(bytes);
+        let message = match reader.u8()? {
+            0x01 => {
+                let id = reader.u64()?;
+                reader.0 = &[];
+                Self::Probe { id, length: bytes.len() }
+            }
+            0x02 => Self::Echo { id: reader.u64()? },
+            0x10 => Self::Ids { kind: reader.u8()?, page: reader.u16()? },
+            0x11 => Self::decode_list(&mut reader)?,
+            0x12 => Self::Get { id: ObjectId(reader.array()?), offset: reader.u16()? },
+            0x13 => {
+                let (id, offset, total) = (ObjectId(reader.array()?), reader.u16()?, reader.u16()?);
+                let bytes = std::mem::take(&mut reader.0);
+                let fits = usize::from(offset) + bytes.len() <= usize::from(total);
+                if bytes.is_empty() || bytes.len() > PIECE_BYTES || !fits {
+                    return Err(MessageError::Malformed);
+                }
+                Self::Piece { id, offset, total, bytes }
+            }
+            0x14 => match reader.u8()? {
+                heard @ 0..=1 => Self::Settled { heard: heard == 1 },
+                _ => return Err(MessageError::Malformed),
+            },
+            0x3f => Self::Close { reason: reader.u8()? },
+            _ => return Err(MessageError::Unknown),
+        };
+        if reader.0.is_empty() { Ok(message) } else { Err(MessageError::Malformed) }
+    }
+
+    fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
+        let (kind, page, pages) = (reader.u8()?, reader.u16()?, reader.u16()?);
+        let (ids, rest) = std::mem::take(&mut reader.0).as_chunks::<32>();
+        if !rest.is_empty() || ids.len() > PAGE_IDS || page >= pages {
+            return Err(MessageError::Malformed);
+        }
+        Ok(Self::List { kind, page, pages, ids: ids.iter().map(|id| ObjectId(*id)).collect() })
+    }
+}
+
+/// What each end says of itself in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// AEAD suites it is willing to use.
+    pub suites: Suites,
+    /// What it holds; equal digests let packets pass at once.
+    pub digests: Digests,
+}
+
+/// What a node holds of the objects that decide who belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// The charter in force; zeros while it is not known.
+    pub charter: ObjectId,
+    /// Digest of the set of Removes.
+    pub removes: [u8; 32],
+    /// Tag of the newest epoch.
+    pub epoch_tag: [u8; 2],
+}
+
+const HELLO_BYTES: usize = 1 + 32 + 32 + 2;
+
+impl Hello {
+    fn encode(&self) -> Vec<u8> {
+        let Digests { charter, removes, epoch_tag } = &self.digests;
+        [&[self.suites.to_byte()], &charter.0[..], &removes[..], &epoch_tag[..]].concat()
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        Ok(Self {
+            suites: Suites::from_byte(reader.u8()?),
+            digests: Digests {
+                charter: ObjectId(reader.array()?),
+                removes: reader.array()?,
+                epoch_tag: reader.array()?,
+            },
+        })
+    }
+
+    /// The payload of an initiation; `proofs` are the sender's envelopes for a peer that may not know it (at most 4).
+    #[must_use]
+    pub fn encode_initiation(&self, proofs: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HELLO_BYTES + 1);
+        out.extend_from_slice(&self.encode());
+        let proofs = &proofs[..proofs.len().min(usize::from(MAX_PROOFS))];
+        out.push(proofs.len() as u8);
+        for proof in proofs {
+            out.extend_from_slice(&(proof.len() as u16).to_be_bytes());
+            out.extend_from_slice(proof);
+        }
+        out
+    }
+
+    /// Reads the payload of an initiation: the hello and the envelopes of the sender's proof.
+    ///
+    /// # Errors
+    /// [`MessageError::Malformed`].
+    pub fn decode_initiation(bytes: &[u8]) -> Result<(Self, Vec<&[u8]>), MessageError> {
+        let mut reader = Reader(bytes);
+        let hello = Self::decode(&mut reader)?;
+        let count = reader.u8()?;
+        if count > MAX_PROOFS {
+            return Err(MessageError::Malformed);
+        }
+        let mut proofs = Vec::new();
+        for _ in 0..count {
+            let length = usize::from(reader.u16()?);
+            proofs.push(reader.take(length)?);
+        }
+        if reader.0.is_empty() { Ok((hello, proofs)) } else { Err(MessageError::Malformed) }
+    }
+
+    /// The payload of a response.
+    #[must_use]
+    pub fn encode_response(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    /// Reads the payload of a response.
+    ///
+    /// # Errors
+    /// [`MessageError::Malformed`].
+    pub fn decode_response(bytes: &[u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader(bytes);
+        let hello = Self::decode(&mut reader)?;
+        if reader.0.is_empty() { Ok(hello) } else { Err(MessageError::Malformed) }
+    }
+}
+
+/// What is left to read.
+struct Reader<'r>(&'r [u8]);
+
+impl<'r> Reader<'r> {
+    fn take(&mut self, length: usize) -> Result<&'r [u8], MessageError> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(MessageError::Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
+        self.take(N)?.try_into().map_err(|_| MessageError::Malformed)
+    }
+
+    fn u8(&mut self) -> Result<u8, MessageError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, MessageError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, MessageError> {
+        self.array().map(u64::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Message<'static>> {
+        let id = ObjectId([7; 32]);
+        vec![
+            Message::Probe { id: 1, length: 9 },
+            Message::Probe { id: 1, length: 1_420 },
+            Message::Echo { id: 2 },
+            Message::Ids { kind: 3, page: 4 },
+            Message::List { kind: 3, page: 0, pages: 1, ids: vec![] },
+            Message::List { kind: 3, page: 1, pages: 2, ids: vec![id; PAGE_IDS] },
+            Message::Get { id, offset: 1_000 },
+            Message::Piece { id, offset: 1_000, total: 1_003, bytes: b"abc" },
+            Message::Settled { heard: true },
+            Message::Close { reason: 0 },
+        ]
+    }
+
+    #[test]
+    fn messages_round_trip() {
+        for message in all() {
+            let bytes = message.encode();
+            assert!(TYPES.contains(&bytes[0]));
+            assert_eq!(Message::decode(&bytes), Ok(message));
+        }
+    }
+
+    #[test]
+    fn truncations_and_flipped_bits_decode_to_an_error_or_to_what_they_say() {
+        for message in all() {
+            let bytes = message.encode();
+            for cut in 0..bytes.len() {
+                if let Ok(other) = Message::decode(&bytes[..cut]) {
+                    assert_eq!(other.encode(), bytes[..cut], "cut at {cut} of {message:?}");
+                }
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut altered = bytes.clone();
+                altered[bit / 8] ^= 1 << (bit % 8);
+                match Message::decode(&altered) {
+                    // A probe's padding means nothing.
+                    Ok(Message::Probe { length, .. }) => assert_eq!(length, bytes.len()),
+                    Ok(other) => assert_eq!(other.encode(), altered, "bit {bit} of {message:?}"),
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn known_bytes() {
+        assert_eq!(Message::Echo { id: 0x0102 }.encode(), [0x02, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(Message::Ids { kind: 6, page: 258 }.encode(), [0x10, 6, 1, 2]);
+        assert_eq!(Message::decode(&[0x3e]), Err(MessageError::Unknown));
+        assert_eq!(Message::decode(&[]), Err(MessageError::Malformed));
+    }
+
+    #[test]
+    fn handshake_payloads_round_trip_and_truncations_are_refused() {
+        let hello = Hello {
+            suites: Suites::BOTH,
+            digests: Digests { charter: ObjectId([1; 32]), removes: [2; 32], epoch_tag: [3, 4] },
+        };
+        let initiation = hello.encode_initiation(&[b"invite", b"join"]);
+        assert_eq!(Hello::decode_initiation(&initiation), Ok((hello, vec![&b"invite"[..], b"join"])));
+        let response = hello.encode_response();
+        assert_eq!(Hello::decode_response(&response), Ok(hello));
+        for cut in 0..initiation.len() {
+            assert!(Hello::decode_initiation(&initiation[..cut]).is_err());
+        }
+        for cut in 0..response.len() {
+            assert!(Hello::decode_response(&response[..cut]).is_err());
+        }
+    }
+}
