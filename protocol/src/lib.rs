@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod drop;
+pub mod gate;
 pub mod identity;
+pub mod path;
 pub mod tunnel;
 pub mod veil;
 pub mod wire;

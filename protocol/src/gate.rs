@@ -1,0 +1,289 @@
+//! The drop stance: the one place that chooses between an answer and silence.
+//!
+//! In: what a veil gave up, after it proved authentic. Out: `Ok`, and the engine answers; or the reason for silence.
+//! Nothing is remembered of datagrams that do not open, so strangers can fill nothing here. Two steps, because between
+//! them the handshake is read: [`Gate::look`] before anything is computed from the body, [`Gate::answer`] once the
+//! sender is known.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::drop::DropReason;
+use crate::identity::StaticKey;
+
+/// How old a question may be, and how far ahead its clock (specified: DESIGN §4).
+pub const MAX_AGE: Duration = Duration::from_secs(120);
+
+/// How long the nonce of an answered question is remembered: as long as it can pass the check of its age, from 120 s
+/// ahead to 120 s behind.
+const REMEMBER: Duration = Duration::from_secs(241);
+/// Nonces remembered at most; beyond it nothing is answered. Room for 136 members at their full rate all the time.
+const MAX_NONCES: usize = 65_536;
+/// Initiations answered for one peer: two a second, four at once (specified: two a second).
+const PEER: Rate = Rate { per_second: 2.0, burst: 4.0 };
+/// Questions looked at from one source: a household behind one address can start at once.
+const SOURCE: Rate = Rate { per_second: 20.0, burst: 40.0 };
+/// Sources and peers counted at once. Only holders of a key get this far.
+const MAX_BUCKETS: usize = 4_096;
+/// Initiations of one peer that are older than the newest answered one are late copies, for this long. A peer whose
+/// clock was set back is heard again after it.
+const ORDER_FOR: Duration = Duration::from_secs(10);
+
+/// When a question was made, by its own account, and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The veil's nonce.
+    pub nonce: [u8; 24],
+    /// The sender's wall clock.
+    pub time_ms: u64,
+    /// Where it came from.
+    pub source: SocketAddr,
+}
+
+/// Decides who is answered.
+#[derive(Debug)]
+pub struct Gate {
+    started_at: Instant,
+    seen: BTreeMap<[u8; 24], ()>,
+    order: VecDeque<(Instant, [u8; 24])>,
+    sources: Buckets<IpAddr>,
+    peers: Buckets<StaticKey>,
+    newest: BTreeMap<StaticKey, (u64, Instant)>,
+}
+
+impl Gate {
+    /// A gate of a process that started at `started_at`: what was recorded before is not answered.
+    #[must_use]
+    pub fn new(started_at: Instant) -> Self {
+        Self {
+            started_at,
+            seen: BTreeMap::new(),
+            order: VecDeque::new(),
+            sources: Buckets::new(SOURCE),
+            peers: Buckets::new(PEER),
+            newest: BTreeMap::new(),
+        }
+    }
+
+    /// Says whether a question is worth reading: −120 s ≤ age ≤ min(120 s, time since the start), not answered before,
+    /// and not one of too many from its source.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn look(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
+        let running = now.saturating_duration_since(self.started_at);
+        let oldest = MAX_AGE.min(running).as_millis() as u64;
+        let newest = MAX_AGE.as_millis() as u64;
+        if question.time_ms.saturating_add(oldest) < wall_ms || question.time_ms > wall_ms.saturating_add(newest) {
+            return Err(DropReason::VeilTime);
+        }
+        self.forget(now);
+        if self.seen.contains_key(&question.nonce) {
+            return Err(DropReason::VeilReplayed);
+        }
+        if self.sources.take(prefix(question.source.ip()), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. `is_member` says
+    /// whether the static key is a current member's.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn answer(
+        &mut self,
+        question: &Question,
+        peer: &StaticKey,
+        is_member: bool,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if !is_member {
+            return Err(DropReason::NotMember);
+        }
+        let newest = self.newest.get(peer);
+        if newest.is_some_and(|(time_ms, at)| question.time_ms <= *time_ms && now < *at + ORDER_FOR) {
+            return Err(DropReason::VeilReplayed);
+        }
+        if !self.peers.take(*peer, now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.remember(question.nonce, now)?;
+        self.newest.retain(|_, (_, at)| now < *at + ORDER_FOR);
+        self.newest.insert(*peer, (question.time_ms, now));
+        Ok(())
+    }
+
+    /// Says whether a join that the rules of membership allow is answered; from then on the same datagram is not.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn answer_join(&mut self, question: &Question, now: Instant) -> Result<(), DropReason> {
+        self.remember(question.nonce, now)
+    }
+
+    fn remember(&mut self, nonce: [u8; 24], now: Instant) -> Result<(), DropReason> {
+        if self.seen.len() >= MAX_NONCES {
+            return Err(DropReason::RateLimited);
+        }
+        if self.seen.insert(nonce, ()).is_some() {
+            return Err(DropReason::VeilReplayed);
+        }
+        self.order.push_back((now, nonce));
+        Ok(())
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((_, nonce)) = self.order.pop_front_if(|(at, _)| now >= *at + REMEMBER) {
+            self.seen.remove(&nonce);
+        }
+    }
+}
+
+/// The part of an address that one holder commands: an IPv4 address, or the first 56 bits of an IPv6 address.
+fn prefix(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (!0 << 72)).into()),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    per_second: f64,
+    burst: f64,
+}
+
+/// Token buckets by key; those that are full again are forgotten.
+#[derive(Debug)]
+struct Buckets<K> {
+    rate: Rate,
+    buckets: BTreeMap<K, (f64, Instant)>,
+}
+
+impl<K: Ord + Copy> Buckets<K> {
+    fn new(rate: Rate) -> Self {
+        Self { rate, buckets: BTreeMap::new() }
+    }
+
+    fn take(&mut self, key: K, now: Instant) -> bool {
+        let rate = self.rate;
+        let level = |(tokens, at): &(f64, Instant)| {
+            (tokens + now.saturating_duration_since(*at).as_secs_f64() * rate.per_second).min(rate.burst)
+        };
+        if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&key) {
+            self.buckets.retain(|_, bucket| level(bucket) < rate.burst);
+            if self.buckets.len() >= MAX_BUCKETS {
+                return false;
+            }
+        }
+        let bucket = self.buckets.entry(key).or_insert((rate.burst, now));
+        *bucket = (level(bucket), now);
+        if bucket.0 < 1.0 {
+            return false;
+        }
+        bucket.0 -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: u64 = 1_800_000_000_000;
+    const MEMBER: StaticKey = StaticKey([1; 32]);
+
+    fn question(nonce: u8, time_ms: u64) -> Question {
+        Question { nonce: [nonce; 24], time_ms, source: "192.0.2.1:9".parse().unwrap() }
+    }
+
+    fn gate() -> (Gate, Instant) {
+        let started_at = Instant::now();
+        (Gate::new(started_at), started_at + Duration::from_secs(1_000))
+    }
+
+    #[test]
+    fn age_is_bounded_both_ways() {
+        let (mut gate, now) = gate();
+        for (time_ms, expected) in [
+            (WALL - 120_000, Ok(())),
+            (WALL - 120_001, Err(DropReason::VeilTime)),
+            (WALL + 120_000, Ok(())),
+            (WALL + 120_001, Err(DropReason::VeilTime)),
+            (u64::MAX, Err(DropReason::VeilTime)),
+            (0, Err(DropReason::VeilTime)),
+        ] {
+            assert_eq!(gate.look(&question(1, time_ms), WALL, now), expected, "{time_ms}");
+        }
+    }
+
+    #[test]
+    fn what_was_recorded_before_the_start_is_not_answered() {
+        let started_at = Instant::now();
+        let mut gate = Gate::new(started_at);
+        let now = started_at + Duration::from_secs(5);
+        assert_eq!(gate.look(&question(1, WALL - 5_001), WALL, now), Err(DropReason::VeilTime));
+        assert_eq!(gate.look(&question(1, WALL - 4_999), WALL, now), Ok(()));
+    }
+
+    #[test]
+    fn an_answered_question_is_never_answered_again() {
+        let (mut gate, now) = gate();
+        let first = question(1, WALL);
+        assert_eq!(gate.answer(&first, &MEMBER, true, now), Ok(()));
+        for seconds in [0, 1, 60, 119, 240] {
+            let later = now + Duration::from_secs(seconds);
+            let verdict = gate
+                .look(&first, WALL + seconds * 1_000, later)
+                .and_then(|()| gate.answer(&first, &MEMBER, true, later));
+            assert!(verdict.is_err(), "after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_not_answered_and_leaves_no_trace() {
+        let (mut gate, now) = gate();
+        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, false, now), Err(DropReason::NotMember));
+        assert!(gate.seen.is_empty() && gate.peers.buckets.is_empty());
+    }
+
+    #[test]
+    fn a_late_copy_of_an_older_attempt_does_not_replace_a_newer_one() {
+        let (mut gate, now) = gate();
+        assert_eq!(gate.answer(&question(2, WALL + 1_000), &MEMBER, true, now), Ok(()));
+        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, now), Err(DropReason::VeilReplayed));
+        let later = now + ORDER_FOR;
+        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, later), Ok(()), "its clock was set back");
+    }
+
+    #[test]
+    fn one_peer_gets_two_answers_a_second_and_does_not_use_up_anothers() {
+        let (mut gate, start) = gate();
+        let mut answered = 0;
+        for step in 0..1_000u64 {
+            let now = start + Duration::from_millis(step * 10);
+            let mut question = question(0, WALL + step * 10);
+            question.nonce[..8].copy_from_slice(&step.to_be_bytes());
+            answered += u32::from(gate.answer(&question, &MEMBER, true, now).is_ok());
+        }
+        assert!((20..=24).contains(&answered), "{answered} in ten seconds");
+        assert_eq!(gate.answer(&question(9, WALL), &StaticKey([2; 32]), true, start), Ok(()));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (mut gate, now) = gate();
+        for n in 0..70_000u32 {
+            let mut q = question(0, WALL);
+            q.nonce[..4].copy_from_slice(&n.to_be_bytes());
+            q.source = SocketAddr::new(IpAddr::from(n.to_be_bytes()), 1);
+            let _ = gate.look(&q, WALL, now);
+            let _ = gate.answer_join(&q, now);
+        }
+        assert_eq!(gate.seen.len(), MAX_NONCES);
+        assert_eq!(gate.sources.buckets.len(), MAX_BUCKETS);
+        let later = now + REMEMBER;
+        assert_eq!(gate.look(&question(1, WALL), WALL, later), Ok(()), "time makes room");
+        assert_eq!(gate.seen.len(), 0);
+    }
+}
