@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0x01 probe     id u64 | padding                 0x10 ids      kind u8 | page u16
-//! 0x02 echo      id u64                           0x11 list     kind u8 | page u16 | pages u16 | n × id 32 (n ≤ 32)
+//! 0x02 echo      id u64                           0x11 list     kind u8 | page u16 | n × id 32 (n ≤ 32)
 //! 0x3f close     reason u8                        0x12 get      id 32 | offset u16
 //! 0x14 settled   flags u8 (1: have yours)         0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
 //! ```
@@ -52,14 +52,12 @@ pub enum Message<'m> {
         /// From 0.
         page: u16,
     },
-    /// One page of ids, asked for; or ids worth knowing, unasked.
+    /// One page of ids, asked for (one that is not full is the last); or ids worth knowing, unasked.
     List {
         /// The kind's number.
         kind: u8,
         /// From 0.
         page: u16,
-        /// How many there are, at least 1.
-        pages: u16,
         /// At most [`PAGE_IDS`].
         ids: Vec<ObjectId>,
     },
@@ -123,10 +121,9 @@ impl<'m> Message<'m> {
                 out.extend_from_slice(&[0x10, *kind]);
                 out.extend_from_slice(&page.to_be_bytes());
             }
-            Self::List { kind, page, pages, ids } => {
+            Self::List { kind, page, ids } => {
                 out.extend_from_slice(&[0x11, *kind]);
                 out.extend_from_slice(&page.to_be_bytes());
-                out.extend_from_slice(&pages.to_be_bytes());
                 out.extend(ids.iter().flat_map(|id| id.0));
             }
             Self::Get { id, offset } => {
@@ -183,12 +180,12 @@ impl<'m> Message<'m> {
     }
 
     fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
-        let (kind, page, pages) = (reader.u8()?, reader.u16()?, reader.u16()?);
+        let (kind, page) = (reader.u8()?, reader.u16()?);
         let (ids, rest) = std::mem::take(&mut reader.0).as_chunks::<32>();
-        if !rest.is_empty() || ids.len() > PAGE_IDS || page >= pages {
+        if !rest.is_empty() || ids.len() > PAGE_IDS {
             return Err(MessageError::Malformed);
         }
-        Ok(Self::List { kind, page, pages, ids: ids.iter().map(|id| ObjectId(*id)).collect() })
+        Ok(Self::List { kind, page, ids: ids.iter().map(|id| ObjectId(*id)).collect() })
     }
 }
 
@@ -319,8 +316,8 @@ mod tests {
             Message::Probe { id: 1, length: 1_420 },
             Message::Echo { id: 2 },
             Message::Ids { kind: 3, page: 4 },
-            Message::List { kind: 3, page: 0, pages: 1, ids: vec![] },
-            Message::List { kind: 3, page: 1, pages: 2, ids: vec![id; PAGE_IDS] },
+            Message::List { kind: 3, page: 0, ids: vec![] },
+            Message::List { kind: 3, page: 1, ids: vec![id; PAGE_IDS] },
             Message::Get { id, offset: 1_000 },
             Message::Piece { id, offset: 1_000, total: 1_003, bytes: b"abc" },
             Message::Settled { heard: true },

@@ -1,0 +1,341 @@
+//! The fast path: packets ⇄ data datagrams of running sessions.
+//!
+//! One [`Forwarder`] for each thread that moves packets; it owns the openers of its sessions and shares their sealers
+//! with the engine. The engine tells it what changed by [`Update`]s; it tells the engine what it saw by [`Note`]s, at
+//! most one of a sort a second and link, so that a busy link costs the slow path nothing and an idle one has no timer.
+//! No lock, and no allocation for each packet.
+//!
+//! ```text
+//! out   packet → filter::outbound → link of the destination → cut to the path → seal → Egress
+//! in    datagram → receiver of the index → open → filter::inbound → rewrite to (peer's alias → own) → TUN
+//! ```
+
+mod fragment;
+mod outbound;
+mod traffic;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::drop::DropReason;
+use crate::tunnel::{OpenError, Opener, Sealer};
+use crate::wire::{header, message};
+use crate::{alias, filter};
+
+pub use outbound::{Outbound, send_packet};
+pub use traffic::Traffic;
+
+/// The pause between two notes of one sort about one link.
+const NOTE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Names a link between engine and forwarder; never reused while the engine lives.
+pub type LinkId = u32;
+
+/// Takes datagrams to send.
+pub trait Egress {
+    /// Lets `fill` write a datagram of `bytes` bytes for `to`; what `fill` leaves with `false` is not sent. Returns
+    /// whether there was room.
+    fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool;
+}
+
+/// What packets to one member need.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The session's sending half.
+    pub sealer: Arc<Sealer>,
+    /// The selected path.
+    pub remote: SocketAddr,
+    /// The largest inner packet that the path is known to carry, in bytes.
+    pub packet_bytes: u16,
+    /// Nothing larger is being tried: what does not fit may be told so.
+    pub is_size_settled: bool,
+}
+
+/// What changed.
+#[derive(Debug)]
+pub enum Update {
+    /// A member got a link.
+    Link {
+        /// The link's name.
+        link: LinkId,
+        /// The member's alias; `None` while this node is itself not a member, and nothing can pass.
+        alias: Option<Ipv4Addr>,
+        /// Where the link's bytes are counted.
+        traffic: Arc<Traffic>,
+    },
+    /// A member's link is gone, with all its sessions.
+    Unlink {
+        /// The link's name.
+        link: LinkId,
+    },
+    /// A session can receive.
+    Open {
+        /// Its receiver index.
+        index: u32,
+        /// Its link.
+        link: LinkId,
+        /// Its receiving half.
+        opener: Box<Opener>,
+        /// Packets pass; else only in-session messages.
+        packets: bool,
+    },
+    /// From now on packets pass on a session.
+    Allow {
+        /// Its receiver index.
+        index: u32,
+    },
+    /// A session is gone.
+    Forget {
+        /// Its receiver index.
+        index: u32,
+    },
+    /// How packets to a member are sent; `None`: they are held.
+    Send {
+        /// The member's link.
+        link: LinkId,
+        /// Session and path.
+        route: Option<Route>,
+    },
+}
+
+/// What the engine should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Packets are sent on this link.
+    Sent(LinkId),
+    /// Datagrams arrive on this link.
+    Received {
+        /// The link.
+        link: LinkId,
+        /// Packets are among them.
+        packets: bool,
+    },
+    /// The first datagram of a session opened.
+    Opened {
+        /// Its receiver index.
+        index: u32,
+    },
+    /// An authentic datagram came from another address than the selected path's.
+    Source {
+        /// The link.
+        link: LinkId,
+        /// Where it came from.
+        from: SocketAddr,
+    },
+}
+
+/// What becomes of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inbound<'d> {
+    /// A packet for the TUN device.
+    Packet(&'d mut [u8]),
+    /// An in-session message for the engine.
+    Message {
+        /// The session's receiver index.
+        index: u32,
+        /// The message, decrypted.
+        bytes: &'d mut [u8],
+    },
+    /// A veiled datagram for the engine, as it came.
+    Veiled(&'d mut [u8]),
+    /// A keepalive: nothing to do.
+    Keepalive,
+    /// Silence.
+    Drop(DropReason),
+}
+
+#[derive(Debug)]
+struct Receiver {
+    link: LinkId,
+    opener: Box<Opener>,
+    packets: bool,
+    /// Nothing opened yet.
+    is_new: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    alias: Option<Ipv4Addr>,
+    route: Option<Route>,
+    traffic: Arc<Traffic>,
+    sent_noted_at: Option<Instant>,
+    received_noted_at: Option<Instant>,
+    packets_noted_at: Option<Instant>,
+    source_noted_at: Option<Instant>,
+}
+
+/// Moves the packets of one VPI.
+#[derive(Debug)]
+pub struct Forwarder {
+    own: Ipv4Addr,
+    receivers: BTreeMap<u32, Receiver>,
+    links: BTreeMap<LinkId, Link>,
+    by_alias: BTreeMap<Ipv4Addr, LinkId>,
+    notes: VecDeque<Note>,
+}
+
+impl Forwarder {
+    /// A forwarder of the node whose own alias is `own`, with no link yet.
+    #[must_use]
+    pub fn new(own: Ipv4Addr) -> Self {
+        Self {
+            own,
+            receivers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            by_alias: BTreeMap::new(),
+            notes: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what changed.
+    pub fn apply(&mut self, update: Update) {
+        match update {
+            Update::Link { link, alias, traffic } => self.on_link(link, alias, traffic),
+            Update::Unlink { link } => {
+                self.receivers.retain(|_, receiver| receiver.link != link);
+                let gone = self.links.remove(&link);
+                if let Some(alias) = gone.and_then(|gone| gone.alias) {
+                    self.by_alias.remove(&alias);
+                }
+            }
+            Update::Open { index, link, opener, packets } => {
+                self.receivers.insert(index, Receiver { link, opener, packets, is_new: true });
+            }
+            Update::Allow { index } => {
+                if let Some(receiver) = self.receivers.get_mut(&index) {
+                    receiver.packets = true;
+                }
+            }
+            Update::Forget { index } => {
+                self.receivers.remove(&index);
+            }
+            Update::Send { link, route } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.route = route;
+                }
+            }
+        }
+    }
+
+    /// The next thing that the engine should know.
+    pub fn poll_note(&mut self) -> Option<Note> {
+        self.notes.pop_front()
+    }
+
+    /// Takes in one datagram from `from`: opens, filters and rewrites it in place.
+    ///
+    /// `datagram` is the whole UDP payload, of any length; the result lies within it.
+    pub fn inbound<'d>(&mut self, from: SocketAddr, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
+        if datagram.first() == Some(&header::VEILED) {
+            return Inbound::Veiled(datagram);
+        }
+        let Some((index, _)) = header::read_data_header(datagram) else {
+            return Inbound::Drop(DropReason::Malformed);
+        };
+        let Some(receiver) = self.receivers.get_mut(&index) else {
+            return Inbound::Drop(DropReason::UnknownIndex);
+        };
+        let bytes = datagram.len();
+        let plaintext = match receiver.opener.open(datagram) {
+            Ok(plaintext) => plaintext,
+            Err(OpenError::Malformed) => return Inbound::Drop(DropReason::Malformed),
+            Err(OpenError::Replayed) => return Inbound::Drop(DropReason::Replayed),
+            Err(OpenError::Forged) => return Inbound::Drop(DropReason::Forged),
+        };
+        let Some(link) = self.links.get_mut(&receiver.link) else {
+            return Inbound::Drop(DropReason::UnknownIndex);
+        };
+        if std::mem::take(&mut receiver.is_new) {
+            self.notes.push_back(Note::Opened { index });
+        }
+        link.note_received(receiver.link, from, now, &mut self.notes);
+        let packets = receiver.packets;
+        match plaintext.first() {
+            None => Inbound::Keepalive,
+            Some(first) if message::TYPES.contains(first) => Inbound::Message { index, bytes: plaintext },
+            Some(_) if !packets => Inbound::Drop(DropReason::ControlOnly),
+            Some(_) => {
+                let Some(alias) = link.alias else { return Inbound::Drop(DropReason::ControlOnly) };
+                if let Err(reason) = admit(plaintext, alias, self.own) {
+                    return Inbound::Drop(reason);
+                }
+                link.traffic.count_received(bytes);
+                if due(&mut link.packets_noted_at, now) {
+                    self.notes.push_back(Note::Received { link: receiver.link, packets: true });
+                }
+                Inbound::Packet(plaintext)
+            }
+        }
+    }
+
+    /// Takes in one packet from an application and hands its datagrams to `egress`.
+    pub fn outbound(&mut self, packet: &[u8], egress: &mut impl Egress, now: Instant) -> Outbound {
+        let destination = match filter::outbound(packet, self.own) {
+            Ok(destination) => destination,
+            Err(reason) => return Outbound::Drop(reason),
+        };
+        let Some((id, link)) =
+            self.by_alias.get(&destination).and_then(|id| Some((*id, self.links.get_mut(id)?)))
+        else {
+            return Outbound::Drop(DropReason::PacketUnknownAlias);
+        };
+        let Some(route) = &link.route else { return Outbound::Hold };
+        let outcome = send_packet(packet, route, &link.traffic, egress);
+        if due(&mut link.sent_noted_at, now) {
+            self.notes.push_back(Note::Sent(id));
+        }
+        outcome
+    }
+
+    fn on_link(&mut self, id: LinkId, alias: Option<Ipv4Addr>, traffic: Arc<Traffic>) {
+        if let Some(alias) = alias {
+            self.by_alias.insert(alias, id);
+        }
+        if let Some(known) = self.links.get_mut(&id) {
+            known.alias = alias;
+            return;
+        }
+        let link = Link {
+            alias,
+            route: None,
+            traffic,
+            sent_noted_at: None,
+            received_noted_at: None,
+            packets_noted_at: None,
+            source_noted_at: None,
+        };
+        self.links.insert(id, link);
+    }
+}
+
+impl Link {
+    fn note_received(&mut self, id: LinkId, from: SocketAddr, now: Instant, notes: &mut VecDeque<Note>) {
+        if due(&mut self.received_noted_at, now) {
+            notes.push_back(Note::Received { link: id, packets: false });
+        }
+        let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);
+        if elsewhere && due(&mut self.source_noted_at, now) {
+            notes.push_back(Note::Source { link: id, from });
+        }
+    }
+}
+
+/// Filters a packet that came through the tunnel, and gives it the addresses that the session stands for.
+fn admit(packet: &mut [u8], peer: Ipv4Addr, own: Ipv4Addr) -> Result<(), DropReason> {
+    filter::inbound(packet)?;
+    alias::rewrite(packet, peer, own).map_err(DropReason::from)
+}
+
+/// Says whether a note may be made again, and remembers that it is.
+fn due(noted_at: &mut Option<Instant>, now: Instant) -> bool {
+    let due = noted_at.is_none_or(|at| now >= at + NOTE_PAUSE);
+    if due {
+        *noted_at = Some(now);
+    }
+    due
+}
+
+#[cfg(test)]
+mod tests;

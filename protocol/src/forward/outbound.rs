@@ -1,0 +1,73 @@
+//! One packet into its datagrams: whole where it fits the path, cut where it may be cut.
+
+use super::fragment::Fragments;
+use super::{Egress, Route, Traffic};
+use crate::drop::DropReason;
+use crate::tunnel::segment::TcpCut;
+use crate::wire::header::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
+use crate::wire::ip;
+
+/// What becomes of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// It was handed to the egress, as one datagram or several.
+    Sent,
+    /// There is no session: the engine holds it and wakes the link.
+    Hold,
+    /// It does not fit and may not be cut: this packet tells the application so (ICMP 3/4).
+    TooLarge([u8; ip::ERROR_BYTES]),
+    /// Silence.
+    Drop(DropReason),
+}
+
+/// Seals `packet` for `route`, in as many datagrams as the path asks for.
+///
+/// While larger sizes are being tried, what may not be cut is sent whole: the kernel remembers a refusal for ten
+/// minutes, and most paths will have carried it.
+pub fn send_packet(packet: &[u8], route: &Route, traffic: &Traffic, egress: &mut impl Egress) -> Outbound {
+    let max_bytes = usize::from(route.packet_bytes);
+    let mut send = |bytes: usize, write: &dyn Fn(&mut [u8])| send_one(bytes, write, route, traffic, egress);
+    if packet.len() <= max_bytes {
+        return send(packet.len(), &|out| out.copy_from_slice(packet));
+    }
+    if let Some(cut) = TcpCut::new(packet, max_bytes) {
+        return all((0..cut.count()).map(|index| send(cut.packet_bytes(index), &|out| cut.write(index, out))));
+    }
+    if let Some(cut) = Fragments::new(packet, max_bytes) {
+        return all((0..cut.count()).map(|index| send(cut.bytes(index), &|out| cut.write(index, out))));
+    }
+    if !route.is_size_settled {
+        return send(packet.len(), &|out| out.copy_from_slice(packet));
+    }
+    ip::Ipv4::parse(packet)
+        .ok()
+        .and_then(|packet| ip::fragmentation_needed(&packet, route.packet_bytes))
+        .map_or(Outbound::Drop(DropReason::PacketTooLarge), Outbound::TooLarge)
+}
+
+/// The first outcome that is not `Sent`, once all are done.
+fn all(outcomes: impl Iterator<Item = Outbound>) -> Outbound {
+    outcomes.fold(Outbound::Sent, |worst, outcome| if worst == Outbound::Sent { outcome } else { worst })
+}
+
+fn send_one(
+    bytes: usize,
+    write: &dyn Fn(&mut [u8]),
+    route: &Route,
+    traffic: &Traffic,
+    egress: &mut impl Egress,
+) -> Outbound {
+    let total = bytes + DATA_OVERHEAD_BYTES;
+    let mut sealed = false;
+    egress.datagram(route.remote, total, |datagram| {
+        write(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + bytes]);
+        sealed = route.sealer.seal(datagram).is_ok();
+        sealed
+    });
+    if sealed {
+        traffic.count_sent(total);
+        Outbound::Sent
+    } else {
+        Outbound::Drop(DropReason::SendFailed)
+    }
+}

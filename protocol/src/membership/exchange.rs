@@ -1,0 +1,273 @@
+//! How two members bring their objects together: the asking side (DESIGN §6).
+//!
+//! The asker does all the work: it asks for the ids of each kind, page by page, then for the pieces of what it does not
+//! have, and asks again for what does not come. The answering side keeps no state. Kinds that decide who may be talked
+//! to come first; once they are settled on both ends, packets pass.
+//!
+//! ```text
+//!   ids(kind, page) ──►            get(id, offset) ──►            settled ──►
+//!           ◄── list(kind, page, ids)      ◄── piece(…)            ◄── settled
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::identity::{ObjectId, Rng};
+use crate::tunnel::timers::jittered;
+use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
+
+/// Charter, Remove, Epoch: what decides who may be talked to.
+const URGENT: [u8; 3] = [1, 5, 6];
+/// Rekey, Invite, Join, Admit.
+const OTHERS: [u8; 4] = [7, 2, 3, 4];
+
+/// Questions that wait for an answer at most (specified: DESIGN §6).
+const MAX_OUTSTANDING: usize = 16;
+/// A question is asked again after this long, ± 20 %.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A question asked this often without an answer counts as rejected: the peer listed what it does not give.
+const MAX_ATTEMPTS: u8 = 10;
+/// Questions that wait their turn at most: a VPI of 4,096 members has fewer objects worth asking for at once.
+const MAX_WAITING: usize = 16_384;
+/// Pages of one kind at most, 32 ids each.
+const MAX_PAGES: u16 = 512;
+/// The largest object, in bytes: a body of 2,048, 16 signatures, and their frame.
+const MAX_OBJECT_BYTES: u16 = 4_096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    Ids { kind: u8, page: u16 },
+    Get { id: ObjectId, offset: u16 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    again_at: Instant,
+    attempts: u8,
+}
+
+/// One exchange with one member.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    waiting: VecDeque<Question>,
+    outstanding: BTreeMap<Question, Asked>,
+    /// The beginnings of objects larger than one piece.
+    partial: BTreeMap<ObjectId, Vec<u8>>,
+    /// Objects asked for and not complete.
+    wanted: BTreeSet<ObjectId>,
+    others_follow: bool,
+}
+
+impl Exchange {
+    /// An exchange from the start.
+    #[must_use]
+    pub fn start() -> Self {
+        let waiting = URGENT.map(|kind| Question::Ids { kind, page: 0 }).into();
+        Self { waiting, others_follow: true, ..Self::default() }
+    }
+
+    /// Says whether everything that decides who may be talked to was received or rejected.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.others_follow
+    }
+
+    /// Says whether nothing is left to ask.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_settled() && self.waiting.is_empty() && self.outstanding.is_empty()
+    }
+
+    /// Takes in a page of ids, asked for or not. `is_known` says which objects are held already.
+    pub fn on_list(&mut self, (kind, page): (u8, u16), ids: &[ObjectId], is_known: impl Fn(&ObjectId) -> bool) {
+        let asked = self.outstanding.remove(&Question::Ids { kind, page }).is_some();
+        if asked && ids.len() == PAGE_IDS && page + 1 < MAX_PAGES {
+            self.waiting.push_back(Question::Ids { kind, page: page + 1 });
+        }
+        for id in ids {
+            if self.waiting.len() < MAX_WAITING && !is_known(id) && self.wanted.insert(*id) {
+                self.waiting.push_back(Question::Get { id: *id, offset: 0 });
+            }
+        }
+    }
+
+    /// Takes in a piece; returns the whole object's bytes once they are all here.
+    pub fn on_piece(&mut self, id: ObjectId, (offset, total): (u16, u16), bytes: &[u8]) -> Option<Vec<u8>> {
+        self.outstanding.remove(&Question::Get { id, offset })?;
+        let mut whole = self.partial.remove(&id).unwrap_or_default();
+        if whole.len() != usize::from(offset) || total > MAX_OBJECT_BYTES {
+            self.wanted.remove(&id);
+            return None;
+        }
+        whole.extend_from_slice(bytes);
+        if whole.len() < usize::from(total) {
+            // Its pieces go before all that waits, so that few objects are in parts at once.
+            self.waiting.push_front(Question::Get { id, offset: whole.len() as u16 });
+            self.partial.insert(id, whole);
+            return None;
+        }
+        self.wanted.remove(&id);
+        Some(whole)
+    }
+
+    /// The next question to send, if one is due.
+    pub fn poll_question(&mut self, rng: &mut Rng, now: Instant) -> Option<Message<'static>> {
+        self.advance();
+        let again = self.outstanding.iter().find(|(_, asked)| now >= asked.again_at).map(|(question, _)| *question);
+        let question = again.or_else(|| {
+            (self.outstanding.len() < MAX_OUTSTANDING).then(|| self.waiting.pop_front()).flatten()
+        })?;
+        let again_at = now + jittered(RETRY_AFTER, rng);
+        let asked = self.outstanding.entry(question).or_insert(Asked { again_at, attempts: 0 });
+        *asked = Asked { again_at, attempts: asked.attempts + 1 };
+        if asked.attempts > MAX_ATTEMPTS {
+            self.reject(question);
+            return self.poll_question(rng, now);
+        }
+        Some(match question {
+            Question::Ids { kind, page } => Message::Ids { kind, page },
+            Question::Get { id, offset } => Message::Get { id, offset },
+        })
+    }
+
+    /// When [`Exchange::poll_question`] is to be asked again, if nothing arrives.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.outstanding.values().map(|asked| asked.again_at).min()
+    }
+
+    fn reject(&mut self, question: Question) {
+        self.outstanding.remove(&question);
+        if let Question::Get { id, .. } = question {
+            self.partial.remove(&id);
+            self.wanted.remove(&id);
+        }
+        self.advance();
+    }
+
+    /// Once the urgent kinds are done, goes on with the others.
+    fn advance(&mut self) {
+        if self.others_follow && self.waiting.is_empty() && self.outstanding.is_empty() {
+            self.others_follow = false;
+            self.waiting.extend(OTHERS.map(|kind| Question::Ids { kind, page: 0 }));
+        }
+    }
+}
+
+/// The piece of `object` at `offset`, to answer a `get`; `None` beyond its end.
+#[must_use]
+pub fn piece<'o>(id: ObjectId, object: &'o [u8], offset: u16) -> Option<Message<'o>> {
+    let rest = object.get(usize::from(offset)..).filter(|rest| !rest.is_empty())?;
+    let bytes = &rest[..rest.len().min(PIECE_BYTES)];
+    Some(Message::Piece { id, offset, total: u16::try_from(object.len()).ok()?, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    /// A peer that holds these objects, by kind, and loses every `lossy`-th question.
+    struct Peer {
+        objects: BTreeMap<u8, Vec<(ObjectId, Vec<u8>)>>,
+        lossy: usize,
+        asked: usize,
+    }
+
+    impl Peer {
+        fn answer(&mut self, question: &Message<'_>, exchange: &mut Exchange, got: &mut Vec<Vec<u8>>) {
+            self.asked += 1;
+            if self.lossy > 0 && self.asked.is_multiple_of(self.lossy) {
+                return;
+            }
+            match question {
+                Message::Ids { kind, page } => {
+                    let all = self.objects.get(kind).map(Vec::as_slice).unwrap_or_default();
+                    let ids: Vec<_> = all.iter().map(|(id, _)| *id).collect();
+                    let ids = ids.chunks(PAGE_IDS).nth(usize::from(*page)).unwrap_or_default();
+                    exchange.on_list((*kind, *page), ids, |_| false);
+                }
+                Message::Get { id, offset } => {
+                    let object = self.objects.values().flatten().find(|(known, _)| known == id).unwrap();
+                    let Some(Message::Piece { id, offset, total, bytes }) = piece(*id, &object.1, *offset) else {
+                        panic!("asked beyond the end")
+                    };
+                    got.extend(exchange.on_piece(id, (offset, total), bytes));
+                }
+                other => panic!("not a question: {other:?}"),
+            }
+        }
+    }
+
+    fn run(peer: &mut Peer) -> (Exchange, Vec<Vec<u8>>, Duration) {
+        let (start, mut rng) = (Instant::now(), Rng::from_seed([1; 32]));
+        let (mut exchange, mut got, mut now) = (Exchange::start(), Vec::new(), start);
+        loop {
+            while let Some(question) = exchange.poll_question(&mut rng, now) {
+                assert!(exchange.outstanding.len() <= MAX_OUTSTANDING);
+                peer.answer(&question, &mut exchange, &mut got);
+            }
+            match exchange.poll_timeout() {
+                Some(at) => now = at,
+                None => return (exchange, got, now - start),
+            }
+        }
+    }
+
+    fn objects(count: usize) -> BTreeMap<u8, Vec<(ObjectId, Vec<u8>)>> {
+        let object = |kind: u8, n: usize| {
+            let bytes = vec![kind; 700 + 13 * n % 2_900];
+            (ObjectId(crate::identity::sha256(&[&[kind], &n.to_be_bytes()])), bytes)
+        };
+        [1, 6, 3, 4].map(|kind| (kind, (0..count).map(|n| object(kind, n)).collect())).into()
+    }
+
+    #[test]
+    fn everything_arrives_whatever_is_lost() {
+        for lossy in [0, 2, 3, 7] {
+            let mut peer = Peer { objects: objects(70), lossy, asked: 0 };
+            let mut expected: Vec<_> = peer.objects.values().flatten().map(|(_, bytes)| bytes.clone()).collect();
+            let (exchange, mut got, _) = run(&mut peer);
+            expected.sort();
+            got.sort();
+            assert!(exchange.is_done() && got == expected, "one in {lossy} lost");
+        }
+    }
+
+    #[test]
+    fn a_silent_peer_ends_the_exchange_in_bounded_time_and_questions() {
+        let mut peer = Peer { objects: objects(1), lossy: 1, asked: 0 };
+        let (exchange, got, took) = run(&mut peer);
+        assert!(exchange.is_done() && got.is_empty());
+        assert_eq!(peer.asked, (URGENT.len() + OTHERS.len()) * usize::from(MAX_ATTEMPTS));
+        assert!(took < Duration::from_secs(15), "{took:?}");
+    }
+
+    #[test]
+    fn unasked_pieces_are_ignored_and_unasked_lists_are_asked_for() {
+        let (mut exchange, mut rng, now) = (Exchange::default(), Rng::from_seed([1; 32]), Instant::now());
+        let id = ObjectId([5; 32]);
+        assert_eq!(exchange.on_piece(id, (0, 3), b"abc"), None);
+        exchange.on_list((3, 0), &[id], |_| false);
+        assert_eq!(exchange.poll_question(&mut rng, now), Some(Message::Get { id, offset: 0 }));
+        assert_eq!(exchange.on_piece(id, (0, 3), b"abc"), Some(b"abc".to_vec()));
+        exchange.on_list((3, 0), &[id], |_| true);
+        assert_eq!(exchange.poll_question(&mut rng, now), None);
+    }
+
+    #[test]
+    fn what_a_peer_makes_us_remember_is_bounded() {
+        let mut exchange = Exchange::start();
+        for n in 0..2_000u32 {
+            let ids: Vec<_> =
+                (0..32).map(|m: u32| ObjectId(crate::identity::sha256(&[&n.to_be_bytes(), &m.to_be_bytes()]))).collect();
+            exchange.on_list((3, 0), &ids, |_| false);
+        }
+        assert!(exchange.waiting.len() <= MAX_WAITING && exchange.wanted.len() <= MAX_WAITING);
+        let id = ObjectId([5; 32]);
+        exchange.outstanding.insert(Question::Get { id, offset: 0 }, Asked { again_at: Instant::now(), attempts: 1 });
+        assert_eq!(exchange.on_piece(id, (0, u16::MAX), &[0; 1_000]), None);
+        assert!(exchange.partial.is_empty());
+    }
+}
