@@ -1,1 +1,4 @@
 //! Bytes ↔ messages.
+
+pub mod checksum;
+pub mod ip;
