@@ -75,14 +75,20 @@ impl Gate {
         let running = now.saturating_duration_since(self.started_at);
         let oldest = MAX_AGE.min(running).as_millis() as u64;
         let newest = MAX_AGE.as_millis() as u64;
-        if question.time_ms.saturating_add(oldest) < wall_ms || question.time_ms > wall_ms.saturating_add(newest) {
+        if question.time_ms.saturating_add(oldest) < wall_ms
+            || question.time_ms > wall_ms.saturating_add(newest)
+        {
             return Err(DropReason::VeilTime);
         }
         self.forget(now);
         if self.seen.contains_key(&question.nonce) {
             return Err(DropReason::VeilReplayed);
         }
-        if self.sources.take(prefix(question.source.ip()), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+        if self.sources.take(prefix(question.source.ip()), now) {
+            Ok(())
+        } else {
+            Err(DropReason::RateLimited)
+        }
     }
 
     /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. `is_member` says

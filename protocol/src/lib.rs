@@ -1,10 +1,14 @@
 //! What a node of a Virtual Private Internet decides.
 #![forbid(unsafe_code)]
 
+pub mod alias;
 pub mod drop;
+pub mod filter;
+pub mod forward;
 pub mod gate;
 pub mod identity;
 pub mod path;
+pub mod random;
 pub mod tunnel;
 pub mod veil;
 pub mod wire;

@@ -49,7 +49,7 @@ impl<'p> Fragments<'p> {
         let word = (offset & OFFSET_MASK) | if is_last { 0 } else { MORE_FRAGMENTS };
         header[6..8].copy_from_slice(&word.to_be_bytes());
         header[10..12].fill(0);
-        let checksum = Sum::default().add(header).checksum();
+        let checksum = Sum::default().add_bytes(header).checksum();
         header[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
 
@@ -96,7 +96,7 @@ mod tests {
                 let mut out = vec![0; fragments.bytes(index)];
                 fragments.write(index, &mut out);
                 prop_assert!(out.len() <= max_bytes);
-                prop_assert_eq!(Sum::default().add(&out[..HEADER_BYTES]).checksum(), 0);
+                prop_assert_eq!(Sum::default().add_bytes(&out[..HEADER_BYTES]).checksum(), 0);
                 let view = Ipv4::parse(&out).unwrap();
                 prop_assert_eq!(view.fragment_offset_bytes(), usize::from(offset) * 8 + together.len());
                 prop_assert_eq!(view.more_fragments(), more || index + 1 < fragments.count());

@@ -336,6 +336,3 @@ fn due(noted_at: &mut Option<Instant>, now: Instant) -> bool {
     }
     due
 }
-
-#[cfg(test)]
-mod tests;

@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::identity::{ObjectId, Rng};
-use crate::tunnel::timers::jittered;
+use crate::identity::ObjectId;
+use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 
 /// Charter, Remove, Epoch: what decides who may be talked to.

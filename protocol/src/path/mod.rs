@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
 
-use crate::identity::Rng;
+use crate::random::Rng;
 use crate::wire::header::DATA_OVERHEAD_BYTES;
 
 /// The inner packet that every path carries, in bytes: a UDP payload of 1,200 (specified: RFC 8899 §5.1.2, RFC 9000).
@@ -314,6 +314,9 @@ mod tests {
             path.add_candidate(address(n));
         }
         let candidates: Vec<_> = path.candidates().collect();
-        assert_eq!((candidates.len(), candidates[0], candidates[1]), (MAX_CANDIDATES, address(1), address(99)));
+        assert_eq!(
+            (candidates.len(), candidates[0], candidates[1]),
+            (MAX_CANDIDATES, address(1), address(99))
+        );
     }
 }

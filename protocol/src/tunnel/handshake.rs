@@ -15,7 +15,8 @@ use super::noise::Resolver;
 use super::opener::Opener;
 use super::sealer::Sealer;
 use super::suite::Suite;
-use crate::identity::{Rng, Secret, StaticKey, StaticSecret};
+use crate::identity::{Secret, StaticKey, StaticSecret};
+use crate::random::Rng;
 
 /// The Noise protocol name (specified).
 pub const PROTOCOL: &str = "Noise_IKpsk2_25519_ChaChaPoly_SHA256";
@@ -198,7 +199,8 @@ mod tests {
     #[test]
     fn both_ends_get_each_others_payload_and_matching_keys() {
         let (a, b, mut rng) = secrets();
-        let (mut initiation, body) = Initiation::new(&a, &b.public(), CONTEXT, (7, b"one"), &mut rng).unwrap();
+        let (mut initiation, body) =
+            Initiation::new(&a, &b.public(), CONTEXT, (7, b"one"), &mut rng).unwrap();
         assert_eq!(body.len(), INITIATION_BYTES + 3);
         let received = Received::new(&b, CONTEXT, &body, &mut rng).unwrap();
         assert_eq!((received.peer, &received.payload[..]), (a.public(), &b"one"[..]));

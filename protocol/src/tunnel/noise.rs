@@ -9,7 +9,8 @@ use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash, Random};
 use zeroize::Zeroize;
 
-use crate::identity::{self, Rng, StaticKey, StaticSecret};
+use crate::identity::{StaticKey, StaticSecret};
+use crate::random::{self, Rng};
 
 /// Gives `snow` its primitives; one for each handshake, with a seed of its own.
 pub(super) struct Resolver {
@@ -19,7 +20,7 @@ pub(super) struct Resolver {
 impl Resolver {
     /// A resolver whose ephemeral keys come from `rng`.
     pub(super) fn new(rng: &mut Rng) -> Self {
-        Self { seed: identity::random(rng) }
+        Self { seed: random::bytes(rng) }
     }
 }
 
@@ -105,7 +106,8 @@ impl Dh for X25519 {
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let peer: &[u8; 32] = pubkey.first_chunk().ok_or(snow::Error::Dh)?;
-        let mut shared = StaticSecret::from_bytes(self.secret).agree(&StaticKey(*peer)).ok_or(snow::Error::Dh)?;
+        let mut shared =
+            StaticSecret::from_bytes(self.secret).agree(&StaticKey(*peer)).ok_or(snow::Error::Dh)?;
         out[..32].copy_from_slice(&shared);
         shared.zeroize();
         Ok(())

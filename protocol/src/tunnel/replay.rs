@@ -85,13 +85,15 @@ mod tests {
     impl Model {
         fn mark(&mut self, counter: u64) -> bool {
             let highest = self.seen.last().copied();
-            let in_window = highest.is_none_or(|highest| counter > highest || highest + 1 - counter <= WINDOW);
+            let in_window =
+                highest.is_none_or(|highest| counter > highest || highest + 1 - counter <= WINDOW);
             counter != u64::MAX && in_window && self.seen.insert(counter)
         }
     }
 
     fn counters() -> impl Strategy<Value = Vec<u64>> {
-        let near = prop_oneof![0..200u64, 8000..8400u64, 16_300..16_700u64, Just(u64::MAX), Just(u64::MAX - 1)];
+        let near =
+            prop_oneof![0..200u64, 8000..8400u64, 16_300..16_700u64, Just(u64::MAX), Just(u64::MAX - 1)];
         prop_oneof![
             prop::collection::vec(near, 1..300),
             prop::collection::vec(0..40_000u64, 1..300),

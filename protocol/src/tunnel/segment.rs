@@ -5,8 +5,11 @@
 //! (as RFC 9293 §3.4 allows any segment boundaries). Every header field, sequence number and checksum is what a sender
 //! would have written: identification counts up, CWR stays on the first (RFC 3168 §6.1.2), FIN and PSH on the last.
 
+use crate::wire::checksum::Sum;
+use crate::wire::ip::{HEADER_BYTES, TCP, TCP_HEADER_BYTES};
+
 /// Bytes of the shortest IPv4 and TCP header together.
-const SHORTEST_HEADERS: usize = 40;
+const SHORTEST_HEADERS: usize = HEADER_BYTES + TCP_HEADER_BYTES;
 
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
@@ -18,7 +21,6 @@ const CWR: u8 = 0x80;
 pub struct TcpCut<'p> {
     headers: &'p [u8],
     payload: &'p [u8],
-    ip_bytes: usize,
     segment_bytes: usize,
 }
 
@@ -31,17 +33,16 @@ impl<'p> TcpCut<'p> {
     pub fn new(packet: &'p [u8], max_bytes: usize) -> Option<Self> {
         let fixed: &[u8; SHORTEST_HEADERS] = packet.first_chunk()?;
         let is_fragment = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0;
-        if fixed[0] != 0x45 || fixed[9] != 6 || is_fragment || fixed[33] & URG != 0 {
+        if fixed[0] != 0x45 || fixed[9] != TCP || is_fragment || fixed[33] & URG != 0 {
             return None;
         }
-        let ip_bytes = 20;
-        let header_bytes = ip_bytes + usize::from(fixed[32] >> 4) * 4;
+        let header_bytes = HEADER_BYTES + usize::from(fixed[32] >> 4) * 4;
         let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
         if header_bytes < SHORTEST_HEADERS || total != packet.len() || max_bytes <= header_bytes {
             return None;
         }
         let (headers, payload) = packet.split_at_checked(header_bytes)?;
-        Some(Self { headers, payload, ip_bytes, segment_bytes: max_bytes - header_bytes })
+        Some(Self { headers, payload, segment_bytes: max_bytes - header_bytes })
     }
 
     /// How many packets come out; at least 1.
@@ -65,13 +66,13 @@ impl<'p> TcpCut<'p> {
         let (headers, payload) = out.split_at_mut(self.headers.len());
         headers.copy_from_slice(self.headers);
         payload.copy_from_slice(part);
-        let (ip, tcp) = headers.split_at_mut(self.ip_bytes);
+        let (ip, tcp) = headers.split_at_mut(HEADER_BYTES);
 
         ip[2..4].copy_from_slice(&((self.headers.len() + part.len()) as u16).to_be_bytes());
         let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(index as u16);
         ip[4..6].copy_from_slice(&id.to_be_bytes());
         ip[10..12].fill(0);
-        let checksum = !fold(sum(0, ip));
+        let checksum = Sum::default().add_bytes(ip).checksum();
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
 
         let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
@@ -84,8 +85,9 @@ impl<'p> TcpCut<'p> {
             tcp[13] &= !CWR;
         }
         tcp[16..18].fill(0);
-        let pseudo = sum(0, &ip[12..20]) + 6 + (tcp.len() + part.len()) as u64;
-        let checksum = !fold(sum(sum(pseudo, tcp), payload));
+        let length = (tcp.len() + part.len()) as u16;
+        let pseudo = Sum::default().add_bytes(&ip[12..20]).add_word(u16::from(TCP)).add_word(length);
+        let checksum = pseudo.add_bytes(tcp).add_bytes(payload).checksum();
         tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
     }
 
@@ -94,25 +96,6 @@ impl<'p> TcpCut<'p> {
         let end = (start + self.segment_bytes).min(self.payload.len());
         &self.payload[start..end]
     }
-}
-
-/// Adds `bytes` as big-endian 16-bit words to a running sum (RFC 1071). Only the last slice may have an odd length.
-fn sum(start: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let sum = words.iter().fold(start, |sum, word| sum + u64::from(u32::from_be_bytes(*word)));
-    match *rest {
-        [a, b, c] => sum + u64::from(u32::from_be_bytes([a, b, c, 0])),
-        [a, b] => sum + u64::from(u16::from_be_bytes([a, b])),
-        [a] => sum + u64::from(u16::from_be_bytes([a, 0])),
-        _ => sum,
-    }
-}
-
-fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]

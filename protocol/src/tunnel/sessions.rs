@@ -175,7 +175,8 @@ mod tests {
             sessions.add_responded(session(2, Role::Responder, (5_000, 5_000), start));
             sessions.on_opened(2, is_lower, start + Duration::from_secs(6));
             assert_eq!(sessions.current(start).unwrap().index, 2);
-            let forgotten = sessions.add_initiated(session(3, Role::Initiator, (9_000, 9_100), start), is_lower);
+            let forgotten =
+                sessions.add_initiated(session(3, Role::Initiator, (9_000, 9_100), start), is_lower);
             assert_eq!(forgotten.unwrap().index, 1);
             assert_eq!(sessions.current(start).unwrap().index, 3);
         }

@@ -6,10 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use rand_core::Rng as _;
-
 use super::sessions::{Role, Session};
-use crate::identity::Rng;
+use crate::random::{Rng, jittered};
 
 /// A session older than this neither sends nor receives (specified).
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
@@ -33,12 +31,6 @@ const RETRIES: [Duration; 4] =
 pub fn retry_pause(attempt: u32, rng: &mut Rng) -> Duration {
     let base = RETRIES.get(attempt as usize).unwrap_or(&RETRIES[RETRIES.len() - 1]);
     jittered(*base, rng)
-}
-
-/// `base` ± 20 %, so that timers of many nodes do not march in step.
-#[must_use]
-pub fn jittered(base: Duration, rng: &mut Rng) -> Duration {
-    base.mul_f64(0.8 + 0.4 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
 
 /// What one link with a member has seen lately.
@@ -115,7 +107,10 @@ mod tests {
         for (attempt, base) in [(0, 1.0), (1, 2.0), (2, 4.0), (3, 5.0), (40, 5.0)] {
             let pauses: Vec<f64> = (0..100).map(|_| retry_pause(attempt, &mut rng).as_secs_f64()).collect();
             assert!(pauses.iter().all(|pause| (base * 0.799..=base * 1.201).contains(pause)));
-            assert!(pauses.iter().any(|pause| *pause < base * 0.9) && pauses.iter().any(|pause| *pause > base * 1.1));
+            assert!(
+                pauses.iter().any(|pause| *pause < base * 0.9)
+                    && pauses.iter().any(|pause| *pause > base * 1.1)
+            );
         }
     }
 

@@ -1,4 +1,6 @@
 //! Bytes ↔ messages. Nothing here holds state or keys.
 
+pub mod checksum;
 pub mod header;
+pub mod ip;
 pub mod message;
