@@ -19,3 +19,9 @@ pub fn bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
 pub fn jittered(base: Duration, rng: &mut Rng) -> Duration {
     base.mul_f64(0.8 + 0.4 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
+
+/// `base` less up to a tenth, for what must not come later than it says.
+#[must_use]
+pub fn earlier(base: Duration, rng: &mut Rng) -> Duration {
+    base.mul_f64(1.0 - 0.1 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
+}

@@ -24,4 +24,4 @@ pub use opener::{OpenError, Opener};
 pub use replay::{ReplayWindow, WINDOW};
 pub use sealer::{Exhausted, REJECT_AFTER_DATAGRAMS, Sealer};
 pub use sessions::{Role, Session, Sessions};
-pub use suite::{Suite, Suites};
+pub use suite::Suite;

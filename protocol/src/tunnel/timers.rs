@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sessions::{Role, Session};
+use super::sessions::Role;
 use crate::random::{Rng, jittered};
 
 /// A session older than this neither sends nor receives (specified).
@@ -15,8 +15,8 @@ pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// Datagrams after which a session is renewed whatever its age (specified: DESIGN §4).
 pub const REKEY_AFTER_DATAGRAMS: u64 = 1 << 32;
-/// The responder waits this much longer than the initiator, so that normally only one of them renews (chosen: three
-/// retries of the initiator fit).
+/// The responder waits this much longer than the initiator before it renews (chosen: three retries of the initiator
+/// fit).
 const RESPONDER_EXTRA: Duration = Duration::from_secs(10);
 /// A member that received and had nothing to send for this long sends a keepalive (specified).
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
@@ -85,14 +85,14 @@ impl Timers {
     }
 }
 
-/// Says whether `session`, in use, is to be renewed. `rekey_after` is this session's own, jitter included.
+/// How old a session in use is to be renewed: the responder waits longer, so that normally only one end does it.
+/// `rekey_after` is this session's own, jitter included.
 #[must_use]
-pub fn is_rekey_due(session: &Session, rekey_after: Duration, now: Instant) -> bool {
-    let wait = match session.role {
+pub fn rekey_wait(role: Role, rekey_after: Duration) -> Duration {
+    match role {
         Role::Initiator => rekey_after,
         Role::Responder => rekey_after + RESPONDER_EXTRA,
-    };
-    now >= session.began_at + wait || session.sealer.sealed() >= REKEY_AFTER_DATAGRAMS
+    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,9 @@
 //! hello        suites u8 | charter id 32 | digest of the Removes 32 | epoch tag 2
 //! ```
 
+use std::fmt;
+
 use crate::identity::ObjectId;
-use crate::tunnel::Suites;
 
 /// Ids in one page of a list at most: 1,024 bytes, so that it fits the first path size.
 pub const PAGE_IDS: usize = 32;
@@ -186,6 +187,49 @@ impl<'m> Message<'m> {
             return Err(MessageError::Malformed);
         }
         Ok(Self::List { kind, page, ids: ids.iter().map(|id| ObjectId(*id)).collect() })
+    }
+}
+
+/// The suites that one end is willing to use, as a bit set: 1 ChaCha20-Poly1305, 2 AES-256-GCM.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Suites(u8);
+
+impl Suites {
+    /// ChaCha20-Poly1305 only.
+    pub const CHACHA: Self = Self(1);
+    /// AES-256-GCM only.
+    pub const AES: Self = Self(2);
+    /// Both.
+    pub const BOTH: Self = Self(3);
+
+    /// The byte on the wire.
+    #[must_use]
+    pub fn to_byte(self) -> u8 {
+        self.0
+    }
+
+    /// Reads the byte on the wire; unknown bits are another version's business and are ignored.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Self {
+        Self(byte & Self::BOTH.0)
+    }
+
+    /// The suites that both ends are willing to use.
+    #[must_use]
+    pub fn shared(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Says whether all of `other` are among these.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl fmt::Debug for Suites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Suites({:#04b})", self.0)
     }
 }
 

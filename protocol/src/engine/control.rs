@@ -1,0 +1,228 @@
+//! In-session messages of a member, and what this end says in return.
+
+use std::net::SocketAddr;
+
+use super::outbox::Event;
+use super::peer::Settlement;
+use super::{Engine, Time};
+use crate::drop::DropReason;
+use crate::forward::{Note, Update};
+use crate::identity::{DeviceId, ObjectId};
+use crate::membership::exchange;
+use crate::membership::object::Object;
+use crate::path::Probe;
+use crate::tunnel::timers::REKEY_AFTER_DATAGRAMS;
+use crate::wire::message::{Message, MessageError, PAGE_IDS};
+
+/// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
+const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
+impl Engine {
+    /// Takes in a message that opened with session `index` and came from `from`.
+    pub(super) fn on_message(
+        &mut self,
+        (index, from): (u32, SocketAddr),
+        bytes: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
+        let device = *self.indices.get(&index).ok_or(DropReason::UnknownIndex)?;
+        let peer = self.peers.get_mut(&device).ok_or(DropReason::UnknownIndex)?;
+        if !peer.take_message(time.now) {
+            return Err(DropReason::MessageFlood);
+        }
+        let message = Message::decode(bytes).map_err(|error| match error {
+            MessageError::Unknown => DropReason::MessageUnknown,
+            MessageError::Malformed => DropReason::MessageMalformed,
+        })?;
+        match message {
+            Message::Probe { id, .. } => self.send_message_to(&device, &Message::Echo { id }, from, time),
+            Message::Echo { id } => self.on_echo(&device, id, time),
+            Message::Ids { kind, page } => {
+                let list = self.roster.list(kind, page);
+                self.send_message(&device, &list, time);
+            }
+            Message::List { kind, page, ids } => {
+                let objects = self.roster.objects();
+                peer.exchange.on_list((kind, page), &ids, |id| objects.get(id).is_some());
+            }
+            Message::Get { id, offset } => self.on_get(&device, id, offset, time),
+            Message::Piece { id, offset, total, bytes } => {
+                if let Some(object) = peer.exchange.on_piece(id, (offset, total), bytes) {
+                    self.on_object(&device, &object, time)?;
+                }
+            }
+            Message::Settled { heard } => self.on_settled(&device, heard, time),
+            Message::Close { .. } => self.close(&device, time),
+        }
+        self.send_due_messages(&device, time);
+        Ok(())
+    }
+
+    /// Takes in what the forwarder saw.
+    pub(super) fn on_note(&mut self, note: Note, time: Time) {
+        if let Note::Opened { index } = note {
+            return self.on_opened(index, time);
+        }
+        let (Note::Sent(link) | Note::Received { link, .. } | Note::Source { link, .. }) = note else { return };
+        let Some(device) = self.peer_at_link(link) else { return };
+        let Some(peer) = self.peers.get_mut(&device) else { return };
+        match note {
+            Note::Opened { .. } => {}
+            Note::Sent(_) => {
+                peer.timers.on_sent(time.now);
+                let current = peer.sessions.current(time.now);
+                let is_worn = current.is_none_or(|session| session.sealer.sealed() >= REKEY_AFTER_DATAGRAMS);
+                if is_worn || peer.timers.is_dead(time.now) {
+                    self.wake(&device, time);
+                }
+            }
+            Note::Received { packets, .. } => {
+                peer.timers.on_received(packets, time.now);
+                peer.last_seen_secs = Some(time.wall_secs());
+            }
+            Note::Source { from, .. } => {
+                peer.path.on_source(from, time.now);
+                self.send_due_messages(&device, time);
+            }
+        }
+    }
+
+    /// Sends what path, exchange and settlement have to say.
+    pub(super) fn send_due_messages(&mut self, device: &DeviceId, time: Time) {
+        while let Some(peer) = self.peers.get_mut(device) {
+            if peer.sessions.current(time.now).is_none() {
+                return;
+            }
+            if let Some(probe) = peer.path.poll_probe(&mut self.rng, time.now) {
+                self.send_probe(device, probe, time);
+            } else if let Some(question) = peer.exchange.poll_question(&mut self.rng, time.now) {
+                self.send_message(device, &question, time);
+            } else {
+                break;
+            }
+        }
+        self.settle(device, time);
+        self.refresh_route(device, time);
+    }
+
+    /// Says `Settled` if it is true and due.
+    fn settle(&mut self, device: &DeviceId, time: Time) {
+        let is_member = self.joining.is_none();
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let Settlement::Open { theirs, again_at } = &mut peer.settlement else { return };
+        if !is_member || !peer.exchange.is_settled() || time.now < *again_at {
+            return;
+        }
+        let heard = *theirs;
+        *again_at = time.now + SETTLE_AGAIN;
+        self.send_message(device, &Message::Settled { heard }, time);
+        if heard {
+            self.on_both_settled(device, time);
+        }
+    }
+
+    fn on_settled(&mut self, device: &DeviceId, heard: bool, time: Time) {
+        let is_member = self.joining.is_none();
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        match &mut peer.settlement {
+            Settlement::Open { theirs, again_at } => {
+                *theirs = true;
+                *again_at = time.now;
+                if heard && is_member {
+                    self.on_both_settled(device, time);
+                }
+            }
+            // The other end has not heard ours; what it missed is said again.
+            Settlement::Done if !heard => {
+                self.send_message(device, &Message::Settled { heard: true }, time);
+            }
+            Settlement::Done => {}
+        }
+    }
+
+    /// From now on packets pass.
+    fn on_both_settled(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        peer.settlement = Settlement::Done;
+        let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
+        self.out.updates.extend(allowed);
+        self.flush(device, time);
+    }
+
+    fn on_echo(&mut self, device: &DeviceId, id: u64, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let Some(echo) = peer.path.on_echo(id, time.now) else { return };
+        if let Some(ticket) = peer.pings.sent.remove(&id) {
+            self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
+        }
+        if let Some(remote) = peer.path.remote().filter(|_| echo.changed) {
+            self.out.events.push_back(Event::Reached { device: *device, remote });
+        }
+    }
+
+    fn on_get(&mut self, device: &DeviceId, id: ObjectId, offset: u16, time: Time) {
+        let object = self.roster.objects().get(&id).cloned();
+        if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
+            self.send_message(device, &piece, time);
+        }
+    }
+
+    /// Takes in an object from a member: kept, acted upon, and told to the others.
+    fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
+        let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };
+        self.on_news(vec![object], Some(from), time);
+        Ok(())
+    }
+
+    /// Stores objects that are new here, brings everything in line with them, and tells every member with a live link
+    /// but the one they came from.
+    pub(super) fn on_news(&mut self, objects: Vec<Object>, from: Option<&DeviceId>, time: Time) {
+        let news: Vec<(u8, ObjectId)> = objects.iter().map(|object| (object.kind() as u8, object.id())).collect();
+        self.store(objects, Vec::new());
+        self.check_joined(time);
+        self.on_membership(time);
+        let devices: Vec<DeviceId> = self.peers.keys().filter(|device| Some(*device) != from).copied().collect();
+        for device in devices {
+            for &(kind, id) in news.iter().take(PAGE_IDS) {
+                // Page 0 of a single id, unasked: worth asking for.
+                self.send_message(&device, &Message::List { kind, page: 0, ids: vec![id] }, time);
+            }
+        }
+    }
+
+    pub(super) fn send_probe(&mut self, device: &DeviceId, probe: Probe, time: Time) {
+        let message = Message::Probe { id: probe.id, length: probe.length };
+        self.send_message_to(device, &message, probe.to, time);
+    }
+
+    /// Says nothing, so that the other end hears something.
+    pub(super) fn send_keepalive(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        peer.timers.on_keepalive();
+        let Some((remote, session)) = peer.path.remote().zip(peer.sessions.current(time.now)) else { return };
+        if let Ok(datagram) = session.sealer.seal_message(&[]) {
+            self.out.transmit(remote, datagram);
+        }
+    }
+
+    /// Seals a message and sends it on the selected path, if there are both.
+    pub(super) fn send_message(&mut self, device: &DeviceId, message: &Message<'_>, time: Time) {
+        if let Some(remote) = self.peers.get(device).and_then(|peer| peer.path.remote()) {
+            self.send_message_to(device, message, remote, time);
+        }
+    }
+
+    /// Seals a message and sends it to `to`.
+    pub(super) fn send_message_to(
+        &mut self,
+        device: &DeviceId,
+        message: &Message<'_>,
+        to: SocketAddr,
+        time: Time,
+    ) {
+        let Some(session) = self.peers.get(device).and_then(|peer| peer.sessions.current(time.now)) else { return };
+        if let Ok(datagram) = session.sealer.seal_message(&message.encode()) {
+            self.out.transmit(to, datagram);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Handshakes with members: started, answered, completed, retried, given up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use super::outbox::Event;
+use super::peer::{Attempt, Pings, Reach, Settlement};
+use super::roster::EpochKeys;
+use super::{Engine, Time};
+use crate::drop::DropReason;
+use crate::forward::{Update, send_packet};
+use crate::gate;
+use crate::identity::DeviceId;
+use crate::membership::exchange::Exchange;
+use crate::random;
+use crate::tunnel::handshake::{Context, Initiation, Keys, Received};
+use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
+use crate::tunnel::{Opener, Role, Sealer, Session, Suite};
+use crate::veil::{self, Veiled};
+use crate::wire::header::{Class, VeilHeader};
+use crate::wire::ip::{self, Ipv4};
+use crate::wire::message::Hello;
+
+/// Attempts of one handshake before the member counts as unreachable: about 22 s, so that a connect fails while its
+/// user still waits for it. A packet starts anew.
+const MAX_ATTEMPTS: u32 = 6;
+
+/// What of a veiled datagram the handshake needs.
+pub(super) struct Unveiled<'v> {
+    pub(super) header: VeilHeader,
+    /// The header's bytes.
+    pub(super) clear: &'v [u8],
+    /// The epoch under which it opened.
+    pub(super) keys: &'v EpochKeys,
+    pub(super) content: Veiled,
+}
+
+impl Engine {
+    /// Starts a handshake with `device` if none is under way, there is an address to try, and its key is known.
+    pub(super) fn wake(&mut self, device: &DeviceId, time: Time) {
+        if self.peers.get(device).is_some_and(|peer| peer.attempt.is_none()) {
+            self.initiate(device, 0, time);
+        }
+    }
+
+    /// Sends attempt number `number` of a handshake to every address of `device`.
+    fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
+        let hello = self.hello();
+        let index = self.unused_index();
+        let Some(keys) = self.roster.newest_keys() else { return };
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let remotes: Vec<SocketAddr> = peer.path.candidates().collect();
+        let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty()) else {
+            return self.give_up(device, time);
+        };
+        let nonce = random::bytes(&mut self.rng);
+        let header = VeilHeader { class: Class::Member, epoch_tag: keys.tag, nonce };
+        let prologue = veil::prologue(&header.to_bytes(), time.wall_ms);
+        let context = Context { psk: &keys.psk, prologue: &prologue };
+        let payload = hello.encode_initiation(&[]);
+        let made =
+            Initiation::new(&self.config.static_secret, &static_key, context, (index, &payload), &mut self.rng);
+        let Ok((initiation, body)) = made else { return };
+        let datagram = Veiled { time_ms: time.wall_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
+        let retry_at = time.now + retry_pause(number, &mut self.rng);
+        let old = peer.attempt.replace(Attempt { initiation, index, sent_at: time.now, retry_at, number });
+        if let Some(old) = old {
+            self.indices.remove(&old.index);
+        }
+        self.indices.insert(index, *device);
+        for remote in remotes {
+            self.out.transmit(remote, datagram.clone());
+        }
+    }
+
+    /// Takes in an initiation that opened under a veil; answers it if the gate lets it.
+    pub(super) fn on_initiation(
+        &mut self,
+        question: &gate::Question,
+        unveiled: &Unveiled<'_>,
+        time: Time,
+    ) -> Result<(), DropReason> {
+        self.gate.look(question, time.wall_ms, time.now)?;
+        let Unveiled { header, clear, keys, content } = unveiled;
+        let prologue = veil::prologue(clear, content.time_ms);
+        let context = Context { psk: &keys.psk, prologue: &prologue };
+        let received = Received::new(&self.config.static_secret, context, &content.body, &mut self.rng)
+            .map_err(|_| DropReason::HandshakeForged)?;
+        let (theirs, _) =
+            Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
+        let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
+        // While this device is itself no member, it knows none and answers nobody.
+        let device = self.roster.membership().by_static(&received.peer).filter(|_| self.joining.is_none());
+        let is_member = device.is_some_and(|device| self.peers.contains_key(&device));
+        self.gate.answer(question, &received.peer, is_member, time.now)?;
+        let device = device.ok_or(DropReason::NotMember)?;
+
+        let (hello, index) = (self.hello(), self.unused_index());
+        let (body, made) =
+            received.answer(index, &hello.encode_response()).map_err(|_| DropReason::HandshakeForged)?;
+        let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
+        let answer = Veiled { time_ms: time.wall_ms, kind: veil::RESPONSE, body };
+        self.out.transmit(question.source, answer.seal(&keys.veil, &header));
+
+        self.settle_by(&device, hello, theirs, time);
+        let session = self.open_session(&device, (index, Role::Responder), made.into_halves(suite), time);
+        let Some((peer, session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
+        peer.answered = Some((index, question.source));
+        let replaced = peer.sessions.add_responded(session);
+        self.forget(replaced.map(|session| session.index));
+        Ok(())
+    }
+
+    /// Takes in a response that opened under a veil.
+    pub(super) fn on_response(
+        &mut self,
+        from: SocketAddr,
+        content: &Veiled,
+        time: Time,
+    ) -> Result<(), DropReason> {
+        let (index, message) = content.body.split_first_chunk::<4>().ok_or(DropReason::HandshakeForged)?;
+        let index = u32::from_be_bytes(*index);
+        let device = *self.indices.get(&index).ok_or(DropReason::UnexpectedResponse)?;
+        let peer = self.peers.get_mut(&device).ok_or(DropReason::UnexpectedResponse)?;
+        let attempt = peer.attempt.as_mut().filter(|attempt| attempt.index == index);
+        let attempt = attempt.ok_or(DropReason::UnexpectedResponse)?;
+        let (payload, keys) =
+            attempt.initiation.complete(message).map_err(|_| DropReason::HandshakeForged)?;
+        let theirs = Hello::decode_response(&payload).map_err(|_| DropReason::HandshakeForged)?;
+        let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
+        let sent_at = attempt.sent_at;
+        peer.attempt = None;
+
+        let hello = self.hello();
+        self.settle_by(&device, hello, theirs, time);
+        let session = self.open_session(&device, (index, Role::Initiator), keys.into_halves(suite), time);
+        let Some((peer, mut session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
+        session.began_at = sent_at;
+        let replaced = peer.sessions.add_initiated(session, peer.is_lower);
+        self.forget(replaced.map(|session| session.index));
+        let rtt = time.now.saturating_duration_since(sent_at);
+        self.on_link_up(&device, (from, Some(rtt)), time);
+        // The other end sends on the session only after it opened something with it.
+        self.send_keepalive(&device, time);
+        self.flush(&device, time);
+        Ok(())
+    }
+
+    /// Notes that a session's first datagram opened: a session that this end answered is confirmed by it.
+    pub(super) fn on_opened(&mut self, index: u32, time: Time) {
+        let Some(device) = self.indices.get(&index).copied() else { return };
+        let Some(peer) = self.peers.get_mut(&device) else { return };
+        let Some(replaced) = peer.sessions.on_opened(index, peer.is_lower, time.now) else { return };
+        let remote = peer.answered.take_if(|(answered, _)| *answered == index).map(|(_, remote)| remote);
+        self.forget(replaced.map(|session| session.index));
+        if let Some(remote) = remote {
+            self.on_link_up(&device, (remote, None), time);
+        }
+        self.flush(&device, time);
+    }
+
+    /// Gives both halves of a session their places: the opener goes to the forwarder.
+    fn open_session(
+        &mut self,
+        device: &DeviceId,
+        (index, role): (u32, Role),
+        (sealer, opener): (Sealer, Opener),
+        time: Time,
+    ) -> Option<Session> {
+        let peer = self.peers.get(device)?;
+        self.indices.insert(index, *device);
+        let (opener, packets) = (Box::new(opener), peer.is_settled());
+        self.out.updates.push_back(Update::Open { index, link: peer.link, opener, packets });
+        Some(Session { index, role, sealer: Arc::new(sealer), began_at: time.now, finished_at: time.now })
+    }
+
+    /// Starts the exchange that a new session asks for: all of it on a link that was down, nothing where both ends hold
+    /// the same and were talking already.
+    fn settle_by(&mut self, device: &DeviceId, ours: Hello, theirs: Hello, time: Time) {
+        let is_equal = ours.digests == theirs.digests && self.joining.is_none();
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let was_up = peer.sessions.current(time.now).is_some();
+        if is_equal {
+            peer.settlement = Settlement::Done;
+        } else if peer.is_settled() || !was_up {
+            peer.settlement = Settlement::Open { theirs: false, again_at: time.now };
+        }
+        if !was_up || !is_equal {
+            peer.exchange = Exchange::start();
+        }
+    }
+
+    /// A session with `device` can be sent on, by way of `remote`.
+    fn on_link_up(
+        &mut self,
+        device: &DeviceId,
+        (remote, rtt): (SocketAddr, Option<Duration>),
+        time: Time,
+    ) {
+        let rekey_after = random::earlier(self.config.rekey_after, &mut self.rng);
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let was_up = peer.path.remote().is_some();
+        peer.reach = Reach::Unknown;
+        // What was started because the link was down is not needed any more.
+        if let Some(attempt) = peer.attempt.take() {
+            self.indices.remove(&attempt.index);
+        }
+        peer.timers.on_received(false, time.now);
+        peer.last_seen_secs = Some(time.wall_secs());
+        if peer.path.select(remote, rtt, time.now) || !was_up {
+            self.out.events.push_back(Event::Reached { device: *device, remote });
+        }
+        if !was_up {
+            self.out.events.push_back(Event::Link { device: *device, is_up: true });
+        }
+        if let Some(session) = peer.sessions.current(time.now) {
+            peer.rekey_at = Some(session.began_at + rekey_wait(session.role, rekey_after));
+        }
+        self.refresh_route(device, time);
+    }
+
+    /// Tells the forwarder how packets to `device` are sent, if that changed.
+    pub(super) fn refresh_route(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let route = peer.wanted_route(time.now);
+        let same = match (&route, &peer.route) {
+            (Some(new), Some(old)) => {
+                Arc::ptr_eq(&new.sealer, &old.sealer)
+                    && (new.remote, new.packet_bytes, new.is_size_settled)
+                        == (old.remote, old.packet_bytes, old.is_size_settled)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            peer.route.clone_from(&route);
+            self.out.updates.push_back(Update::Send { link: peer.link, route });
+        }
+    }
+
+    /// Sends what waited for the link: packets, and pings.
+    pub(super) fn flush(&mut self, device: &DeviceId, time: Time) {
+        self.refresh_route(device, time);
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        if let Some(route) = peer.route.clone() {
+            for packet in std::mem::take(&mut peer.held) {
+                send_packet(&packet, &route, &peer.traffic, &mut self.out);
+                peer.timers.on_sent(time.now);
+            }
+        }
+        self.send_pings(device, time);
+    }
+
+    fn send_pings(&mut self, device: &DeviceId, time: Time) {
+        while let Some(peer) = self.peers.get_mut(device) {
+            if peer.sessions.current(time.now).is_none() || peer.pings.waiting.is_empty() {
+                return;
+            }
+            let Some(probe) = peer.path.ping(&mut self.rng, time.now) else { return };
+            peer.pings.on_sent(probe.id);
+            self.send_probe(device, probe, time);
+        }
+    }
+
+    /// What is due on the link with `device`.
+    pub(super) fn on_peer_timeout(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let expired: Vec<u32> = peer.sessions.expire(time.now).into_iter().map(|session| session.index).collect();
+        let due = peer.attempt.as_ref().filter(|attempt| time.now >= attempt.retry_at);
+        let next = due.map(|attempt| attempt.number + 1);
+        let is_keepalive_due = peer.timers.keepalive_at().is_some_and(|at| time.now >= at);
+        let is_rekey_due = peer.rekey_at.take_if(|at| time.now >= *at).is_some();
+        let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
+        let is_alive = peer.sessions.current(time.now).is_some();
+        self.forget(expired);
+        if !is_alive {
+            self.on_link_down(device, time);
+        }
+        match next {
+            Some(number) if number < MAX_ATTEMPTS => self.initiate(device, number, time),
+            Some(_) => self.give_up(device, time),
+            None if is_rekey_due && is_used => self.wake(device, time),
+            None => {}
+        }
+        if is_keepalive_due {
+            self.send_keepalive(device, time);
+        }
+        self.send_due_messages(device, time);
+    }
+
+    /// No session with `device` can be sent on any more.
+    fn on_link_down(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        if peer.path.remote().is_some() {
+            peer.path.unselect();
+            self.out.events.push_back(Event::Link { device: *device, is_up: false });
+        }
+        peer.exchange = Exchange::default();
+        peer.rekey_at = None;
+        self.refresh_route(device, time);
+    }
+
+    /// Ends every session with `device`: the other end has forgotten them, or does not answer.
+    pub(super) fn close(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let closed: Vec<u32> = peer.sessions.clear().into_iter().map(|session| session.index).collect();
+        peer.timers = Timers::default();
+        self.forget(closed);
+        self.on_link_down(device, time);
+    }
+
+    /// No attempt was answered: whoever waits is told, and a session that went unanswered ends.
+    fn give_up(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        if let Some(attempt) = peer.attempt.take() {
+            self.indices.remove(&attempt.index);
+        }
+        peer.reach = Reach::Unreachable;
+        peer.pings = Pings::default();
+        for packet in std::mem::take(&mut peer.held) {
+            let error = Ipv4::parse(&packet).ok().and_then(|packet| ip::host_unreachable(&packet));
+            self.out.packets.extend(error.map(Vec::from));
+            self.out.events.push_back(Event::Dropped(DropReason::PacketQueue));
+        }
+        if peer.timers.is_dead(time.now) {
+            self.close(device, time);
+        }
+    }
+
+    /// Forgets receiver indices.
+    fn forget(&mut self, indices: impl IntoIterator<Item = u32>) {
+        for index in indices {
+            self.indices.remove(&index);
+            self.out.updates.push_back(Update::Forget { index });
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello { suites: self.config.suites, digests: self.roster.digests() }
+    }
+
+    /// A random receiver index that no session of ours has.
+    fn unused_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.next_u32();
+            if !self.indices.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+}

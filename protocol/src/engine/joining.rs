@@ -1,0 +1,178 @@
+//! Getting in: this device's question, the answer, and the time until its own reducer agrees.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::outbox::{Event, JoinFailure};
+use super::{Engine, Time};
+use crate::drop::DropReason;
+use crate::identity::{DeviceId, InviteId, ObjectId, Secret};
+use crate::membership::epoch::{EpochSecret, EpochTag, open_secret};
+use crate::membership::join::{Admitted, Answer, Question};
+use crate::membership::object::Body;
+use crate::membership::token::Token;
+use crate::membership::{INVITE_GRACE_SECONDS, Waiting};
+use crate::random;
+use crate::tunnel::timers::retry_pause;
+use crate::veil::{self, Veiled};
+use crate::wire::header::{Class, VeilHeader};
+
+/// A device that holds an invite and is no member yet.
+pub(super) struct Joining {
+    question: Question,
+    invite: InviteId,
+    not_after: u64,
+    key: Secret,
+    epoch_tag: EpochTag,
+    members: Vec<SocketAddr>,
+    ask_at: Instant,
+    attempt: u32,
+    /// The member that let this device in, by its own word.
+    witness: Option<DeviceId>,
+}
+
+impl Joining {
+    pub(super) fn new(token: &Token, question: Question, now: Instant) -> Self {
+        Self {
+            question,
+            invite: token.invite().invite_id,
+            not_after: token.invite().not_after,
+            key: token.join_veil_key().clone(),
+            epoch_tag: token.epoch_tag(),
+            members: token.members().to_vec(),
+            ask_at: now,
+            attempt: 0,
+            witness: None,
+        }
+    }
+
+    /// When the question is to be asked again.
+    pub(super) fn ask_at(&self) -> Instant {
+        self.ask_at
+    }
+
+    fn join_id(&self) -> ObjectId {
+        self.question.join_object().id()
+    }
+}
+
+impl Engine {
+    /// Asks every address of the token, if it is time; once somebody answered, sees to it that the link comes up.
+    pub(super) fn ask_to_join(&mut self, time: Time) {
+        let Some(joining) = &mut self.joining else { return };
+        if time.now < joining.ask_at {
+            return;
+        }
+        joining.ask_at = time.now + retry_pause(joining.attempt, &mut self.rng);
+        joining.attempt = joining.attempt.saturating_add(1);
+        if let Some(witness) = joining.witness.filter(|witness| self.is_talking_to(witness, time)) {
+            return self.wake_unless_up(&witness, time);
+        }
+        let Some(joining) = &mut self.joining else { return };
+        if time.wall_secs() > joining.not_after + INVITE_GRACE_SECONDS {
+            self.out.events.push_back(Event::JoinFailed(JoinFailure::Expired));
+            return;
+        }
+        let class = Class::Join(joining.invite);
+        let header =
+            VeilHeader { class, epoch_tag: joining.epoch_tag, nonce: random::bytes(&mut self.rng) };
+        let body = joining.question.encode();
+        let datagram =
+            Veiled { time_ms: time.wall_ms, kind: veil::QUESTION, body }.seal(&joining.key, &header);
+        for member in joining.members.clone() {
+            self.out.transmit(member, datagram.clone());
+        }
+    }
+
+    /// Takes in a veiled join datagram as a joiner.
+    pub(super) fn on_join_answer(
+        &mut self,
+        from: SocketAddr,
+        header: &VeilHeader,
+        (invite, clear, sealed): (InviteId, &[u8], &[u8]),
+        time: Time,
+    ) -> Result<(), DropReason> {
+        let joining = self.joining.as_ref().ok_or(DropReason::VeilType)?;
+        if invite != joining.invite {
+            return Err(DropReason::UnknownEpoch);
+        }
+        let content = Veiled::open(&joining.key, header, clear, sealed).ok_or(DropReason::VeilForged)?;
+        if content.kind != veil::ANSWER {
+            return Err(DropReason::VeilType);
+        }
+        match Answer::decode(&self.config.vpi, &content.body)? {
+            Answer::UsedUp { join_id } if join_id == joining.join_id() => {
+                // Whoever holds the token can say so; an admission that is under way does not end by it.
+                if joining.witness.is_none() {
+                    self.out.events.push_back(Event::JoinFailed(JoinFailure::UsedUp));
+                }
+                Ok(())
+            }
+            Answer::UsedUp { .. } => Err(DropReason::UnexpectedResponse),
+            Answer::Admitted(admitted) => self.on_admitted(from, &admitted, time),
+        }
+    }
+
+    /// A member says that it let this device in: provisional, until the own reducer agrees.
+    fn on_admitted(&mut self, from: SocketAddr, admitted: &Admitted, time: Time) -> Result<(), DropReason> {
+        let joining = self.joining.as_mut().ok_or(DropReason::UnexpectedResponse)?;
+        let is_ours = matches!(admitted.admit.body(), Body::Admit(admit) if admit.join_id == joining.join_id());
+        if !is_ours || joining.witness.is_some_and(|witness| witness != admitted.witness) {
+            return Err(DropReason::UnexpectedResponse);
+        }
+        let secret = open_secret(&self.config.vpi, &self.config.static_secret, &admitted.sealed);
+        let epoch = EpochSecret::new(
+            self.config.vpi,
+            admitted.epoch_number,
+            secret.ok_or(DropReason::UnexpectedResponse)?,
+        );
+        if epoch.tag() != admitted.epoch_tag || admitted.witness == self.config.device.public() {
+            return Err(DropReason::UnexpectedResponse);
+        }
+        let is_first = joining.witness.replace(admitted.witness).is_none();
+        self.roster.add_epoch(epoch.clone());
+        self.add_peer(admitted.witness, Some(admitted.witness_static), None);
+        if let Some(peer) = self.peers.get_mut(&admitted.witness) {
+            peer.path.add_candidate(from);
+        }
+        if is_first {
+            self.store(Vec::new(), vec![epoch]);
+            self.wake(&admitted.witness, time);
+        }
+        Ok(())
+    }
+
+    /// Once this device's own reducer finds both it and its witness to be members, it is one.
+    pub(super) fn check_joined(&mut self, time: Time) {
+        let own = self.config.device.public();
+        let Some(joining) = &self.joining else { return };
+        let Some(witness) = joining.witness else { return };
+        let membership = self.roster.membership();
+        if membership.waiting(&own) == Some(Waiting::Contested) {
+            self.out.events.push_back(Event::JoinFailed(JoinFailure::Contested));
+            return;
+        }
+        let holds_epoch = membership.epoch().is_some_and(|epoch| {
+            self.roster.newest_epoch().is_some_and(|held| held.hash() == epoch.secret_hash)
+        });
+        if membership.member(&own).is_none() || membership.member(&witness).is_none() || !holds_epoch {
+            return;
+        }
+        self.joining = None;
+        self.on_membership(time);
+        self.out.events.push_back(Event::Joined);
+    }
+
+    /// Says whether a link with `device` is up or coming up.
+    fn is_talking_to(&self, device: &DeviceId, time: Time) -> bool {
+        self.peers
+            .get(device)
+            .is_some_and(|peer| peer.attempt.is_some() || peer.sessions.current(time.now).is_some())
+    }
+
+    fn wake_unless_up(&mut self, device: &DeviceId, time: Time) {
+        if self.peers.get(device).is_some_and(|peer| peer.sessions.current(time.now).is_none()) {
+            self.wake(device, time);
+        }
+    }
+}

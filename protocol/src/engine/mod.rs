@@ -1,0 +1,318 @@
+//! One VPI's whole slow-path state, and the only doors in and out.
+//!
+//! ```text
+//!           in                              out
+//! TUN       handle_packet                   poll_packet
+//! UDP       handle_datagram, _message       poll_transmit
+//! machine   handle_command                  poll_event
+//! forwarder handle_note                     poll_update
+//! clock     handle_timeout                  poll_timeout
+//! ```
+//!
+//! **The order**, for every driver: one input; then every output until `None`; then [`Engine::poll_timeout`]. Packets of
+//! a running session do not come here: the [`crate::forward::Forwarder`] moves them, told by [`Engine::poll_update`].
+//!
+//! Nothing is acknowledged before it is on disk: what must be stored leaves as [`Event::Store`], and whatever waits
+//! for it goes on at [`Command::Stored`].
+
+mod command;
+mod control;
+mod handshake;
+mod inbound;
+mod joining;
+mod outbox;
+mod outbound;
+mod peer;
+mod roster;
+mod status;
+mod witness;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand_core::SeedableRng as _;
+
+use crate::alias::{AliasTable, Pin, PinError};
+use crate::drop::DropReason;
+use crate::forward::{Note, Traffic, Update};
+use crate::gate::Gate;
+use crate::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
+use crate::membership::epoch::EpochSecret;
+use crate::membership::join::Question;
+use crate::membership::object::Object;
+use crate::membership::token::Token;
+use crate::random::Rng;
+use crate::wire::message::Suites;
+
+pub use command::{Command, InviteRequest};
+pub use outbox::{Event, Ticket, Transmit};
+pub use status::{MemberState, MemberStatus, Status};
+
+use joining::Joining;
+use outbox::Outbox;
+use peer::Peer;
+use roster::Roster;
+
+/// Both clocks, read once for each input.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    /// The monotonic clock: judges everything that lasts.
+    pub now: Instant,
+    /// The wall clock in milliseconds since 1970: judges only a veil's age and an invite's end.
+    pub wall_ms: u64,
+}
+
+impl Time {
+    fn wall_secs(self) -> u64 {
+        self.wall_ms / 1_000
+    }
+}
+
+/// What an engine is made of.
+pub struct Config {
+    /// The VPI.
+    pub vpi: VpiId,
+    /// The device's key.
+    pub device: SigningSecret,
+    /// The key of its handshakes.
+    pub static_secret: StaticSecret,
+    /// AEAD suites that this machine is willing to use.
+    pub suites: Suites,
+    /// The age at which a session in use is renewed.
+    pub rekey_after: Duration,
+    /// A link that no application used for this long is not renewed.
+    pub idle_after: Duration,
+    /// The /16 of this machine's aliases.
+    pub prefix: Ipv4Addr,
+    /// The aliases given so far.
+    pub pins: Vec<Pin>,
+    /// The seed of all randomness.
+    pub seed: [u8; 32],
+}
+
+/// One VPI, as one node sees it.
+pub struct Engine {
+    config: Config,
+    rng: Rng,
+    gate: Gate,
+    roster: Roster,
+    aliases: AliasTable,
+    joining: Option<Joining>,
+    peers: BTreeMap<DeviceId, Peer>,
+    /// The member behind each receiver index of ours, handshakes under way included.
+    indices: BTreeMap<u32, DeviceId>,
+    next_link: u32,
+    storing: witness::Storing,
+    out: Outbox,
+}
+
+impl Engine {
+    /// An engine of a member, from what it stored: `objects` in any order, `epochs` the secrets it holds.
+    ///
+    /// # Errors
+    /// If the pins contradict each other.
+    pub fn member(
+        config: Config,
+        objects: impl IntoIterator<Item = Object>,
+        epochs: impl IntoIterator<Item = EpochSecret>,
+        time: Time,
+    ) -> Result<Self, PinError> {
+        let roster = Roster::new(config.vpi, objects, epochs);
+        let mut engine = Self::new(config, roster, None, time)?;
+        engine.on_membership(time);
+        Ok(engine)
+    }
+
+    /// An engine of a device that holds an invite's `token` and asks to join with `question`, which must be on disk
+    /// already: every retry, by whichever process, asks the same.
+    ///
+    /// # Errors
+    /// If the pins contradict each other.
+    pub fn joining(config: Config, token: &Token, question: Question, time: Time) -> Result<Self, PinError> {
+        let roster = Roster::new(config.vpi, [], []);
+        let joining = Joining::new(token, question, time.now);
+        Self::new(config, roster, Some(joining), time)
+    }
+
+    fn new(config: Config, roster: Roster, joining: Option<Joining>, time: Time) -> Result<Self, PinError> {
+        let pins = config.pins.iter().copied();
+        let aliases = AliasTable::new(config.vpi, config.prefix, config.device.public(), pins)?;
+        Ok(Self {
+            rng: Rng::from_seed(config.seed),
+            gate: Gate::new(time.now),
+            roster,
+            aliases,
+            joining,
+            peers: BTreeMap::new(),
+            indices: BTreeMap::new(),
+            next_link: 0,
+            storing: witness::Storing::default(),
+            out: Outbox::default(),
+            config,
+        })
+    }
+
+    /// The VPI.
+    #[must_use]
+    pub fn vpi(&self) -> VpiId {
+        self.config.vpi
+    }
+
+    /// The own alias.
+    #[must_use]
+    pub fn own_alias(&self) -> Ipv4Addr {
+        self.aliases.own()
+    }
+
+    /// All aliases given so far, for the file that keeps them.
+    pub fn pins(&self) -> impl Iterator<Item = Pin> + '_ {
+        self.aliases.pins()
+    }
+
+    /// Takes in a packet for which the forwarder has no session: holds it and wakes the link.
+    pub fn handle_packet(&mut self, packet: Vec<u8>, time: Time) {
+        self.hold(packet, time);
+    }
+
+    /// Takes in a veiled datagram.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], time: Time) -> Result<(), DropReason> {
+        self.on_veiled(from, datagram, time)
+    }
+
+    /// Takes in an in-session message that opened with the session at receiver index `index`.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn handle_message(
+        &mut self,
+        (index, from): (u32, SocketAddr),
+        message: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
+        self.on_message((index, from), message, time)
+    }
+
+    /// Takes in what the forwarder saw.
+    pub fn handle_note(&mut self, note: Note, time: Time) {
+        self.on_note(note, time);
+    }
+
+    /// Takes in a wish of this machine's.
+    pub fn handle_command(&mut self, command: Command, time: Time) {
+        self.on_command(command, time);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, time: Time) {
+        if self.joining.is_some() {
+            self.ask_to_join(time);
+        }
+        let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for device in devices {
+            self.on_peer_timeout(&device, time);
+        }
+    }
+
+    /// When [`Engine::handle_timeout`] is to be called, and why; `None`: not until something arrives.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let joining = self.joining.as_ref().map(|joining| (joining.ask_at(), "join"));
+        self.peers.values().filter_map(Peer::poll_timeout).chain(joining).min()
+    }
+
+    /// The next packet for an application.
+    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
+        self.out.packets.pop_front()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.transmits.pop_front()
+    }
+
+    /// The next change for the forwarder.
+    pub fn poll_update(&mut self) -> Option<Update> {
+        self.out.updates.pop_front()
+    }
+
+    /// The next thing for this machine to do or to know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// Brings peers and aliases in line with who belongs.
+    fn on_membership(&mut self, time: Time) {
+        if self.joining.is_some() {
+            return;
+        }
+        let own = self.config.device.public();
+        let members: Vec<_> = self
+            .roster
+            .membership()
+            .members()
+            .filter(|member| member.device != own)
+            .map(|member| (member.device, member.static_key))
+            .collect();
+        let mut pinned = false;
+        for (device, static_key) in members {
+            match self.aliases.assign(device) {
+                Ok(assigned) => {
+                    pinned |= assigned.new;
+                    self.add_peer(device, static_key, Some(assigned.alias));
+                }
+                Err(_) => self.out.events.push_back(Event::Dropped(DropReason::ObjectBound)),
+            }
+        }
+        pinned |= self.aliases.assign(own).is_ok_and(|assigned| assigned.new);
+        if pinned {
+            self.out.events.push_back(Event::Pinned);
+        }
+        let gone: Vec<_> =
+            self.peers.keys().filter(|device| self.roster.membership().member(device).is_none()).copied().collect();
+        for device in gone {
+            self.remove_peer(&device, time);
+        }
+    }
+
+    /// Makes sure that there is a peer for `device`, with this static key and alias.
+    fn add_peer(&mut self, device: DeviceId, static_key: Option<crate::identity::StaticKey>, alias: Option<Ipv4Addr>) {
+        let is_lower = self.config.device.public() < device;
+        let peer = self.peers.entry(device).or_insert_with(|| {
+            self.next_link += 1;
+            Peer::new(self.next_link, is_lower)
+        });
+        if peer.set_identity(static_key, alias) {
+            let traffic = Arc::clone(&peer.traffic);
+            self.out.updates.push_back(Update::Link { link: peer.link, alias, traffic });
+        }
+    }
+
+    /// Forgets a device that is no member any more, with its sessions, keys and packets, in this very step.
+    fn remove_peer(&mut self, device: &DeviceId, time: Time) {
+        if let Some(peer) = self.peers.remove(device) {
+            self.indices.retain(|_, holder| holder != device);
+            self.out.updates.push_back(Update::Unlink { link: peer.link });
+            self.aliases.retire(device, time.wall_secs());
+            self.out.events.push_back(Event::Pinned);
+        }
+    }
+
+    /// The link's peer.
+    fn peer_at_link(&self, link: u32) -> Option<DeviceId> {
+        self.peers.iter().find(|(_, peer)| peer.link == link).map(|(device, _)| *device)
+    }
+
+    /// What one link carried.
+    #[must_use]
+    pub fn traffic(&self, device: &DeviceId) -> Option<&Traffic> {
+        self.peers.get(device).map(|peer| &*peer.traffic)
+    }
+}
+
+#[cfg(test)]
+mod tests;

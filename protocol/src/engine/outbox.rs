@@ -1,0 +1,104 @@
+//! What an engine wants done, in the order in which it wants it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::drop::DropReason;
+use crate::forward::Update;
+use crate::identity::DeviceId;
+use crate::membership::epoch::EpochSecret;
+use crate::membership::founding::InviteError;
+use crate::membership::object::Object;
+use crate::membership::token::Token;
+
+/// Names a request of this machine's or a store, so that its answer is found.
+pub type Ticket = u64;
+
+/// One datagram to send from the data socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The UDP payload.
+    pub datagram: Vec<u8>,
+}
+
+/// Something for this machine to do or to know.
+#[derive(Debug)]
+pub enum Event {
+    /// Put these on disk, then say [`super::Command::Stored`].
+    Store {
+        /// To be repeated.
+        ticket: Ticket,
+        /// To be appended to the log.
+        objects: Vec<Object>,
+        /// Secrets, to be written before the objects.
+        epochs: Vec<EpochSecret>,
+    },
+    /// Aliases were given; write them down.
+    Pinned,
+    /// This device is a member now.
+    Joined,
+    /// This device cannot become a member with its invite.
+    JoinFailed(JoinFailure),
+    /// An invite was made and is on disk.
+    Invited {
+        /// The request's.
+        ticket: Ticket,
+        /// The token, or why there is none.
+        outcome: Result<Box<Token>, InviteError>,
+    },
+    /// A member answered at this address: remember it.
+    Reached {
+        /// The member.
+        device: DeviceId,
+        /// The address.
+        remote: SocketAddr,
+    },
+    /// A link came up or went down.
+    Link {
+        /// The member.
+        device: DeviceId,
+        /// Up, or down.
+        is_up: bool,
+    },
+    /// A ping came back.
+    Pong {
+        /// The request's.
+        ticket: Ticket,
+        /// The round trip.
+        rtt: Duration,
+    },
+    /// Something was dropped after its input had been taken.
+    Dropped(DropReason),
+}
+
+/// Why an invite does not make this device a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinFailure {
+    /// Others used it up.
+    #[error("the invite is used up")]
+    UsedUp,
+    /// Its end has passed.
+    #[error("the invite has expired")]
+    Expired,
+    /// More took it than it has uses, and this device came later.
+    #[error("another device joined with the same invite first")]
+    Contested,
+}
+
+/// The engine's outputs.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub(super) transmits: VecDeque<Transmit>,
+    pub(super) packets: VecDeque<Vec<u8>>,
+    pub(super) updates: VecDeque<Update>,
+    pub(super) events: VecDeque<Event>,
+}
+
+impl Outbox {
+    pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.transmits.push_back(Transmit { to, datagram });
+    }
+}

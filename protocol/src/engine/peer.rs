@@ -1,0 +1,205 @@
+//! One other member, as this node sees it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::outbox::Ticket;
+use crate::forward::{LinkId, Route, Traffic};
+use crate::identity::StaticKey;
+use crate::membership::exchange::Exchange;
+use crate::path::Path;
+use crate::tunnel::handshake::Initiation;
+use crate::tunnel::timers::{REJECT_AFTER, Timers};
+use crate::tunnel::Sessions;
+
+/// Packets held for one link until it is up (chosen: a burst of an application's first packets).
+const MAX_HELD: usize = 64;
+/// Pings that wait for one link at once.
+const MAX_PINGS: usize = 16;
+/// In-session messages of one member: this many at once, and this many a second. A full exchange of a large VPI with
+/// a near member stays below it.
+const MESSAGE_BURST: f64 = 1_024.0;
+const MESSAGES_PER_SECOND: f64 = 2_048.0;
+
+/// An initiation that waits for its response.
+pub(super) struct Attempt {
+    pub(super) initiation: Initiation,
+    /// Our receiver index of the session to be.
+    pub(super) index: u32,
+    pub(super) sent_at: Instant,
+    pub(super) retry_at: Instant,
+    /// From 0.
+    pub(super) number: u32,
+}
+
+/// How far the two ends have come in showing each other what decides who may be talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settlement {
+    /// Packets pass.
+    Done,
+    /// Control only, until each end has said `Settled` and heard it from the other.
+    Open {
+        /// The other end has said it.
+        theirs: bool,
+        /// When to say it again, once it is true.
+        again_at: Instant,
+    },
+}
+
+/// Why a member has no link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Nothing was tried since the last link, if there was one.
+    Unknown,
+    /// The last handshake had no answer.
+    Unreachable,
+}
+
+/// Everything about one other member but what the objects say.
+pub(super) struct Peer {
+    pub(super) link: LinkId,
+    /// Whether this node's device key is the lower of the two.
+    pub(super) is_lower: bool,
+    pub(super) static_key: Option<StaticKey>,
+    pub(super) alias: Option<Ipv4Addr>,
+    pub(super) path: Path,
+    pub(super) sessions: Sessions,
+    pub(super) attempt: Option<Attempt>,
+    /// Where the initiation came from whose session waits to be confirmed, and that session's index.
+    pub(super) answered: Option<(u32, SocketAddr)>,
+    pub(super) timers: Timers,
+    pub(super) rekey_at: Option<Instant>,
+    pub(super) exchange: Exchange,
+    pub(super) settlement: Settlement,
+    pub(super) held: VecDeque<Vec<u8>>,
+    pub(super) pings: Pings,
+    pub(super) reach: Reach,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) last_seen_secs: Option<u64>,
+    /// The route that the forwarder has.
+    pub(super) route: Option<Route>,
+    messages: (f64, Option<Instant>),
+}
+
+/// Pings that somebody asked for.
+#[derive(Default)]
+pub(super) struct Pings {
+    /// For the link to come up.
+    pub(super) waiting: VecDeque<Ticket>,
+    /// By the id of their probe.
+    pub(super) sent: BTreeMap<u64, Ticket>,
+}
+
+impl Pings {
+    /// Remembers a ping; the oldest gives way where there are too many.
+    pub(super) fn wait(&mut self, ticket: Ticket) {
+        if self.waiting.len() >= MAX_PINGS {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(ticket);
+    }
+
+    /// Remembers the probe that was sent for the ping that waited longest.
+    pub(super) fn on_sent(&mut self, probe: u64) {
+        let Some(ticket) = self.waiting.pop_front() else { return };
+        if self.sent.len() >= MAX_PINGS {
+            self.sent.pop_first();
+        }
+        self.sent.insert(probe, ticket);
+    }
+}
+
+impl Peer {
+    pub(super) fn new(link: LinkId, is_lower: bool) -> Self {
+        Self {
+            link,
+            is_lower,
+            static_key: None,
+            alias: None,
+            path: Path::default(),
+            sessions: Sessions::default(),
+            attempt: None,
+            answered: None,
+            timers: Timers::default(),
+            rekey_at: None,
+            exchange: Exchange::default(),
+            settlement: Settlement::Done,
+            held: VecDeque::new(),
+            pings: Pings::default(),
+            reach: Reach::Unknown,
+            traffic: Arc::default(),
+            last_seen_secs: None,
+            route: None,
+            messages: (MESSAGE_BURST, None),
+        }
+    }
+
+    /// Sets what the objects say; returns whether the forwarder must be told.
+    pub(super) fn set_identity(&mut self, static_key: Option<StaticKey>, alias: Option<Ipv4Addr>) -> bool {
+        // An alias is never `None` for a member, so this is also true for a link that is new.
+        let is_news = self.alias != alias || self.static_key.is_none();
+        self.static_key = static_key;
+        self.alias = alias;
+        is_news
+    }
+
+    /// Holds a packet until the link is up; returns the one that gave way, if the bound is reached.
+    pub(super) fn hold(&mut self, packet: Vec<u8>) -> Option<Vec<u8>> {
+        self.held.push_back(packet);
+        if self.held.len() > MAX_HELD { self.held.pop_front() } else { None }
+    }
+
+    /// Says whether one more in-session message is within bounds.
+    pub(super) fn take_message(&mut self, now: Instant) -> bool {
+        let (tokens, at) = self.messages;
+        let gained = at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * MESSAGES_PER_SECOND);
+        let tokens = (tokens + gained).min(MESSAGE_BURST);
+        let fits = tokens >= 1.0;
+        self.messages = (if fits { tokens - 1.0 } else { tokens }, Some(now));
+        fits
+    }
+
+    /// Says whether packets may pass on a session of this peer.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settlement == Settlement::Done
+    }
+
+    /// How packets are to be sent now; `None`: not at all.
+    pub(super) fn wanted_route(&self, now: Instant) -> Option<Route> {
+        let session = self.sessions.current(now).filter(|_| self.is_settled() && self.alias.is_some())?;
+        Some(Route {
+            sealer: Arc::clone(&session.sealer),
+            remote: self.path.remote()?,
+            packet_bytes: self.path.packet_bytes(),
+            is_size_settled: self.path.is_size_settled(),
+        })
+    }
+
+    /// When something is due, and what.
+    pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let settle = match self.settlement {
+            Settlement::Open { again_at, .. } if self.exchange.is_settled() && self.path.remote().is_some() => {
+                Some(again_at)
+            }
+            Settlement::Open { .. } | Settlement::Done => None,
+        };
+        let expiry = self.sessions.iter().map(|session| session.began_at + REJECT_AFTER).min();
+        [
+            (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
+            (self.timers.keepalive_at(), "keepalive"),
+            (self.rekey_at, "rekey"),
+            (self.path.poll_timeout(), "probe"),
+            (self.exchange.poll_timeout(), "exchange"),
+            (settle, "settle"),
+            (expiry, "session"),
+        ]
+        .into_iter()
+        .filter_map(|(at, why)| Some((at?, why)))
+        .min()
+    }
+}
+
+/// The pause between two `Settled` that were not heard (chosen: well above a round trip on earth).
+pub(super) const SETTLE_AGAIN: Duration = Duration::from_millis(500);

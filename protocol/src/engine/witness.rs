@@ -1,0 +1,154 @@
+//! Letting others in: a joiner's question, the transaction, the answer. And what waits for the disk.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use super::outbox::{Event, Ticket, Transmit};
+use super::{Engine, Time};
+use crate::drop::DropReason;
+use crate::gate;
+use crate::identity::{InviteId, Secret};
+use crate::membership::epoch::{self, EpochSecret};
+use crate::membership::join::{self, Admitted, Answer, Question, Verdict};
+use crate::membership::object::Object;
+use crate::random;
+use crate::veil::{self, Veiled};
+use crate::wire::header::VeilHeader;
+
+/// What may be said only once something is on disk.
+pub(super) enum Acknowledgement {
+    /// A joiner's answer.
+    Answer(Transmit),
+    /// An invite's token.
+    Token(Event),
+}
+
+/// Stores under way, in order.
+#[derive(Default)]
+pub(super) struct Storing {
+    last: Ticket,
+    under_way: VecDeque<Ticket>,
+    waiting: BTreeMap<Ticket, Vec<Acknowledgement>>,
+}
+
+impl Storing {
+    /// Starts a store.
+    fn begin(&mut self) -> Ticket {
+        self.last += 1;
+        self.under_way.push_back(self.last);
+        self.last
+    }
+
+    /// What may be said now that `ticket`, and all before it, are on disk.
+    fn end(&mut self, ticket: Ticket) -> Vec<Acknowledgement> {
+        while self.under_way.pop_front_if(|first| *first <= ticket).is_some() {}
+        let later = self.waiting.split_off(&(ticket + 1));
+        std::mem::replace(&mut self.waiting, later).into_values().flatten().collect()
+    }
+}
+
+impl Engine {
+    /// Asks for objects and secrets to be put on disk.
+    pub(super) fn store(&mut self, objects: Vec<Object>, epochs: Vec<EpochSecret>) {
+        let ticket = self.storing.begin();
+        self.out.events.push_back(Event::Store { ticket, objects, epochs });
+    }
+
+    /// Says `acknowledgement` once all that is under way is on disk: at once, if nothing is.
+    pub(super) fn acknowledge(&mut self, acknowledgement: Acknowledgement) {
+        match self.storing.under_way.back() {
+            Some(ticket) => self.storing.waiting.entry(*ticket).or_default().push(acknowledgement),
+            None => self.say(acknowledgement),
+        }
+    }
+
+    /// `ticket`, and all before it, are on disk.
+    pub(super) fn on_stored(&mut self, ticket: Ticket) {
+        for acknowledgement in self.storing.end(ticket) {
+            self.say(acknowledgement);
+        }
+    }
+
+    fn say(&mut self, acknowledgement: Acknowledgement) {
+        match acknowledgement {
+            Acknowledgement::Answer(transmit) => self.out.transmits.push_back(transmit),
+            Acknowledgement::Token(event) => self.out.events.push_back(event),
+        }
+    }
+
+    /// Takes in a veiled join datagram as a member.
+    pub(super) fn on_join_question(
+        &mut self,
+        source: SocketAddr,
+        header: &VeilHeader,
+        (invite, clear, sealed): (InviteId, &[u8], &[u8]),
+        time: Time,
+    ) -> Result<(), DropReason> {
+        let keys: Vec<Secret> = self.roster.join_keys(header.epoch_tag, invite).collect();
+        if keys.is_empty() {
+            return Err(DropReason::UnknownEpoch);
+        }
+        let opened = keys.iter().find_map(|key| Some((key, Veiled::open(key, header, clear, sealed)?)));
+        let (key, content) = opened.ok_or(DropReason::VeilForged)?;
+        if content.kind != veil::QUESTION {
+            return Err(DropReason::VeilType);
+        }
+        let asked = gate::Question { nonce: header.nonce, time_ms: content.time_ms, source };
+        self.gate.look(&asked, time.wall_ms, time.now)?;
+        let question = Question::decode(&self.config.vpi, &content.body)?;
+        if question.bodies().1.invite_id != invite {
+            return Err(DropReason::JoinRefused);
+        }
+        let answer = self.answer_to(&question, &asked, time)?.encode();
+        debug_assert!(answer.len() <= content.body.len(), "an answer is never longer than its question");
+        let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
+        let answer = Veiled { time_ms: time.wall_ms, kind: veil::ANSWER, body: answer };
+        let datagram = answer.seal(key, &header);
+        self.acknowledge(Acknowledgement::Answer(Transmit { to: source, datagram }));
+        Ok(())
+    }
+
+    /// Decides on a question and does what it asks for; the answer may leave once everything is on disk.
+    fn answer_to(
+        &mut self,
+        question: &Question,
+        asked: &gate::Question,
+        time: Time,
+    ) -> Result<Answer, DropReason> {
+        let own = self.config.device.public();
+        let (objects, membership) = (self.roster.objects(), self.roster.membership());
+        let verdict = join::consider(objects, membership, question, &own, time.wall_secs());
+        if let Verdict::Silent(reason) = verdict {
+            return Err(reason);
+        }
+        self.gate.answer_join(asked, time.now)?;
+        let admit = match verdict {
+            Verdict::Silent(reason) => return Err(reason),
+            Verdict::UsedUp => return Ok(Answer::UsedUp { join_id: question.join_object().id() }),
+            Verdict::Known(admit) => admit,
+            Verdict::Admit => self.admit(question, time)?,
+        };
+        let (join, _) = question.bodies();
+        let newest = self.roster.newest_epoch().ok_or(DropReason::JoinRefused)?;
+        let sealed = epoch::seal_secret(&mut self.rng, &self.config.vpi, &join.static_key, newest.secret());
+        Ok(Answer::Admitted(Box::new(Admitted {
+            admit,
+            epoch_number: newest.number(),
+            epoch_tag: newest.tag(),
+            sealed: sealed.ok_or(DropReason::JoinRefused)?,
+            witness: own,
+            witness_static: self.config.static_secret.public(),
+        })))
+    }
+
+    /// The one transaction of an admission: Invite, Join and Admit together.
+    fn admit(&mut self, question: &Question, time: Time) -> Result<Object, DropReason> {
+        let seen = self.roster.newest_epoch().map_or(0, EpochSecret::number);
+        let admit = join::admit(&self.config.vpi, question, &self.config.device, seen, time.wall_secs())
+            .map_err(|_| DropReason::JoinRefused)?;
+        let objects = [question.invite_object(), question.join_object(), &admit].map(Object::clone);
+        let taken = self.roster.insert(objects);
+        self.on_news(taken, None, time);
+        Ok(admit)
+    }
+}
