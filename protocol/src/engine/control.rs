@@ -63,7 +63,9 @@ impl Engine {
         if let Note::Opened { index } = note {
             return self.on_opened(index, time);
         }
-        let (Note::Sent(link) | Note::Received { link, .. } | Note::Source { link, .. }) = note else { return };
+        let (Note::Sent(link) | Note::Received { link, .. } | Note::Source { link, .. }) = note else {
+            return;
+        };
         let Some(device) = self.peer_at_link(link) else { return };
         let Some(peer) = self.peers.get_mut(&device) else { return };
         match note {
@@ -177,11 +179,13 @@ impl Engine {
     /// Stores objects that are new here, brings everything in line with them, and tells every member with a live link
     /// but the one they came from.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, from: Option<&DeviceId>, time: Time) {
-        let news: Vec<(u8, ObjectId)> = objects.iter().map(|object| (object.kind() as u8, object.id())).collect();
+        let news: Vec<(u8, ObjectId)> =
+            objects.iter().map(|object| (object.kind() as u8, object.id())).collect();
         self.store(objects, Vec::new());
         self.check_joined(time);
         self.on_membership(time);
-        let devices: Vec<DeviceId> = self.peers.keys().filter(|device| Some(*device) != from).copied().collect();
+        let devices: Vec<DeviceId> =
+            self.peers.keys().filter(|device| Some(*device) != from).copied().collect();
         for device in devices {
             for &(kind, id) in news.iter().take(PAGE_IDS) {
                 // Page 0 of a single id, unasked: worth asking for.
@@ -220,7 +224,9 @@ impl Engine {
         to: SocketAddr,
         time: Time,
     ) {
-        let Some(session) = self.peers.get(device).and_then(|peer| peer.sessions.current(time.now)) else { return };
+        let Some(session) = self.peers.get(device).and_then(|peer| peer.sessions.current(time.now)) else {
+            return;
+        };
         if let Ok(datagram) = session.sealer.seal_message(&message.encode()) {
             self.out.transmit(to, datagram);
         }

@@ -16,7 +16,7 @@ use crate::gate;
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
 use crate::random;
-use crate::tunnel::handshake::{Context, Initiation, Keys, Received};
+use crate::tunnel::handshake::{Context, Initiation, Received};
 use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
 use crate::tunnel::{Opener, Role, Sealer, Session, Suite};
 use crate::veil::{self, Veiled};
@@ -61,10 +61,16 @@ impl Engine {
         let prologue = veil::prologue(&header.to_bytes(), time.wall_ms);
         let context = Context { psk: &keys.psk, prologue: &prologue };
         let payload = hello.encode_initiation(&[]);
-        let made =
-            Initiation::new(&self.config.static_secret, &static_key, context, (index, &payload), &mut self.rng);
+        let made = Initiation::new(
+            &self.config.static_secret,
+            &static_key,
+            context,
+            (index, &payload),
+            &mut self.rng,
+        );
         let Ok((initiation, body)) = made else { return };
-        let datagram = Veiled { time_ms: time.wall_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
+        let datagram =
+            Veiled { time_ms: time.wall_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
         let retry_at = time.now + retry_pause(number, &mut self.rng);
         let old = peer.attempt.replace(Attempt { initiation, index, sent_at: time.now, retry_at, number });
         if let Some(old) = old {
@@ -194,12 +200,7 @@ impl Engine {
     }
 
     /// A session with `device` can be sent on, by way of `remote`.
-    fn on_link_up(
-        &mut self,
-        device: &DeviceId,
-        (remote, rtt): (SocketAddr, Option<Duration>),
-        time: Time,
-    ) {
+    fn on_link_up(&mut self, device: &DeviceId, (remote, rtt): (SocketAddr, Option<Duration>), time: Time) {
         let rekey_after = random::earlier(self.config.rekey_after, &mut self.rng);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let was_up = peer.path.remote().is_some();
@@ -268,7 +269,8 @@ impl Engine {
     /// What is due on the link with `device`.
     pub(super) fn on_peer_timeout(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
-        let expired: Vec<u32> = peer.sessions.expire(time.now).into_iter().map(|session| session.index).collect();
+        let expired: Vec<u32> =
+            peer.sessions.expire(time.now).into_iter().map(|session| session.index).collect();
         let due = peer.attempt.as_ref().filter(|attempt| time.now >= attempt.retry_at);
         let next = due.map(|attempt| attempt.number + 1);
         let is_keepalive_due = peer.timers.keepalive_at().is_some_and(|at| time.now >= at);

@@ -11,7 +11,12 @@ use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
 
 impl Engine {
-    pub(super) fn on_veiled(&mut self, from: SocketAddr, datagram: &[u8], time: Time) -> Result<(), DropReason> {
+    pub(super) fn on_veiled(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
         let (header, clear, sealed) = VeilHeader::split(datagram).ok_or(DropReason::Malformed)?;
         match header.class {
             Class::Member => {

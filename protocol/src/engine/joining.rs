@@ -74,8 +74,7 @@ impl Engine {
             return;
         }
         let class = Class::Join(joining.invite);
-        let header =
-            VeilHeader { class, epoch_tag: joining.epoch_tag, nonce: random::bytes(&mut self.rng) };
+        let header = VeilHeader { class, epoch_tag: joining.epoch_tag, nonce: random::bytes(&mut self.rng) };
         let body = joining.question.encode();
         let datagram =
             Veiled { time_ms: time.wall_ms, kind: veil::QUESTION, body }.seal(&joining.key, &header);
@@ -116,7 +115,8 @@ impl Engine {
     /// A member says that it let this device in: provisional, until the own reducer agrees.
     fn on_admitted(&mut self, from: SocketAddr, admitted: &Admitted, time: Time) -> Result<(), DropReason> {
         let joining = self.joining.as_mut().ok_or(DropReason::UnexpectedResponse)?;
-        let is_ours = matches!(admitted.admit.body(), Body::Admit(admit) if admit.join_id == joining.join_id());
+        let is_ours =
+            matches!(admitted.admit.body(), Body::Admit(admit) if admit.join_id == joining.join_id());
         if !is_ours || joining.witness.is_some_and(|witness| witness != admitted.witness) {
             return Err(DropReason::UnexpectedResponse);
         }

@@ -20,8 +20,8 @@ mod control;
 mod handshake;
 mod inbound;
 mod joining;
-mod outbox;
 mod outbound;
+mod outbox;
 mod peer;
 mod roster;
 mod status;
@@ -180,7 +180,12 @@ impl Engine {
     ///
     /// # Errors
     /// The reason for silence.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], time: Time) -> Result<(), DropReason> {
+    pub fn handle_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
         self.on_veiled(from, datagram, time)
     }
 
@@ -272,15 +277,24 @@ impl Engine {
         if pinned {
             self.out.events.push_back(Event::Pinned);
         }
-        let gone: Vec<_> =
-            self.peers.keys().filter(|device| self.roster.membership().member(device).is_none()).copied().collect();
+        let gone: Vec<_> = self
+            .peers
+            .keys()
+            .filter(|device| self.roster.membership().member(device).is_none())
+            .copied()
+            .collect();
         for device in gone {
             self.remove_peer(&device, time);
         }
     }
 
     /// Makes sure that there is a peer for `device`, with this static key and alias.
-    fn add_peer(&mut self, device: DeviceId, static_key: Option<crate::identity::StaticKey>, alias: Option<Ipv4Addr>) {
+    fn add_peer(
+        &mut self,
+        device: DeviceId,
+        static_key: Option<crate::identity::StaticKey>,
+        alias: Option<Ipv4Addr>,
+    ) {
         let is_lower = self.config.device.public() < device;
         let peer = self.peers.entry(device).or_insert_with(|| {
             self.next_link += 1;
@@ -313,6 +327,3 @@ impl Engine {
         self.peers.get(device).map(|peer| &*peer.traffic)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::outbox::Ticket;
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
 use crate::membership::exchange::Exchange;
 use crate::path::Path;
+use crate::tunnel::Sessions;
 use crate::tunnel::handshake::Initiation;
 use crate::tunnel::timers::{REJECT_AFTER, Timers};
-use crate::tunnel::Sessions;
 
 /// Packets held for one link until it is up (chosen: a burst of an application's first packets).
 const MAX_HELD: usize = 64;
@@ -154,7 +154,8 @@ impl Peer {
     /// Says whether one more in-session message is within bounds.
     pub(super) fn take_message(&mut self, now: Instant) -> bool {
         let (tokens, at) = self.messages;
-        let gained = at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * MESSAGES_PER_SECOND);
+        let gained =
+            at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * MESSAGES_PER_SECOND);
         let tokens = (tokens + gained).min(MESSAGE_BURST);
         let fits = tokens >= 1.0;
         self.messages = (if fits { tokens - 1.0 } else { tokens }, Some(now));
@@ -180,7 +181,9 @@ impl Peer {
     /// When something is due, and what.
     pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let settle = match self.settlement {
-            Settlement::Open { again_at, .. } if self.exchange.is_settled() && self.path.remote().is_some() => {
+            Settlement::Open { again_at, .. }
+                if self.exchange.is_settled() && self.path.remote().is_some() =>
+            {
                 Some(again_at)
             }
             Settlement::Open { .. } | Settlement::Done => None,
@@ -200,6 +203,3 @@ impl Peer {
         .min()
     }
 }
-
-/// The pause between two `Settled` that were not heard (chosen: well above a round trip on earth).
-pub(super) const SETTLE_AGAIN: Duration = Duration::from_millis(500);

@@ -79,7 +79,9 @@ impl Engine {
         let mut members: Vec<MemberStatus> = membership
             .members()
             .map(|member| self.member_status(member.device, &member.name, now))
-            .chain(membership.all_waiting().map(|(device, waiting)| self.waiting_status(*device, waiting, now)))
+            .chain(
+                membership.all_waiting().map(|(device, waiting)| self.waiting_status(*device, waiting, now)),
+            )
             .collect();
         members.sort_by(|a, b| (a.device != own, &a.name).cmp(&(b.device != own, &b.name)));
         Status {

@@ -79,7 +79,12 @@ impl Exchange {
     }
 
     /// Takes in a page of ids, asked for or not. `is_known` says which objects are held already.
-    pub fn on_list(&mut self, (kind, page): (u8, u16), ids: &[ObjectId], is_known: impl Fn(&ObjectId) -> bool) {
+    pub fn on_list(
+        &mut self,
+        (kind, page): (u8, u16),
+        ids: &[ObjectId],
+        is_known: impl Fn(&ObjectId) -> bool,
+    ) {
         let asked = self.outstanding.remove(&Question::Ids { kind, page }).is_some();
         if asked && ids.len() == PAGE_IDS && page + 1 < MAX_PAGES {
             self.waiting.push_back(Question::Ids { kind, page: page + 1 });
@@ -113,7 +118,8 @@ impl Exchange {
     /// The next question to send, if one is due.
     pub fn poll_question(&mut self, rng: &mut Rng, now: Instant) -> Option<Message<'static>> {
         self.advance();
-        let again = self.outstanding.iter().find(|(_, asked)| now >= asked.again_at).map(|(question, _)| *question);
+        let again =
+            self.outstanding.iter().find(|(_, asked)| now >= asked.again_at).map(|(question, _)| *question);
         let question = again.or_else(|| {
             (self.outstanding.len() < MAX_OUTSTANDING).then(|| self.waiting.pop_front()).flatten()
         })?;
@@ -190,7 +196,8 @@ mod tests {
                 }
                 Message::Get { id, offset } => {
                     let object = self.objects.values().flatten().find(|(known, _)| known == id).unwrap();
-                    let Some(Message::Piece { id, offset, total, bytes }) = piece(*id, &object.1, *offset) else {
+                    let Some(Message::Piece { id, offset, total, bytes }) = piece(*id, &object.1, *offset)
+                    else {
                         panic!("asked beyond the end")
                     };
                     got.extend(exchange.on_piece(id, (offset, total), bytes));
@@ -227,7 +234,8 @@ mod tests {
     fn everything_arrives_whatever_is_lost() {
         for lossy in [0, 2, 3, 7] {
             let mut peer = Peer { objects: objects(70), lossy, asked: 0 };
-            let mut expected: Vec<_> = peer.objects.values().flatten().map(|(_, bytes)| bytes.clone()).collect();
+            let mut expected: Vec<_> =
+                peer.objects.values().flatten().map(|(_, bytes)| bytes.clone()).collect();
             let (exchange, mut got, _) = run(&mut peer);
             expected.sort();
             got.sort();
@@ -260,13 +268,16 @@ mod tests {
     fn what_a_peer_makes_us_remember_is_bounded() {
         let mut exchange = Exchange::start();
         for n in 0..2_000u32 {
-            let ids: Vec<_> =
-                (0..32).map(|m: u32| ObjectId(crate::identity::sha256(&[&n.to_be_bytes(), &m.to_be_bytes()]))).collect();
+            let ids: Vec<_> = (0..32)
+                .map(|m: u32| ObjectId(crate::identity::sha256(&[&n.to_be_bytes(), &m.to_be_bytes()])))
+                .collect();
             exchange.on_list((3, 0), &ids, |_| false);
         }
         assert!(exchange.waiting.len() <= MAX_WAITING && exchange.wanted.len() <= MAX_WAITING);
         let id = ObjectId([5; 32]);
-        exchange.outstanding.insert(Question::Get { id, offset: 0 }, Asked { again_at: Instant::now(), attempts: 1 });
+        exchange
+            .outstanding
+            .insert(Question::Get { id, offset: 0 }, Asked { again_at: Instant::now(), attempts: 1 });
         assert_eq!(exchange.on_piece(id, (0, u16::MAX), &[0; 1_000]), None);
         assert!(exchange.partial.is_empty());
     }

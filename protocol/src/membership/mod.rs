@@ -1,1 +1,38 @@
 //! Who belongs, decided without a server.
+//!
+//! In go signed objects from anybody, in any order; out comes a [`Membership`], the same at every member that
+//! holds the same objects. Nothing here waits, sends or stores: `engine` carries objects between the network,
+//! the disk and this room.
+//!
+//! ```text
+//! bytes ─► object::Object ─► ObjectSet ─► reduce ─► Membership
+//!                                                       │
+//! token ─► join::Question ───────────► join::consider ◄─┘ ─► join::Answer
+//! ```
+//!
+//! | file | owns |
+//! |---|---|
+//! | object/ | the envelope, and each kind's fields |
+//! | set.rs | the objects held, within bounds |
+//! | chain.rs, rounds.rs, reducer.rs | the rules that turn the set into members |
+//! | standing.rs | the result, and the questions it answers |
+//! | epoch.rs | epoch secrets, the keys from them, the sealed box |
+//! | token.rs | the text that invites |
+//! | join.rs | question and answer, and what a witness checks |
+//! | founding.rs | the objects that founders and inviters make |
+
+mod chain;
+pub mod epoch;
+pub mod exchange;
+pub mod founding;
+pub mod join;
+pub mod object;
+mod reducer;
+mod rounds;
+mod set;
+mod standing;
+pub mod token;
+
+pub use reducer::{reduce, removed_digest};
+pub use set::{Insertion, MAX_ADMITS, MAX_REKEYS, MAX_SET_BYTES, ObjectSet, PAGE, Refusal, SPARE_JOINS};
+pub use standing::{Alarm, EpochState, INVITE_GRACE_SECONDS, InviteState, Member, Membership, Waiting};

@@ -1,0 +1,242 @@
+//! The reducer: a set of objects in, who belongs out. A pure function, so that every member that holds the same
+//! objects finds the same, in whatever order they came (MEMBERSHIP, "Reducer").
+//!
+//! ```text
+//! charter ─► chains ─► invites ─► rounds over joins ─► members ─► names, static keys
+//!                 └──► epochs
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::chain::chains;
+use super::object::{Body, Capabilities, Charter, Invite, Kind, Object};
+use super::rounds::{self, Counted, Rounds};
+use super::set::ObjectSet;
+use super::standing::{Alarm, EpochState, InviteState, Member, Membership, Waiting};
+use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, sha256};
+
+/// Finds who belongs. Without a charter nobody does.
+#[must_use]
+pub fn reduce(set: &ObjectSet) -> Membership {
+    let mut membership = Membership::unknown(*set.vpi());
+    let Some((object, charter)) = set.charter() else { return membership };
+    membership.charter = Some(object.clone());
+    let links = set.iter().filter(|object| is_of_admin(charter, object));
+    membership.chains = chains(set.vpi(), links);
+    let forks = membership
+        .chains
+        .iter()
+        .filter_map(|(admin, chain)| chain.forked_at.map(|seq| Alarm::ChainForked { admin: *admin, seq }));
+    membership.alarms.extend(forks);
+    let valid = valid_links(set, charter, &membership);
+    membership.epochs = epochs(&valid, &membership.removed_digest);
+    let invites = invites(&valid, &mut membership.alarms);
+    let bodies = invites.iter().map(|(id, (_, invite))| (*id, *invite)).collect();
+    let rounds = rounds::run(set, charter, &bodies);
+    seat_members(&mut membership, charter, &rounds);
+    note_invites(&mut membership, &invites, &rounds);
+    note_waiting(&mut membership, &rounds);
+    give_static_keys(&mut membership, set, charter, &rounds);
+    membership
+}
+
+/// SHA-256 of `"vpi/v1 removed"` and each target (a device key or an invite id, ascending) behind a byte that
+/// says its length.
+#[must_use]
+pub fn removed_digest<'t>(targets: impl IntoIterator<Item = &'t [u8]>) -> [u8; 32] {
+    let targets: BTreeSet<&[u8]> = targets.into_iter().collect();
+    let mut bytes = b"vpi/v1 removed".to_vec();
+    for target in targets {
+        bytes.push(u8::try_from(target.len()).expect("a target is 16 or 32 bytes"));
+        bytes.extend_from_slice(target);
+    }
+    sha256(&[&bytes])
+}
+
+fn is_of_admin(charter: &Charter, object: &Object) -> bool {
+    object.body().link().is_some_and(|link| charter.admin(&link.admin).is_some())
+}
+
+/// The objects in valid prefixes for which their admin has the capability.
+fn valid_links<'s>(set: &'s ObjectSet, charter: &Charter, membership: &Membership) -> Vec<&'s Object> {
+    let in_prefix = membership.chains.values().flat_map(|chain| &chain.prefix);
+    in_prefix
+        .filter_map(|id| set.get(id))
+        .filter(|object| {
+            let needed = match object.kind() {
+                Kind::Invite => Capabilities::INVITE,
+                Kind::Epoch => Capabilities::EPOCH,
+                Kind::Charter | Kind::Join | Kind::Admit | Kind::Rekey => return false,
+            };
+            let admin = object.body().link().and_then(|link| charter.admin(&link.admin));
+            admin.is_some_and(|admin| admin.capabilities.has(needed))
+        })
+        .collect()
+}
+
+/// The epochs, the one in force first: highest number, then lowest id.
+fn epochs(valid: &[&Object], removed: &[u8; 32]) -> Vec<EpochState> {
+    let mut epochs: Vec<_> = valid
+        .iter()
+        .filter_map(|object| match object.body() {
+            Body::Epoch(epoch) => Some(EpochState {
+                number: epoch.number,
+                id: object.id(),
+                secret_hash: epoch.secret_hash,
+                is_stale: epoch.removed_digest != *removed,
+            }),
+            _ => None,
+        })
+        .collect();
+    epochs.sort_unstable_by_key(|epoch| (u64::MAX - epoch.number, epoch.id));
+    epochs
+}
+
+type Invites<'s> = BTreeMap<InviteId, (&'s Object, &'s Invite)>;
+
+/// The invites by id; of two with one id the lower object id counts.
+fn invites<'s>(valid: &[&'s Object], alarms: &mut BTreeSet<Alarm>) -> Invites<'s> {
+    let mut invites: Invites<'s> = BTreeMap::new();
+    for object in valid {
+        let Body::Invite(invite) = object.body() else { continue };
+        let holder = invites.entry(invite.invite_id).or_insert((*object, invite));
+        if holder.0.id() != object.id() {
+            alarms.insert(Alarm::InviteTwice { invite: invite.invite_id });
+            if object.id() < holder.0.id() {
+                *holder = (*object, invite);
+            }
+        }
+    }
+    invites
+}
+
+/// Makes members of the charter's admins and of those whose joins count, in that order: it is that of names.
+fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<'_>) {
+    let mut names = BTreeSet::new();
+    for admin in &charter.admins {
+        let member = Member {
+            device: admin.device,
+            name: admin.name.clone(),
+            static_key: None,
+            capabilities: admin.capabilities,
+            is_admin: true,
+            since: charter.time,
+            join: None,
+        };
+        seat(membership, &mut names, member);
+    }
+    for Counted { at, id, join } in &rounds.counted {
+        let member = Member {
+            device: join.device,
+            name: join.name.clone(),
+            static_key: None,
+            capabilities: Capabilities::NONE,
+            is_admin: false,
+            since: *at,
+            join: Some(*id),
+        };
+        match membership.members.get_mut(&join.device) {
+            Some(seated) => seated.join = seated.join.or(member.join),
+            None => seat(membership, &mut names, member),
+        }
+    }
+}
+
+fn seat(membership: &mut Membership, names: &mut BTreeSet<String>, mut member: Member) {
+    let free = free_name(names, &member.name, &member.device);
+    if free != member.name {
+        membership.alarms.insert(Alarm::SameName { device: member.device, name: free.clone() });
+        member.name.clone_from(&free);
+    }
+    names.insert(free);
+    membership.members.insert(member.device, member);
+}
+
+/// `name`, or `name-` and as many digits of the key as make it unlike any other: four, but for a name that was
+/// chosen to be in the way.
+fn free_name(names: &BTreeSet<String>, name: &str, device: &DeviceId) -> String {
+    let digits = device.to_string();
+    let longer = (4..=digits.len()).filter_map(|length| Some(format!("{name}-{}", digits.get(..length)?)));
+    let mut choices = std::iter::once(name.to_owned()).chain(longer);
+    choices.find(|choice| !names.contains(choice)).unwrap_or(digits)
+}
+
+fn note_invites(membership: &mut Membership, invites: &Invites<'_>, rounds: &Rounds<'_>) {
+    let mut uses: BTreeMap<InviteId, u64> = BTreeMap::new();
+    for counted in &rounds.counted {
+        *uses.entry(counted.join.invite_id).or_default() += 1;
+    }
+    for (id, (object, invite)) in invites {
+        let uses = uses.get(id).copied().unwrap_or_default();
+        let state = InviteState { object: (*object).clone(), invite: (*invite).clone(), uses };
+        membership.invites.insert(*id, state);
+    }
+}
+
+fn note_waiting(membership: &mut Membership, rounds: &Rounds<'_>) {
+    for (join, waiting) in &rounds.waiting {
+        if membership.members.contains_key(&join.device) {
+            continue;
+        }
+        if *waiting == Waiting::Contested {
+            let alarm = Alarm::Contested { invite: join.invite_id, device: join.device };
+            membership.alarms.insert(alarm);
+        }
+        // Of a device that waits by two invites, the hopeful one is shown.
+        let shown = membership.waiting.entry(join.device).or_insert(*waiting);
+        if *waiting == Waiting::Joining {
+            *shown = Waiting::Joining;
+        }
+    }
+}
+
+/// Rule 7: the newest Rekey, else the newest Join that counts. A key that already stands for an earlier member
+/// stands for nobody else: a copied public key must not make one member appear as another.
+fn give_static_keys(membership: &mut Membership, set: &ObjectSet, charter: &Charter, rounds: &Rounds<'_>) {
+    // The later of two joins of one device replaces the earlier here.
+    let joined: BTreeMap<DeviceId, StaticKey> =
+        rounds.counted.iter().map(|counted| (counted.join.device, counted.join.static_key)).collect();
+    let admins = charter.admins.iter().map(|admin| admin.device);
+    for device in admins.chain(rounds.counted.iter().map(|counted| counted.join.device)) {
+        let Some(member) = membership.members.get_mut(&device) else { continue };
+        if member.static_key.is_some() {
+            continue;
+        }
+        let rekeyed = newest_rekey(set, &device, &mut membership.alarms);
+        let Some(key) = rekeyed.or_else(|| joined.get(&device).copied()) else { continue };
+        let holder = *membership.statics.entry(key).or_insert(device);
+        if holder == device {
+            member.static_key = Some(key);
+        } else {
+            membership.alarms.insert(Alarm::StaticTwice { device, holder });
+        }
+    }
+}
+
+fn newest_rekey(set: &ObjectSet, device: &DeviceId, alarms: &mut BTreeSet<Alarm>) -> Option<StaticKey> {
+    let rekeys = set.rekeys_of(device);
+    let (_, newest) = rekeys.first()?;
+    let in_conflict = |rekey: &super::object::Rekey| {
+        rekey.counter == newest.counter && rekey.static_key != newest.static_key
+    };
+    if rekeys.iter().any(|(_, rekey)| in_conflict(rekey)) {
+        alarms.insert(Alarm::RekeyConflict { device: *device });
+    }
+    Some(newest.static_key)
+}
+
+/// The joins by one invite that a member of now is known to have admitted in time, whether or not the invite
+/// stands in a valid prefix yet: what a witness counts as uses.
+pub(super) fn taken(set: &ObjectSet, membership: &Membership, invite: &Invite) -> BTreeSet<ObjectId> {
+    let Some(charter) = membership.charter() else { return BTreeSet::new() };
+    let is_vouched = |join: &ObjectId| {
+        set.admits_of(join).any(|(_, admit)| {
+            membership.member(&admit.witness).is_some()
+                && super::standing::is_eligible(charter, invite, admit)
+        })
+    };
+    set.joins_by(&invite.invite_id)
+        .filter(|(object, join)| rounds::fits(invite, join) && is_vouched(&object.id()))
+        .map(|(object, _)| object.id())
+        .collect()
+}

@@ -1,0 +1,141 @@
+//! Which joins count: the rounds of MEMBERSHIP "Reducer" 5.
+//!
+//! A round looks only at the Admits of devices that became members in the round before: any other Admit was
+//! looked at already, and its join is in, or its invite was full. The whole is thus linear in the objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::object::{Admit, Charter, Invite, Join};
+use super::set::ObjectSet;
+use super::standing::{Waiting, is_eligible};
+use crate::identity::{DeviceId, InviteId, ObjectId};
+
+/// What the rounds found.
+#[derive(Default)]
+pub(super) struct Rounds<'s> {
+    /// The joins that count, ascending by (earliest Admit that counts, join id).
+    pub(super) counted: Vec<Counted<'s>>,
+    /// The joins of valid form that do not count.
+    pub(super) waiting: Vec<(&'s Join, Waiting)>,
+}
+
+/// A join that counts.
+pub(super) struct Counted<'s> {
+    /// The earliest time at which a member of an earlier round admitted it.
+    pub(super) at: u64,
+    pub(super) id: ObjectId,
+    pub(super) join: &'s Join,
+}
+
+/// Runs the rounds over the joins by `invites`, those in valid prefixes, from the charter's admins on.
+pub(super) fn run<'s>(
+    set: &'s ObjectSet,
+    charter: &Charter,
+    invites: &BTreeMap<InviteId, &'s Invite>,
+) -> Rounds<'s> {
+    let candidates = Candidates::of(set, charter, invites);
+    let mut fresh: BTreeSet<DeviceId> = charter.admins.iter().map(|admin| admin.device).collect();
+    let mut members = BTreeSet::new();
+    let mut places = Places::default();
+    while !fresh.is_empty() {
+        let vouched = candidates.vouched_by(&fresh);
+        members.append(&mut fresh);
+        for (invite, joins) in vouched {
+            let Some(invite) = invites.get(&invite) else { continue };
+            fresh.extend(places.fill(invite, joins, &candidates));
+        }
+        fresh.retain(|device| !members.contains(device));
+    }
+    places.result(&candidates)
+}
+
+/// The joins of valid form, and who admitted them.
+struct Candidates<'s> {
+    joins: BTreeMap<ObjectId, &'s Join>,
+    by_witness: BTreeMap<DeviceId, Vec<&'s Admit>>,
+}
+
+impl<'s> Candidates<'s> {
+    fn of(set: &'s ObjectSet, charter: &Charter, invites: &BTreeMap<InviteId, &'s Invite>) -> Self {
+        let mut candidates = Self { joins: BTreeMap::new(), by_witness: BTreeMap::new() };
+        for invite in invites.values() {
+            let fitting = set.joins_by(&invite.invite_id).filter(|(_, join)| fits(invite, join));
+            for (object, join) in fitting {
+                candidates.joins.insert(object.id(), join);
+                let eligible =
+                    set.admits_of(&object.id()).filter(|(_, admit)| is_eligible(charter, invite, admit));
+                for (_, admit) in eligible {
+                    candidates.by_witness.entry(admit.witness).or_default().push(admit);
+                }
+            }
+        }
+        candidates
+    }
+
+    /// By invite: the joins that `fresh` admitted, with the earliest time.
+    fn vouched_by(&self, fresh: &BTreeSet<DeviceId>) -> BTreeMap<InviteId, BTreeMap<ObjectId, u64>> {
+        let mut vouched: BTreeMap<InviteId, BTreeMap<ObjectId, u64>> = BTreeMap::new();
+        for admit in fresh.iter().filter_map(|device| self.by_witness.get(device)).flatten() {
+            let Some(join) = self.joins.get(&admit.join_id) else { continue };
+            let at = vouched.entry(join.invite_id).or_default().entry(admit.join_id).or_insert(admit.time);
+            *at = admit.time.min(*at);
+        }
+        vouched
+    }
+}
+
+/// Whether `join` is one that `invite` permits.
+pub(super) fn fits(invite: &Invite, join: &Join) -> bool {
+    join.invite_id == invite.invite_id
+        && join.invite_key == invite.invite_key
+        && invite.bound_device.is_none_or(|device| device == join.device)
+}
+
+/// Who holds the uses of each invite, and who came too late.
+#[derive(Default)]
+struct Places {
+    counted: BTreeMap<ObjectId, u64>,
+    uses: BTreeMap<InviteId, u64>,
+    contested: BTreeSet<ObjectId>,
+}
+
+impl Places {
+    /// Fills the free uses of `invite` in the order (time, join id); returns the devices that came in.
+    fn fill(
+        &mut self,
+        invite: &Invite,
+        joins: BTreeMap<ObjectId, u64>,
+        candidates: &Candidates<'_>,
+    ) -> Vec<DeviceId> {
+        let mut order: Vec<_> = joins.into_iter().map(|(join, at)| (at, join)).collect();
+        order.sort_unstable();
+        let uses = self.uses.entry(invite.invite_id).or_default();
+        let mut came_in = Vec::new();
+        for (at, id) in order {
+            if self.counted.contains_key(&id) {
+                continue;
+            }
+            if *uses >= invite.max_uses {
+                self.contested.insert(id);
+                continue;
+            }
+            *uses += 1;
+            self.counted.insert(id, at);
+            came_in.extend(candidates.joins.get(&id).map(|join| join.device));
+        }
+        came_in
+    }
+
+    fn result<'s>(self, candidates: &Candidates<'s>) -> Rounds<'s> {
+        let mut rounds = Rounds::default();
+        for (id, join) in &candidates.joins {
+            match self.counted.get(id) {
+                Some(at) => rounds.counted.push(Counted { at: *at, id: *id, join }),
+                None if self.contested.contains(id) => rounds.waiting.push((join, Waiting::Contested)),
+                None => rounds.waiting.push((join, Waiting::Joining)),
+            }
+        }
+        rounds.counted.sort_unstable_by_key(|counted| (counted.at, counted.id));
+        rounds
+    }
+}

@@ -1,0 +1,291 @@
+//! Who belongs, as the reducer found it: a value to ask, which nothing changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::chain::Chain;
+use super::object::{Admit, Body, Capabilities, Charter, Invite, Object, WhoMayAdmit};
+use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, VpiId};
+
+/// Seconds by which clocks may differ where an invite's end is judged (specified: MEMBERSHIP, "Joining").
+pub const INVITE_GRACE_SECONDS: u64 = 300;
+
+/// Who belongs to one VPI, a pure function of a set of objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub(super) vpi: VpiId,
+    pub(super) charter: Option<Object>,
+    pub(super) members: BTreeMap<DeviceId, Member>,
+    pub(super) statics: BTreeMap<StaticKey, DeviceId>,
+    pub(super) waiting: BTreeMap<DeviceId, Waiting>,
+    pub(super) invites: BTreeMap<InviteId, InviteState>,
+    pub(super) chains: BTreeMap<DeviceId, Chain>,
+    pub(super) epochs: Vec<EpochState>,
+    pub(super) removed_digest: [u8; 32],
+    pub(super) alarms: BTreeSet<Alarm>,
+}
+
+/// One device that belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name, unlike any other member's.
+    pub name: String,
+    /// The key of its handshakes; `None` for an admin that made no Rekey, and for a key that stands for another
+    /// member.
+    pub static_key: Option<StaticKey>,
+    /// What the charter in force lets it do; nothing for most.
+    pub capabilities: Capabilities,
+    /// Whether the charter in force names it.
+    pub is_admin: bool,
+    /// Since when, in unix seconds: the earliest Admit that counts, or the charter.
+    pub since: u64,
+    /// By which Join; `None` for an admin that has none.
+    pub join: Option<ObjectId>,
+}
+
+/// A device that asked to join and does not belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// No member is known to have admitted it.
+    Joining,
+    /// Its invite had more takers than uses.
+    Contested,
+}
+
+/// An invite in a valid prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InviteState {
+    pub(super) object: Object,
+    pub(super) invite: Invite,
+    pub(super) uses: u64,
+}
+
+impl InviteState {
+    /// The Invite as a signed object.
+    #[must_use]
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn invite(&self) -> &Invite {
+        &self.invite
+    }
+
+    /// How many more joins it lets in.
+    #[must_use]
+    pub fn uses_left(&self) -> u64 {
+        self.invite.max_uses.saturating_sub(self.uses)
+    }
+
+    /// Whether a witness would still admit by it at `wall_secs` (unix seconds), uses apart.
+    #[must_use]
+    pub fn is_live(&self, wall_secs: u64) -> bool {
+        is_in_time(&self.invite, wall_secs)
+    }
+}
+
+/// An Epoch in a valid prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochState {
+    /// Its number.
+    pub number: u64,
+    /// The Epoch object.
+    pub id: ObjectId,
+    /// SHA-256 of its secret.
+    pub secret_hash: [u8; 32],
+    /// Whether its removed set is not the removed set of now: an admin's node must make the next.
+    pub is_stale: bool,
+}
+
+/// Something that a user should be told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// An admin signed two histories; its allows from this place on are void.
+    ChainForked {
+        /// The admin.
+        admin: DeviceId,
+        /// The first void place.
+        seq: u64,
+    },
+    /// Two Invites have one id; one of them is void.
+    InviteTwice {
+        /// The id.
+        invite: InviteId,
+    },
+    /// An invite had more takers than uses.
+    Contested {
+        /// The invite.
+        invite: InviteId,
+        /// The device that was denied.
+        device: DeviceId,
+    },
+    /// A device signed two static keys with one counter.
+    RekeyConflict {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device claims the static key of another member.
+    StaticTwice {
+        /// The device without a static key.
+        device: DeviceId,
+        /// The member that keeps it.
+        holder: DeviceId,
+    },
+    /// A device wanted the name of another member.
+    SameName {
+        /// The device.
+        device: DeviceId,
+        /// The name it got.
+        name: String,
+    },
+}
+
+impl Membership {
+    /// The membership of a VPI of which nothing is known.
+    pub(super) fn unknown(vpi: VpiId) -> Self {
+        Self {
+            vpi,
+            charter: None,
+            members: BTreeMap::new(),
+            statics: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            invites: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            epochs: Vec::new(),
+            removed_digest: super::reducer::removed_digest([]),
+            alarms: BTreeSet::new(),
+        }
+    }
+
+    /// The VPI.
+    #[must_use]
+    pub fn vpi(&self) -> &VpiId {
+        &self.vpi
+    }
+
+    /// The id of the charter in force; `None` while there is none.
+    #[must_use]
+    pub fn charter_id(&self) -> Option<ObjectId> {
+        self.charter.as_ref().map(Object::id)
+    }
+
+    /// The charter in force; `None` while there is none.
+    #[must_use]
+    pub fn charter(&self) -> Option<&Charter> {
+        match self.charter.as_ref()?.body() {
+            Body::Charter(charter) => Some(charter),
+            _ => None,
+        }
+    }
+
+    /// Every member, ascending by device.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// The member whose device this is.
+    #[must_use]
+    pub fn member(&self, device: &DeviceId) -> Option<&Member> {
+        self.members.get(device)
+    }
+
+    /// The member whose handshakes are made with this key.
+    #[must_use]
+    pub fn by_static(&self, key: &StaticKey) -> Option<DeviceId> {
+        self.statics.get(key).copied()
+    }
+
+    /// How a device stands that asked to join; `None` for members and for devices never heard of.
+    #[must_use]
+    pub fn waiting(&self, device: &DeviceId) -> Option<Waiting> {
+        self.waiting.get(device).copied()
+    }
+
+    /// Every device that asked to join and does not belong, ascending.
+    pub fn all_waiting(&self) -> impl Iterator<Item = (&DeviceId, Waiting)> {
+        self.waiting.iter().map(|(device, waiting)| (device, *waiting))
+    }
+
+    /// The invite with this id, if it stands in a valid prefix.
+    #[must_use]
+    pub fn invite(&self, id: &InviteId) -> Option<&InviteState> {
+        self.invites.get(id)
+    }
+
+    /// Every invite that stands in a valid prefix, ascending by id.
+    pub fn invites(&self) -> impl Iterator<Item = &InviteState> {
+        self.invites.values()
+    }
+
+    /// The epoch in force; `None` while there is none.
+    #[must_use]
+    pub fn epoch(&self) -> Option<&EpochState> {
+        self.epochs.first()
+    }
+
+    /// Every epoch, the one in force first; by their hashes a handed secret is checked.
+    pub fn epochs(&self) -> impl Iterator<Item = &EpochState> {
+        self.epochs.iter()
+    }
+
+    /// The digest of the removed set, as handshakes and Epoch objects carry it.
+    #[must_use]
+    pub fn removed_digest(&self) -> &[u8; 32] {
+        &self.removed_digest
+    }
+
+    /// What users should be told, in a stable order.
+    pub fn alarms(&self) -> impl Iterator<Item = &Alarm> {
+        self.alarms.iter()
+    }
+
+    /// Sequence and predecessor for the next object of `admin`; `None` for a device that is no admin, and where
+    /// making one would fork the chain: it is forked already, or its objects are not all here.
+    #[must_use]
+    pub fn next_link(&self, admin: &DeviceId) -> Option<(u64, ObjectId)> {
+        self.charter()?.admin(admin)?;
+        self.chains.get(admin).map_or(Some((0, ObjectId(self.vpi.0))), |chain| chain.next(&self.vpi))
+    }
+
+    /// Whether `object`, an Invite, counts or will once its predecessors are here: its admin is in force and may
+    /// invite, and its chain is not known to say otherwise.
+    #[must_use]
+    pub fn may_hold(&self, object: &Object) -> bool {
+        let Body::Invite(invite) = object.body() else { return false };
+        let is_admins = self
+            .charter()
+            .and_then(|charter| charter.admin(&invite.admin))
+            .is_some_and(|admin| admin.capabilities.has(Capabilities::INVITE));
+        let is_linked = self.chains.get(&invite.admin).cloned().unwrap_or_default().may_hold(
+            &self.vpi,
+            invite.seq,
+            &object.id(),
+            &invite.previous,
+        );
+        let is_only = self.invite(&invite.invite_id).is_none_or(|state| state.object == *object);
+        is_admins && is_linked && is_only
+    }
+}
+
+/// Whether an Admit at `time` is within the life of `invite` and the grace behind it.
+pub(super) fn is_in_time(invite: &Invite, time: u64) -> bool {
+    time <= invite.not_after.saturating_add(INVITE_GRACE_SECONDS)
+}
+
+/// Whether `witness`, a member, may admit by `invite`.
+pub(super) fn may_witness(charter: &Charter, invite: &Invite, witness: &DeviceId) -> bool {
+    let is_named = invite.admitters.is_empty() || invite.admitters.contains(witness);
+    is_named
+        && match charter.policy.who_may_admit {
+            WhoMayAdmit::Members => true,
+            WhoMayAdmit::Admins => charter.admin(witness).is_some(),
+        }
+}
+
+/// Whether `admit`, by a member, counts for a join by `invite`.
+pub(super) fn is_eligible(charter: &Charter, invite: &Invite, admit: &Admit) -> bool {
+    is_in_time(invite, admit.time) && may_witness(charter, invite, &admit.witness)
+}
