@@ -17,8 +17,11 @@
 //! In: bytes and facts to keep. Out: the same after any crash, or a word about what was lost. Whatever is damaged
 //! is set aside and reported, never silently dropped and never trusted. Nothing here decides who belongs.
 
+pub(crate) mod aliases;
 mod error;
+pub(crate) mod floor;
 pub(crate) mod keys;
+pub(crate) mod objects;
 pub(crate) mod pending;
 mod replace;
 pub(crate) mod settings;
