@@ -20,6 +20,7 @@
 pub(crate) mod aliases;
 mod error;
 pub(crate) mod floor;
+pub(crate) mod index;
 pub(crate) mod keys;
 pub(crate) mod objects;
 pub(crate) mod pending;
