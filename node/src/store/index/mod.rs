@@ -9,13 +9,18 @@
 
 mod value;
 
+use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::{fs, mem};
+use std::thread;
+use std::time::Duration;
 
 use protocol::identity::{DeviceId, VpiId};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sled::{Mode, Tree};
 
 use super::replace::beside;
@@ -36,6 +41,10 @@ const SET_ASIDE_MAX: usize = 2;
 const CACHE_BYTES: u64 = 1 << 20;
 /// Name of sled's tree of last-good paths.
 const PATHS: &str = "paths";
+/// How long to wait for a holder that is on its way out: 200 times 5 ms. A killed process gives its files back one by
+/// one, the state's lock before this one, and sled's own threads end a moment after it is closed.
+const HOLDER_TRIES: u32 = 200;
+const HOLDER_PAUSE: Duration = Duration::from_millis(5);
 
 /// A path over which a peer answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,9 +192,12 @@ enum Failure {
 impl Failure {
     /// Whether the system refuses, so that another set of files would fare no better.
     fn is_refusal(&self) -> bool {
-        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WouldBlock};
         let Self::Sled(sled::Error::Io(error)) = self else { return false };
-        matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+        matches!(
+            error.kind(),
+            PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WouldBlock
+        )
     }
 }
 
@@ -200,6 +212,7 @@ fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
 fn open(path: &Path) -> Result<Open, Failure> {
     guarded(|| {
         make_folder(path, 0o700, None).map_err(|error| io::Error::other(error.to_string()))?;
+        wait_for_holder(&path.join("db"))?;
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).mode(Mode::LowSpace);
         let db = config.flush_every_ms(None).open()?;
         let paths = db.open_tree(PATHS)?;
@@ -209,6 +222,21 @@ fn open(path: &Path) -> Result<Open, Failure> {
         }
         Ok(Open { db, paths })
     })
+}
+
+/// Waits until nobody holds sled's lock on its file: sled itself would fail at once, which is no damage.
+fn wait_for_holder(db: &Path) -> io::Result<()> {
+    let file = match File::open(db) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    for _ in 0..HOLDER_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(HOLDER_PAUSE),
+            locked => return locked.map_err(io::Error::from),
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 fn begin_anew(path: &Path) -> Result<(Open, PathBuf), IndexError> {

@@ -42,6 +42,24 @@ fn what_was_remembered_survives_a_process_that_never_closes() {
 }
 
 #[test]
+fn an_index_that_is_still_held_is_waited_for_and_not_taken_for_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let (mut first, _) = Index::open(&path).unwrap();
+    first.remember_paths(&VPI, &[last(1, 1, 1)]).unwrap();
+
+    let closing = thread::spawn(move || {
+        thread::sleep(10 * HOLDER_PAUSE);
+        drop(first);
+    });
+    let (mut second, aside) = Index::open(&path).unwrap();
+
+    closing.join().unwrap();
+    assert_eq!(aside, None);
+    assert_eq!(second.last_good_paths(&VPI).unwrap(), [last(1, 1, 1)]);
+}
+
+#[test]
 fn of_many_remotes_the_most_recent_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (mut index, _) = Index::open(&dir.path().join("index")).unwrap();
