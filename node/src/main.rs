@@ -6,6 +6,8 @@ mod control;
 mod driver;
 mod loopback;
 mod metrics;
+mod privilege;
+mod pump;
 mod store;
 mod tun;
 mod udp;

@@ -48,7 +48,7 @@ const TRANSFER_WITHIN: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One request on its way to the driver, and the way back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     /// What is asked; already judged by [`is_allowed`].
     pub request: Request,

@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use protocol::alias::{Pin, assign::SUFFIXES};
 use protocol::identity::DeviceId;
 
 use super::StoreError;
@@ -20,17 +21,6 @@ use super::replace::{append_durably, beside, read, replace};
 
 /// How long a removed device keeps its alias: DESIGN §3, so that no other key gets a known address soon.
 const REMOVED_KEEP_SECONDS: u64 = 90 * 24 * 60 * 60;
-
-/// One device's alias on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pin {
-    /// Last two bytes of the alias; never `0.0` nor `255.255`.
-    pub(crate) suffix: [u8; 2],
-    /// Who it stands for.
-    pub(crate) device: DeviceId,
-    /// When the device was removed, in unix seconds.
-    pub(crate) removed_at: Option<u64>,
-}
 
 /// The file of pins of one VPI.
 #[derive(Debug)]
@@ -96,12 +86,12 @@ fn current(pins: &[Pin], now_seconds: u64) -> Vec<Pin> {
     let is_current =
         |pin: &&Pin| pin.removed_at.is_none_or(|at| now_seconds.saturating_sub(at) <= REMOVED_KEEP_SECONDS);
     let mut current: Vec<Pin> = pins.iter().filter(is_current).copied().collect();
-    current.sort_unstable();
+    current.sort_unstable_by_key(|pin| pin.suffix);
     current
 }
 
 fn line(pin: &Pin) -> String {
-    let ([high, low], device) = (pin.suffix, pin.device);
+    let ([high, low], device) = (pin.suffix.to_be_bytes(), pin.device);
     match pin.removed_at {
         None => format!("{high}.{low} {device}\n"),
         Some(at) => format!("{high}.{low} {device} removed {at}\n"),
@@ -126,10 +116,10 @@ fn parse(bytes: &[u8]) -> Result<Pin, &'static str> {
     })
 }
 
-fn parse_suffix(text: &str) -> Option<[u8; 2]> {
+fn parse_suffix(text: &str) -> Option<u16> {
     let (high, low) = text.split_once('.')?;
-    let suffix = [high.parse().ok()?, low.parse().ok()?];
-    (suffix != [0, 0] && suffix != [255, 255]).then_some(suffix)
+    let suffix = u16::from_be_bytes([high.parse().ok()?, low.parse().ok()?]);
+    (1..=SUFFIXES).contains(&suffix).then_some(suffix)
 }
 
 #[cfg(test)]
@@ -141,7 +131,7 @@ mod tests {
     const DAY: u64 = 24 * 60 * 60;
 
     fn pin(suffix: [u8; 2], device: u8, removed_at: Option<u64>) -> Pin {
-        Pin { suffix, device: DeviceId::from([device; 32]), removed_at }
+        Pin { suffix: u16::from_be_bytes(suffix), device: DeviceId::from([device; 32]), removed_at }
     }
 
     #[test]

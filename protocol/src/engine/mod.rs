@@ -47,7 +47,7 @@ use crate::random::Rng;
 use crate::wire::message::Suites;
 
 pub use command::{Command, InviteRequest};
-pub use outbox::{Event, Ticket, Transmit};
+pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{MemberState, MemberStatus, Status};
 
 use joining::Joining;
