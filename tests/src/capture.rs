@@ -1,0 +1,158 @@
+//! Frames on the wire: tcpdump at a port of the switch, and its file (pcap, draft-ietf-opsawg-pcap) read back.
+//!
+//! The port stands outside the host, so what is seen there is what left it, whatever its own firewall would hide.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::topology::command_inside;
+use crate::{Lab, wait};
+
+/// How long tcpdump may take to start, and to end.
+const LIMIT: Duration = Duration::from_secs(10);
+const UDP: u8 = 17;
+
+/// A running tcpdump. Dropping it ends it.
+pub struct Capture {
+    child: Child,
+    file: PathBuf,
+    log: PathBuf,
+}
+
+/// One IP packet inside an Ethernet frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The outer source; its port is 0 unless the packet is UDP.
+    pub source: SocketAddr,
+    /// The outer destination; its port is 0 unless the packet is UDP.
+    pub destination: SocketAddr,
+    /// The IP protocol: 1 ICMP, 6 TCP, 17 UDP …
+    pub protocol: u8,
+    /// The UDP payload; of other protocols everything behind the IP header.
+    pub payload: Vec<u8>,
+}
+
+impl Capture {
+    /// Starts tcpdump at the switch's port of `host`, whole frames unless `options` say otherwise. The file is
+    /// `NAME.pcap` in the lab's evidence.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn at_port(lab: &Lab, host: &str, filter: &str, name: &str, options: &[&str]) -> Result<Self> {
+        let file = lab.evidence().join(format!("{name}.pcap"));
+        let log = lab.evidence().join(format!("{name}.tcpdump"));
+        let path = file.to_string_lossy();
+        let mut words = vec!["-i", host, "-n", "-U", "-B", "16384", "-Z", "root", "-w", &path];
+        words.extend_from_slice(options);
+        words.push(filter);
+        let child = command_inside(&lab.switch(), "tcpdump", &words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("tcpdump does not start")?;
+        let capture = Self { child, file, log };
+        wait::until("tcpdump to listen", LIMIT, || {
+            Ok(capture.said()?.contains("listening on").then_some(()))
+        })?;
+        Ok(capture)
+    }
+
+    /// The frames so far, in the order of the wire.
+    ///
+    /// # Errors
+    /// The file is not what tcpdump writes.
+    pub fn frames(&self) -> Result<Vec<Frame>> {
+        read_frames(&self.file)
+    }
+
+    /// Ends the capture and returns all frames.
+    ///
+    /// # Errors
+    /// tcpdump missed some: nothing can be said about such a capture.
+    pub fn finish(mut self) -> Result<Vec<Frame>> {
+        let process = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not zero")?;
+        kill_process(process, Signal::INT)?;
+        wait::until("tcpdump to end", LIMIT, || Ok(self.child.try_wait()?))?;
+        let said = self.said()?;
+        ensure!(said.contains("\n0 packets dropped by kernel"), "the capture has holes: {said}");
+        self.frames()
+    }
+
+    fn said(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a pcap file of Ethernet frames: header 24, then each frame behind 16 bytes with its length at 8. A torn
+/// last frame, as a running capture has it, is left out.
+fn read_frames(path: &Path) -> Result<Vec<Frame>> {
+    let bytes = fs::read(path)?;
+    let Some((header, mut rest)) = bytes.split_at_checked(24) else { return Ok(Vec::new()) };
+    ensure!(
+        header.starts_with(&0xa1b2_c3d4_u32.to_ne_bytes()),
+        "{} is no pcap file of this machine",
+        path.display()
+    );
+    let mut frames = Vec::new();
+    while let Some((record, tail)) = rest.split_at_checked(16) {
+        let length = u32::from_ne_bytes([record[8], record[9], record[10], record[11]]);
+        let Some((frame, tail)) = tail.split_at_checked(usize::try_from(length)?) else { break };
+        frames.extend(parse_ethernet(frame));
+        rest = tail;
+    }
+    Ok(frames)
+}
+
+fn parse_ethernet(frame: &[u8]) -> Option<Frame> {
+    let packet = frame.get(14..)?;
+    match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            let header = usize::from(packet.first()? & 0x0f) * 4;
+            let length = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
+            let address = |at: usize| {
+                let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+                Some(IpAddr::V4(Ipv4Addr::from(octets)))
+            };
+            let body = packet.get(header..length.min(packet.len()))?;
+            Some(parse_transport(*packet.get(9)?, address(12)?, address(16)?, body))
+        }
+        [0x86, 0xdd] => {
+            let address = |at: usize| {
+                let octets: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
+                Some(IpAddr::V6(Ipv6Addr::from(octets)))
+            };
+            Some(parse_transport(*packet.get(6)?, address(8)?, address(24)?, packet.get(40..)?))
+        }
+        _ => None,
+    }
+}
+
+fn parse_transport(protocol: u8, source: IpAddr, destination: IpAddr, body: &[u8]) -> Frame {
+    let (ports, payload) = match body {
+        [s0, s1, d0, d1, _, _, _, _, payload @ ..] if protocol == UDP => {
+            ((u16::from_be_bytes([*s0, *s1]), u16::from_be_bytes([*d0, *d1])), payload)
+        }
+        other => ((0, 0), other),
+    };
+    Frame {
+        source: SocketAddr::new(source, ports.0),
+        destination: SocketAddr::new(destination, ports.1),
+        protocol,
+        payload: payload.to_vec(),
+    }
+}
