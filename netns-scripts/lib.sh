@@ -62,7 +62,6 @@ debian_package() {
         ip | bridge) echo iproute2 ;;
         nft) echo nftables ;;
         ping) echo iputils-ping ;;
-        pgrep | sysctl) echo procps ;;
         setpriv | unshare) echo util-linux ;;
         cc) echo build-essential ;;
         *) echo "$1" ;;
