@@ -116,7 +116,7 @@ web() {
     done
     for host in a b; do
         peer=$(other "$host")
-        answer=$(on "$host" 10 curl -sS --max-time 8 "http://${peer_alias[$host]}:$WEB/") || true
+        answer=$(on "$host" 6 curl -sS --max-time 5 "http://${peer_alias[$host]}:$WEB/") || true
         check "$host: curl http://${peer_alias[$host]}:$WEB/" "$answer" "^hello from $peer$"
     done
     answer=$(on a 5 curl -sS "http://127.0.0.1:$WEB/") || true
@@ -136,7 +136,7 @@ ping_both() {
 transfer() {
     local took sent received
     head -c "${MIB}M" /dev/urandom >"$files/b/www/blob"
-    took=$(on a 25 curl -sS --max-time 20 -o "$files/a/blob" -w '%{size_download} bytes in %{time_total} s' \
+    took=$(on a 25 curl -sS --max-time 20 --speed-time 3 --speed-limit 1000 -o "$files/a/blob" -w '%{size_download} bytes in %{time_total} s' \
         "http://${peer_alias[a]}:$WEB/blob") || true
     check "b → a: $MIB MiB over TCP" "$took" "^$((MIB << 20)) bytes in "
     sent=$(sha256sum <"$files/b/www/blob")
@@ -145,15 +145,17 @@ transfer() {
 }
 
 status() {
-    local host peer
+    local host peer state kind remote rtt received sent
     for host in a b; do
         peer=$(other "$host")
-        check "$host: vpi status: $peer is" "$(member "$host" "$peer" state)" '^direct$'
-        check "   path" "$(member "$host" "$peer" path.kind) $(member "$host" "$peer" path.remote)" '^host 10\.77\.0\.'
-        check "   RTT in ms" "$(member "$host" "$peer" path.rtt_ms)" '^[0-9.]+$'
-        check "   bytes received, sent" "$(member "$host" "$peer" rx_bytes), $(member "$host" "$peer" tx_bytes)" \
-            '[0-9]{8,}'
+        read -r state kind remote rtt received sent < <(
+            member "$host" "$peer" state path.kind path.remote path.rtt_ms rx_bytes tx_bytes
+        ) || differs "$host: vpi status says too little about $peer"
+        check "$host: vpi status" "$peer $state, path $kind to $remote, RTT $rtt ms, bytes in $received, out $sent" \
+            "^$peer direct, path host to 10\.77\.0\.[12]:[0-9]+, RTT [0-9.]+ ms, bytes in [0-9]+, out [0-9]+$"
+        total[$host]=$received
     done
+    ((total[a] >= MIB << 20)) || differs "a received $MIB MiB through the tunnel, but counts ${total[a]} bytes"
 }
 
 stranger() {
@@ -181,7 +183,7 @@ still_running() {
 
 # --- checking and telling -----------------------------------------------------------------------------
 
-declare -A pids own_alias peer_alias
+declare -A pids own_alias peer_alias total
 
 tell() {
     printf ' ✔ %s\n' "$*"
@@ -244,14 +246,16 @@ background() {
     disown
 }
 
-# member HOST NAME FIELD: what the node of HOST says about a member.
+# member HOST NAME FIELD...: what the node of HOST says about a member, in one line.
 member() {
-    on "$1" 5 "$VPI_BIN" status --json | pick "vpis.0.members.name=$2.$3"
+    local host=$1 name=$2
+    shift 2
+    on "$host" 5 "$VPI_BIN" status --json | pick "${@/#/vpis.0.members.name=$name.}"
 }
 
-# pick PATH: a value of the JSON on standard input: keys, indices, or KEY=VALUE for the item that has it.
+# pick PATH...: values of the JSON on standard input: keys, indices, or KEY=VALUE for the item that has it.
 pick() {
-    "$python" -c "$PICK" "$1"
+    "$python" -c "$PICK" "$@"
 }
 
 other() {
@@ -264,18 +268,21 @@ gone() {
 
 PICK='
 import json, sys
-value = json.load(sys.stdin)
-for part in sys.argv[1].split("."):
-    if isinstance(value, dict):
-        value = value[part]
-    elif "=" in part:
-        key, wanted = part.split("=")
-        value = next(item for item in value if item[key] == wanted)
-    else:
-        value = value[int(part)]
-if value is None:
-    sys.exit(1)
-print(value)
+facts, found = json.load(sys.stdin), []
+for path in sys.argv[1:]:
+    value = facts
+    for part in path.split("."):
+        if isinstance(value, dict):
+            value = value[part]
+        elif "=" in part:
+            key, wanted = part.split("=")
+            value = next(item for item in value if item[key] == wanted)
+        else:
+            value = value[int(part)]
+    if value is None:
+        sys.exit(1)
+    found.append(str(value))
+print(" ".join(found))
 '
 # What a stranger may try: nothing, noise, the first bytes of each of the node's own forms, STUN, WireGuard, QUIC.
 PROBES='

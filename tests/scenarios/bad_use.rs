@@ -134,15 +134,16 @@ fn up_quietly(host: &Host) -> Result<Answer> {
     with_errors_only(host, &vpi_binary()?, &["up"])
 }
 
+/// Runs a `vpi` command as the user `nobody`, with a copy of the binary and a state folder that this user may reach.
 fn as_nobody(host: &Host, arguments: &[&str]) -> Result<Answer> {
-    // The state folder is closed to others; whoever may enter it must still be told about root.
-    let state = host.state.with_file_name("nobody");
-    fs::create_dir_all(&state)?;
-    let vpi = vpi_binary()?;
-    let identity =
-        ["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--inh-caps=-all", &vpi, "--state"];
+    let folder = tempfile::tempdir()?;
+    chmod(folder.path(), 0o755)?;
+    let binary = folder.path().join("vpi");
+    fs::copy(vpi_binary()?, &binary)?;
+    let (binary, state) = (binary.to_string_lossy(), folder.path().join("state"));
     let state = state.to_string_lossy();
-    let words: Vec<_> = identity.into_iter().chain([&*state]).chain(arguments.iter().copied()).collect();
+    let identity = ["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", &binary, "--state", &state];
+    let words: Vec<_> = identity.into_iter().chain(arguments.iter().copied()).collect();
     with_errors_only(host, "setpriv", &words)
 }
 

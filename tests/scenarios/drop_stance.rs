@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tests::capture::{Capture, Frame};
-use tests::probe::{besiege, lost_in_queue, probes, was_a_siege};
+use tests::probe::{Probe, besiege, lost_in_queue, probes, was_a_siege};
 use tests::traffic::{EchoServer, Flow, Listener, read_greeting};
 use tests::{Lab, Pair, one_at_a_time, scenario, wait};
 
@@ -30,6 +30,23 @@ fn ten_thousand_probes_of_a_stranger_get_no_answer_and_do_no_harm() {
         let _listener = Listener::wildcard(&a.host, 8024, "still here")?;
         let said = read_greeting(&b.host, SocketAddr::from((pair.b_to_a, 8024)), Duration::from_secs(5))?;
         ensure!(said == "still here", "{said:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn genuine_datagrams_replayed_after_a_restart_get_no_answer() {
+    let _turn = one_at_a_time();
+    scenario("replay", 3, |lab| {
+        let (mut pair, recorded) = recorded_members(lab)?;
+        let port = pair.a.port()?;
+        pair.a.kill()?;
+        pair.a.restart()?;
+        // As they were, one after the other: no memory of them can have outlived the restart.
+        let probes: Vec<_> =
+            recorded.into_iter().map(|bytes| Probe { kind: "genuine, after a restart", bytes }).collect();
+        let silence = besiege(lab, lab.host("c")?, (&pair.a.host, port), &probes, &[pair.b.host.address])?;
+        ensure!(silence.arrived == probes.len(), "{} of {} arrived", silence.arrived, probes.len());
         Ok(())
     });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tests::traffic::{Listener, read_greeting};
-use tests::{Lab, Pair, scenario};
+use tests::{Host, Lab, Pair, scenario};
 
 const PORT: u16 = 8022;
 const FORCED_PORT: u16 = 8023;
@@ -72,6 +72,39 @@ fn a_peers_alias_never_reaches_a_local_listener_when_the_device_is_gone() {
         pair.a.host.run("ip", &["link", "delete", &device], PATIENCE)?.success()?;
         fails_closed(&pair)
     });
+}
+
+#[test]
+fn down_takes_everything_off_the_machine_and_up_puts_it_back() {
+    scenario("down", 2, |lab| {
+        let untouched = machine(lab.host("a")?)?;
+        let mut pair = reachable(lab)?;
+        let set_up = machine(&pair.a.host)?;
+        ensure!(set_up != untouched, "create changed nothing");
+        pair.a.stop()?;
+        pair.a.host.vpi(&["down"])?.success()?;
+        let left = machine(&pair.a.host)?;
+        ensure!(left == untouched, "vpi down left something: before {untouched}, after {left}");
+        pair.a.restart()?;
+        let listener = Listener::wildcard(&pair.b.host, PORT, "b")?;
+        let said = read_greeting(&pair.a.host, SocketAddr::from((pair.a_to_b, PORT)), PATIENCE)?;
+        ensure!(said == "b" && listener.accepted() == 1, "after down and up, a reached {said:?}");
+        Ok(())
+    });
+}
+
+/// What a VPI changes on a machine: addresses, routes of every table, rules, and the firewall.
+fn machine(host: &Host) -> Result<String> {
+    let mut facts = String::new();
+    for (program, words) in [
+        ("ip", &["-4", "-o", "address", "show"][..]),
+        ("ip", &["-4", "route", "show", "table", "all"]),
+        ("ip", &["rule", "show"]),
+        ("nft", &["list", "ruleset"]),
+    ] {
+        facts += &host.run(program, words, PATIENCE)?.success()?.stdout;
+    }
+    Ok(facts)
 }
 
 /// Two members of whom `a` reaches a listener on `b`: what follows is not an accident of a link that never was.

@@ -18,6 +18,8 @@ use crate::{Host, wait};
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// How long a node may take from SIGTERM to its end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// What a kept log tells: every branch worth knowing, but not every packet.
+const LOG_LEVEL: &str = "debug";
 
 /// A node that has said that it is ready. Dropping it kills it.
 pub struct Node {
@@ -42,7 +44,7 @@ impl Node {
     /// As [`Node::start`].
     pub fn from_command(mut command: Command, host: &Host) -> Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(&host.log)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).env("VPI_LOG", LOG_LEVEL);
         let mut child = command.spawn().context("vpi up does not start")?;
         let ready = ready_line(child.stdout.take().context("standard output is piped")?);
         // From here on, every way out kills the child.

@@ -36,6 +36,8 @@ pub struct Silence {
 const SOURCES: u8 = 16;
 /// Probes between two pauses of a millisecond: about 5,000 a second, which no receive buffer loses.
 const BURST: usize = 8;
+/// How long the last probe may take to the capture's file.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take after the last probe.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -72,7 +74,7 @@ pub fn besiege(
             thread::sleep(Duration::from_millis(1));
         }
     }
-    wait::until("the last probe on the wire", PATIENCE, || {
+    wait::until("the last probe on the wire", ARRIVAL_LIMIT, || {
         Ok((arrivals(&capture, &sources, to)? == probes.len()).then_some(()))
     })?;
     // Silence has no condition to wait for: the time in which an answer would come has to pass.

@@ -86,6 +86,19 @@ impl Lab {
         format!("{}-lan", self.name)
     }
 
+    /// Writes down what stands on each host at the moment of a failure, as far as it can be asked.
+    fn keep_facts(&self) {
+        for host in &self.hosts {
+            let ask = "vpi=$0; for ask in \"$vpi status --drops\" 'ip address' 'ip route show table all' \
+                       'ss -anp' 'nft list ruleset'; do echo \"# $ask\"; $ask 2>&1; done";
+            let vpi = vpi_binary().unwrap_or_else(|_| "vpi".to_owned());
+            if let Ok(answer) = host.run("sh", &["-c", ask, &vpi], COMMAND_LIMIT) {
+                // The evidence is best effort: the failure itself is reported either way.
+                let _ = fs::write(self.evidence.join(format!("{}.facts", host.name)), answer.stdout);
+            }
+        }
+    }
+
     /// Where the files of this scenario lie that are kept if it fails.
     #[must_use]
     pub fn evidence(&self) -> &Path {
@@ -96,6 +109,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         drop(self.recording.take());
+        if thread::panicking() {
+            self.keep_facts();
+        }
         if let Err(error) = script(&["down", &self.name]) {
             eprintln!("the lab {} is still up: {error:#}", self.name);
         }
