@@ -48,7 +48,7 @@ build() {
         need_cargo
         echo "Building the node: cargo build --release -p node"
         (cd "$here/.." && cargo build --release -p node)
-        VPI_BIN=${CARGO_TARGET_DIR:-$here/../target}/release/vpi
+        VPI_BIN=$(target_folder)/release/vpi
     fi
     VPI_BIN=$(realpath "$VPI_BIN")
     export VPI_BIN
@@ -224,9 +224,10 @@ how_to_enter() {
     local sudo=''
     [[ -z ${SUDO_USER:-} ]] || sudo='sudo '
     for host in a b c; do
-        echo "Enter $host:        $sudo$here/run.sh exec $lab $host"
+        echo "Enter $host:       $sudo$here/run.sh exec $lab $host"
     done
     echo "   on a:        $VPI_BIN status;  curl http://${peer_alias[a]:-ALIAS}:$WEB/"
+    echo "Logs of the nodes: $files/a/node.log, $files/b/node.log"
     echo "Take it down:   $sudo$here/run.sh down $lab"
 }
 

@@ -59,10 +59,12 @@ need_root() {
 # debian_package TOOL: the Debian package that holds a command.
 debian_package() {
     case $1 in
-        ip | bridge) echo iproute2 ;;
+        ip) echo iproute2 ;;
+        awk) echo mawk ;;
         nft) echo nftables ;;
         ping) echo iputils-ping ;;
         setpriv | unshare) echo util-linux ;;
+        pip3) echo python3-pip ;;
         cc) echo build-essential ;;
         *) echo "$1" ;;
     esac
@@ -103,6 +105,11 @@ need_cargo() {
     command -v cargo >/dev/null || fail "cargo is missing; get Rust with:
   curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\""
     need_tools cc
+}
+
+# target_folder: where cargo builds this tree, absolute.
+target_folder() {
+    (cd "$(dirname "${BASH_SOURCE[0]}")/.." && realpath -m "${CARGO_TARGET_DIR:-target}")
 }
 
 # --- building blocks ----------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ enter() {
     shift 2
     (($#)) || set -- "${SHELL:-/bin/bash}"
     export VPI_STATE=$LABS/$lab/$host/state
-    export PATH=${CARGO_TARGET_DIR:-$here/../target}/release:$PATH
+    PATH=$(target_folder)/release:$PATH
+    export PATH
     exec ip netns exec "$namespace" "$@"
 }
 

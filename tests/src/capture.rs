@@ -3,7 +3,7 @@
 //! The port stands outside the host, so what is seen there is what left it, whatever its own firewall would hide.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Capture {
     log: PathBuf,
 }
 
-/// One IP packet inside an Ethernet frame.
+/// One IPv4 packet inside an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The outer source; its port is 0 unless the packet is UDP.
@@ -118,28 +118,17 @@ fn read_frames(path: &Path) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
+/// An IPv4 packet, complete or cut by the capture; anything else is not looked at.
 fn parse_ethernet(frame: &[u8]) -> Option<Frame> {
-    let packet = frame.get(14..)?;
-    match frame.get(12..14)? {
-        [0x08, 0x00] => {
-            let header = usize::from(packet.first()? & 0x0f) * 4;
-            let length = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
-            let address = |at: usize| {
-                let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
-                Some(IpAddr::V4(Ipv4Addr::from(octets)))
-            };
-            let body = packet.get(header..length.min(packet.len()))?;
-            Some(parse_transport(*packet.get(9)?, address(12)?, address(16)?, body))
-        }
-        [0x86, 0xdd] => {
-            let address = |at: usize| {
-                let octets: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
-                Some(IpAddr::V6(Ipv6Addr::from(octets)))
-            };
-            Some(parse_transport(*packet.get(6)?, address(8)?, address(24)?, packet.get(40..)?))
-        }
-        _ => None,
-    }
+    let packet = frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))?;
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    let length = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
+    let address = |at: usize| {
+        let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+        Some(IpAddr::V4(Ipv4Addr::from(octets)))
+    };
+    let body = packet.get(header..length.min(packet.len()))?;
+    Some(parse_transport(*packet.get(9)?, address(12)?, address(16)?, body))
 }
 
 fn parse_transport(protocol: u8, source: IpAddr, destination: IpAddr, body: &[u8]) -> Frame {

@@ -61,7 +61,7 @@ pub fn besiege(
     members: &[Ipv4Addr],
 ) -> Result<Silence> {
     let sources = take_addresses(stranger)?;
-    let capture = Capture::at_port(lab, &target.name, "ip or (ip6 and not multicast)", "siege", &[])?;
+    let capture = Capture::at_port(lab, &target.name, "ip", "siege", &[])?;
     let to = SocketAddr::from((target.address, port));
     let sockets = stranger.enter(|| {
         let bound = sources.iter().map(|source| UdpSocket::bind((*source, 0)));
@@ -83,9 +83,8 @@ pub fn besiege(
     let frames = capture.finish()?;
     let node = IpAddr::V4(target.address);
     let is_member = |address: IpAddr| members.iter().any(|member| IpAddr::V4(*member) == address);
-    let answer = frames.iter().position(|frame| {
-        (frame.source.ip() == node || frame.source.is_ipv6()) && !is_member(frame.destination.ip())
-    });
+    let answer =
+        frames.iter().position(|frame| frame.source.ip() == node && !is_member(frame.destination.ip()));
     if let Some(at) = answer {
         let kind = cause(probes, &frames[..at], frames[at].destination).unwrap_or("none of the probes");
         bail!("{} answered a stranger ({kind}): {:02x?}", target.name, frames[at]);
