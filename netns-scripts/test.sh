@@ -12,7 +12,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 cd "$here/.."
 
-readonly STEPS=(tools format deny shellcheck direction clippy rustdoc build unit simulations demo scenarios)
+readonly STEPS=(tools format deny shellcheck direction clippy rustdoc build unit simulations demo demo_killed scenarios)
 # The seeds of the bounded sweep, and what calls it.
 readonly SWEEP=(sweep --seeds 1000)
 
@@ -79,6 +79,20 @@ step_simulations() {
 
 step_demo() {
     VPI_BIN=${VPI_BIN:-$target/release/vpi} netns-scripts/demo.sh
+}
+
+# A demo whose node dies in the middle must end by itself, and fail.
+step_demo_killed() {
+    local demo process
+    VPI_BIN=${VPI_BIN:-$target/release/vpi} netns-scripts/demo.sh &
+    demo=$!
+    wait_for 20 "the web server of b" test -s "$LABS/demo$demo/b/www/index.html"
+    for process in $(ip netns pids "demo$demo-b"); do
+        if grep -qz '^up$' "/proc/$process/cmdline"; then kill -KILL "$process"; fi
+    done
+    if wait "$demo"; then
+        fail "the demo did not notice that the node of b was killed"
+    fi
 }
 
 step_scenarios() {

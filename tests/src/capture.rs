@@ -145,3 +145,46 @@ fn parse_transport(protocol: u8, source: IpAddr, destination: IpAddr, body: &[u8
         payload: payload.to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A capture of one UDP datagram with the payload `hi`, padded by Ethernet.
+    fn capture_of_one() -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([0x08, 0x00, 0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2]);
+        frame.extend([0x12, 0x34, 0, 53, 0, 10, 0, 0, b'h', b'i', 0, 0, 0, 0]);
+        let length = u32::try_from(frame.len()).unwrap().to_ne_bytes();
+        let mut bytes = 0xa1b2_c3d4_u32.to_ne_bytes().to_vec();
+        bytes.extend([0; 20 + 8]);
+        bytes.extend(length);
+        bytes.extend(length);
+        bytes.extend(frame);
+        bytes
+    }
+
+    #[test]
+    fn a_datagram_is_read_back_with_its_addresses_and_without_padding() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), capture_of_one()).unwrap();
+        let expected = Frame {
+            source: "10.77.0.1:4660".parse().unwrap(),
+            destination: "10.77.0.2:53".parse().unwrap(),
+            protocol: UDP,
+            payload: b"hi".to_vec(),
+        };
+        assert_eq!(read_frames(file.path()).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn a_torn_last_frame_is_left_out() {
+        let whole = capture_of_one();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for length in 0..whole.len() {
+            fs::write(file.path(), &whole[..length]).unwrap();
+            let frames = read_frames(file.path()).unwrap();
+            assert!(frames.is_empty(), "{length} bytes");
+        }
+    }
+}
