@@ -42,6 +42,12 @@ impl EpochSecret {
         Self { vpi, number, secret }
     }
 
+    /// The VPI whose epoch it is.
+    #[must_use]
+    pub fn vpi(&self) -> &VpiId {
+        &self.vpi
+    }
+
     /// The number of the epoch.
     #[must_use]
     pub fn number(&self) -> u64 {

@@ -3,9 +3,9 @@
 use super::*;
 use crate::drop::DropReason;
 use crate::membership::INVITE_GRACE_SECONDS;
-use crate::membership::epoch::{open_secret, seal_secret};
-use crate::membership::join::{Admitted, Answer, Verdict, admit as make_admit, consider};
+use crate::membership::join::Answer;
 use crate::membership::object::ObjectError;
+use crate::membership::witness::{Verdict, admit as make_admit, consider};
 
 const NOW: u64 = START + 100;
 
@@ -16,8 +16,8 @@ fn a_good_question_is_admitted_and_the_joiner_belongs() {
     let question = question(&token, 7);
     assert_eq!(ask(&home, &question, NOW), Verdict::Admit);
     let admit = make_admit(&home.vpi, &question, &key(FOUNDER), 0, NOW).unwrap();
-    home.insert(question.join_object().clone());
-    home.insert(admit);
+    home.insert(question.join_object());
+    home.insert(&admit);
     let membership = home.membership();
     let member = membership.member(&device(7)).unwrap();
     assert_eq!((member.name.as_str(), member.since), ("device-7", NOW));
@@ -78,7 +78,7 @@ fn an_invite_that_the_witness_never_saw_is_good_while_nothing_speaks_against_it(
     let question_7 = question(&later, 7);
     assert_eq!(ask(&home, &question_7, NOW), Verdict::Admit);
     // Its answer lost, it answers the same again although its own reducer still waits for the chain.
-    home.insert(later.invite_object().clone());
+    home.insert(later.invite_object());
     home.admit(&later, 7, FOUNDER, NOW);
     assert!(home.membership().member(&device(7)).is_none());
     assert!(matches!(ask(&home, &question_7, NOW), Verdict::Known(_)));
@@ -88,9 +88,9 @@ fn an_invite_that_the_witness_never_saw_is_good_while_nothing_speaks_against_it(
 fn an_invite_of_a_fork_is_met_with_silence() {
     let mut home = Home::new();
     let (one, other) = (home.token(&wish(1)), home.token(&wish(1)));
-    home.insert(one.invite_object().clone());
+    home.insert(one.invite_object());
     assert_eq!(ask(&home, &question(&other, 7), NOW), SILENT);
-    home.insert(other.invite_object().clone());
+    home.insert(other.invite_object());
     assert_eq!(ask(&home, &question(&one, 7), NOW), SILENT);
 }
 
@@ -118,8 +118,8 @@ fn a_join_with_the_key_of_another_invite_is_refused() {
     let join = Object::sign(&home.vpi, &Body::Join(join), &[&key(7), &second.invite_secret()]).unwrap();
     let mixed = Question::new(join.clone(), first.invite_object().clone()).unwrap();
     assert_eq!(ask(&home, &mixed, NOW), SILENT);
-    home.insert(join.clone());
-    home.insert(admit(&home.vpi, &join, FOUNDER, NOW));
+    home.insert(&join);
+    home.insert(&admit(&home.vpi, &join, FOUNDER, NOW));
     assert!(home.membership().member(&device(7)).is_none());
 }
 
@@ -135,7 +135,7 @@ fn a_join_of_another_vpi_does_not_decode() {
 fn a_bound_invite_serves_its_device_only() {
     let mut home = Home::new();
     let token = home.token(&InviteWish { bound_device: Some(device(7)), ..wish(1) });
-    home.insert(token.invite_object().clone());
+    home.insert(token.invite_object());
     assert_eq!(ask(&home, &question(&token, 8), NOW), SILENT);
     assert_eq!(ask(&home, &question(&token, 7), NOW), Verdict::Admit);
 }
@@ -160,15 +160,15 @@ fn admitters_are_the_only_witnesses() {
     let Body::Invite(mut invite) = token.invite_object().body().clone() else { unreachable!() };
     invite.admitters = vec![device(7)];
     let limited = Object::sign(&home.vpi, &Body::Invite(invite), &[&key(FOUNDER)]).unwrap();
-    home.insert(limited.clone());
+    home.insert(&limited);
     let join = question(&token, 8).join_object().clone();
     let question = Question::new(join.clone(), limited).unwrap();
     assert_eq!(ask(&home, &question, NOW), SILENT);
     assert_eq!(consider(&home.set, &home.membership(), &question, &device(7), NOW), Verdict::Admit);
-    home.insert(join.clone());
-    home.insert(admit(&home.vpi, &join, FOUNDER, NOW));
+    home.insert(&join);
+    home.insert(&admit(&home.vpi, &join, FOUNDER, NOW));
     assert!(home.membership().member(&device(8)).is_none());
-    home.insert(admit(&home.vpi, &join, 7, NOW));
+    home.insert(&admit(&home.vpi, &join, 7, NOW));
     assert!(home.membership().member(&device(8)).is_some());
 }
 
@@ -177,8 +177,8 @@ fn an_admit_too_large_to_answer_with_is_replaced_by_an_own_one() {
     let mut home = Home::new();
     let token = home.invite(1);
     let question = question(&token, 7);
-    home.insert(question.join_object().clone());
-    home.insert(padded_admit(&home.vpi, question.join_object()));
+    home.insert(question.join_object());
+    home.insert(&padded_admit(&home.vpi, question.join_object()));
     assert!(home.membership().member(&device(7)).is_some());
     assert_eq!(ask(&home, &question, NOW), Verdict::Admit);
 }
@@ -192,7 +192,7 @@ fn no_answer_is_longer_than_its_question() {
     let question = Question::ask(&token, &shortest).unwrap();
     let admit = make_admit(&home.vpi, &question, &key(FOUNDER), 1 << 40, 1 << 40).unwrap();
     let used_up = Answer::UsedUp { join_id: question.join_object().id() };
-    let longest = answer(&mut home, admit).encode().len();
+    let longest = answer(&mut home, &question, admit).encode().len();
     assert!(longest <= question.encode().len(), "{longest} > {}", question.encode().len());
     assert!(used_up.encode().len() <= longest);
     assert_eq!(
@@ -208,13 +208,22 @@ fn the_secret_in_an_answer_is_the_joiners_alone() {
     let token = home.invite(1);
     let question = question(&token, 7);
     let admit = make_admit(&home.vpi, &question, &key(FOUNDER), 0, NOW).unwrap();
-    let bytes = answer(&mut home, admit).encode();
+    let bytes = answer(&mut home, &question, admit).encode();
     let Answer::Admitted(admitted) = Answer::decode(&home.vpi, &bytes).unwrap() else { unreachable!() };
-    assert_eq!(
-        open_secret(&home.vpi, &static_secret(7), &admitted.sealed).as_ref(),
-        Some(home.epoch.secret())
-    );
-    assert_eq!(open_secret(&home.vpi, &static_secret(8), &admitted.sealed), None);
+    assert_eq!(admitted.epoch(&home.vpi, &question, &static_secret(7)), Some(home.epoch.clone()));
+    assert_eq!(admitted.epoch(&home.vpi, &question, &static_secret(8)), None);
+}
+
+#[test]
+fn an_answer_with_the_admit_of_another_join_gives_no_secret() {
+    let mut home = Home::new();
+    let token = home.invite(2);
+    let (asked, other) = (question(&token, 7), question(&token, 8));
+    let admit = make_admit(&home.vpi, &other, &key(FOUNDER), 0, NOW).unwrap();
+    assert_eq!(Answer::admitted(&mut home.rng, &asked, admit, &home.epoch, (device(3), static_key(3))), None);
+    let admit = make_admit(&home.vpi, &asked, &key(FOUNDER), 0, NOW).unwrap();
+    let Answer::Admitted(admitted) = answer(&mut home, &asked, admit) else { unreachable!() };
+    assert_eq!(admitted.epoch(&home.vpi, &other, &static_secret(7)), None);
 }
 
 #[test]
@@ -234,7 +243,7 @@ fn a_damaged_answer_is_refused_or_differs_in_what_the_veil_alone_protects() {
     let question = question(&home.invite(1), 7);
     let admit = make_admit(&home.vpi, &question, &key(FOUNDER), 0, NOW).unwrap();
     let used_up = Answer::UsedUp { join_id: question.join_object().id() };
-    for answer in [answer(&mut home, admit), used_up] {
+    for answer in [answer(&mut home, &question, admit), used_up] {
         let bytes = answer.encode();
         assert_eq!(Answer::decode(&home.vpi, &bytes).as_ref(), Ok(&answer));
         for damaged in damage(&bytes) {
@@ -267,25 +276,16 @@ fn ask(home: &Home, question: &Question, at: u64) -> Verdict {
     consider(&home.set, &home.membership(), question, &device(FOUNDER), at)
 }
 
-fn answer(home: &mut Home, admit: Object) -> Answer {
-    let sealed = seal_secret(&mut home.rng, &home.vpi, &static_key(7), home.epoch.secret()).unwrap();
-    Answer::Admitted(Box::new(Admitted {
-        admit,
-        epoch_number: 0,
-        epoch_tag: home.epoch.tag(),
-        sealed,
-        witness: device(FOUNDER),
-        witness_static: static_key(FOUNDER),
-    }))
+fn answer(home: &mut Home, question: &Question, admit: Object) -> Answer {
+    let witness = (device(FOUNDER), static_key(FOUNDER));
+    Answer::admitted(&mut home.rng, question, admit, &home.epoch, witness).unwrap()
 }
 
-/// An Admit by the founder with as much of a later version in it as an object may hold.
+/// An Admit by the founder with nearly as much of a later version in it as an object may hold.
 fn padded_admit(vpi: &VpiId, join: &Object) -> Object {
-    use crate::wire::cbor::{MapReader, MapWriter};
-    let bytes = MapWriter::new().text(64, &"x".repeat(1_800)).finish(&Extensions::default());
-    let extensions = MapReader::open(&bytes).unwrap().finish().unwrap();
     let Body::Admit(body) = admit(vpi, join, FOUNDER, NOW).body().clone() else { unreachable!() };
-    Object::sign(vpi, &Body::Admit(Admit { extensions, ..body }), &[&key(FOUNDER)]).unwrap()
+    let body = Admit { extensions: padding(1_800), ..body };
+    Object::sign(vpi, &Body::Admit(body), &[&key(FOUNDER)]).unwrap()
 }
 
 /// `bytes` cut to every length, and with every bit flipped.

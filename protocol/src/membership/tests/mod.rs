@@ -13,7 +13,7 @@ use super::object::{Admit, Body, Object, Rekey};
 use super::token::Token;
 use super::{Insertion, Membership, ObjectSet, reduce};
 use crate::identity::{DeviceId, ObjectId, Rng, Secret, SigningSecret, StaticKey, StaticSecret, VpiId};
-use crate::wire::cbor::Extensions;
+use crate::wire::cbor::{Extensions, MapReader, MapWriter};
 
 /// When the VPI is founded.
 const START: u64 = 1_700_000_000;
@@ -46,7 +46,7 @@ impl Home {
         .unwrap();
         let mut set = ObjectSet::new(founded.vpi);
         for object in founded.objects {
-            assert_eq!(set.insert(object), Insertion::Stored { dropped: vec![] });
+            assert_eq!(set.insert(&object), Insertion::Stored { dropped: vec![] });
         }
         let epoch = EpochSecret::new(founded.vpi, 0, secret);
         Self { vpi: founded.vpi, set, epoch, rng: Rng::from_seed([8; 32]) }
@@ -56,7 +56,7 @@ impl Home {
         reduce(&self.set)
     }
 
-    fn insert(&mut self, object: Object) -> ObjectId {
+    fn insert(&mut self, object: &Object) -> ObjectId {
         let id = object.id();
         assert!(matches!(self.set.insert(object), Insertion::Stored { .. }));
         id
@@ -81,7 +81,7 @@ impl Home {
     /// Makes and stores an invite for `uses` joins.
     fn invite(&mut self, uses: u64) -> Token {
         let token = self.token(&wish(uses));
-        self.insert(token.invite_object().clone());
+        self.insert(token.invite_object());
         token
     }
 
@@ -89,8 +89,8 @@ impl Home {
     fn admit(&mut self, token: &Token, n: u8, witness: u8, at: u64) -> ObjectId {
         let question = question(token, n);
         let join = question.join_object().clone();
-        self.set.insert(join.clone());
-        self.insert(admit(&self.vpi, &join, witness, at));
+        self.set.insert(&join);
+        self.insert(&admit(&self.vpi, &join, witness, at));
         join.id()
     }
 }
@@ -120,6 +120,12 @@ fn admit(vpi: &VpiId, join: &Object, witness: u8, at: u64) -> Object {
         extensions: Extensions::default(),
     };
     Object::sign(vpi, &Body::Admit(body), &[&key(witness)]).unwrap()
+}
+
+/// A field of a later version, of `bytes` bytes.
+fn padding(bytes: usize) -> Extensions {
+    let map = MapWriter::new().text(64, &"x".repeat(bytes)).finish(&Extensions::default());
+    MapReader::open(&map).unwrap().finish().unwrap()
 }
 
 fn rekey(vpi: &VpiId, n: u8, counter: u64, static_key: StaticKey) -> Object {

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::identity::sha256;
 use crate::membership::founding::InviteError;
 use crate::membership::object::{Charter, Epoch, Kind};
-use crate::membership::{Alarm, MAX_ADMITS, Refusal, SPARE_JOINS, Waiting, removed_digest};
+use crate::membership::{Alarm, MAX_ADMITS, MAX_SET_BYTES, Refusal, SPARE_JOINS, Waiting, removed_digest};
 
 const NOW: u64 = START + 100;
 
@@ -30,7 +31,7 @@ fn nobody_belongs_without_the_charter() {
     let token = home.invite(1);
     home.admit(&token, 7, FOUNDER, NOW);
     let mut set = ObjectSet::new(home.vpi);
-    home.set.iter().filter(|object| object.kind() != Kind::Charter).cloned().for_each(|object| {
+    home.set.iter().filter(|object| object.kind() != Kind::Charter).for_each(|object| {
         set.insert(object);
     });
     assert_eq!(reduce(&set).members().len(), 0);
@@ -103,10 +104,10 @@ fn a_fork_voids_later_allows_and_keeps_earlier_ones() {
     let good = home.invite(1);
     home.admit(&good, 7, FOUNDER, NOW);
     let (one, other) = (home.token(&wish(1)), home.token(&wish(1)));
-    home.insert(one.invite_object().clone());
+    home.insert(one.invite_object());
     home.admit(&one, 8, FOUNDER, NOW);
     assert_eq!(home.membership().members().len(), 3);
-    home.insert(other.invite_object().clone());
+    home.insert(other.invite_object());
     home.admit(&other, 9, FOUNDER, NOW);
     let membership = home.membership();
     assert_eq!(membership.members().len(), 2);
@@ -127,7 +128,7 @@ fn a_link_that_names_another_predecessor_proves_the_fork_before_it() {
     let here = home.invite(1);
     elsewhere.invite(2);
     home.admit(&here, 7, FOUNDER, NOW);
-    home.insert(elsewhere.invite(1).invite_object().clone());
+    home.insert(elsewhere.invite(1).invite_object());
     let membership = home.membership();
     assert_eq!(membership.members().len(), 1);
     let alarm = Alarm::ChainForked { admin: device(FOUNDER), seq: 1 };
@@ -140,11 +141,11 @@ fn links_behind_a_gap_wait_for_what_is_missing() {
     let mut ahead = Home::new();
     let missing = ahead.invite(2);
     let late = ahead.invite(1);
-    home.insert(late.invite_object().clone());
+    home.insert(late.invite_object());
     home.admit(&late, 7, FOUNDER, NOW);
     assert!(home.membership().invite(&late.invite().invite_id).is_none());
     assert_eq!(home.membership().next_link(&device(FOUNDER)), None);
-    home.insert(missing.invite_object().clone());
+    home.insert(missing.invite_object());
     assert!(home.membership().member(&device(7)).is_some());
     assert_eq!(home.membership().next_link(&device(FOUNDER)), Some((3, late.invite_object().id())));
 }
@@ -160,8 +161,8 @@ fn the_later_of_two_equal_names_shows_digits_of_its_key() {
     };
     let joins = [join_as("nas", 7), join_as("pi", 8), join_as("pi", 9)];
     for (join, at) in joins.iter().zip([NOW, NOW + 2, NOW + 1]) {
-        home.insert(join.clone());
-        home.insert(admit(&home.vpi, join, FOUNDER, at));
+        home.insert(join);
+        home.insert(&admit(&home.vpi, join, FOUNDER, at));
     }
     let membership = home.membership();
     let name = |n: u8| membership.member(&device(n)).unwrap().name.clone();
@@ -179,14 +180,14 @@ fn the_highest_rekey_is_the_static_key() {
     let token = home.invite(1);
     home.admit(&token, 7, FOUNDER, NOW);
     for (counter, n) in [(1, 21), (3, 23), (2, 22), (0, 20)] {
-        home.set.insert(rekey(&home.vpi, 7, counter, static_key(n)));
+        home.set.insert(&rekey(&home.vpi, 7, counter, static_key(n)));
     }
     let membership = home.membership();
     assert_eq!(membership.by_static(&static_key(23)), Some(device(7)));
     for old in [7, 20, 21, 22] {
         assert_eq!(membership.by_static(&static_key(old)), None);
     }
-    home.insert(rekey(&home.vpi, 7, 3, static_key(24)));
+    home.insert(&rekey(&home.vpi, 7, 3, static_key(24)));
     let alarm = Alarm::RekeyConflict { device: device(7) };
     assert!(home.membership().alarms().any(|a| *a == alarm));
 }
@@ -196,7 +197,7 @@ fn a_copied_static_key_stays_with_its_first_holder() {
     let mut home = Home::new();
     let token = home.invite(1);
     home.admit(&token, 7, FOUNDER, NOW);
-    home.insert(rekey(&home.vpi, 7, 0, static_key(FOUNDER)));
+    home.insert(&rekey(&home.vpi, 7, 0, static_key(FOUNDER)));
     let membership = home.membership();
     assert_eq!(membership.by_static(&static_key(FOUNDER)), Some(device(FOUNDER)));
     assert_eq!(membership.member(&device(7)).unwrap().static_key, None);
@@ -218,7 +219,7 @@ fn the_highest_epoch_is_in_force_and_stale_ones_say_so() {
         removed_digest: removed_digest([&[1; 32][..]]),
         extensions: Extensions::default(),
     };
-    home.insert(Object::sign(&home.vpi, &Body::Epoch(body), &[&key(FOUNDER)]).unwrap());
+    home.insert(&Object::sign(&home.vpi, &Body::Epoch(body), &[&key(FOUNDER)]).unwrap());
     let membership = home.membership();
     assert_eq!(membership.epoch().map(|epoch| (epoch.number, epoch.is_stale)), Some((1, true)));
     assert_eq!(membership.epochs().count(), 2);
@@ -240,7 +241,7 @@ fn a_later_charter_is_named_and_left_out() {
     };
     let next = Charter { version: 1, previous: Some(ObjectId(home.vpi.0)), ..first };
     let next = Object::sign(&home.vpi, &Body::Charter(next), &[&key(1), &key(2)]).unwrap();
-    assert_eq!(home.set.insert(next), Insertion::Refused(Refusal::LaterCharter));
+    assert_eq!(home.set.insert(&next), Insertion::Refused(Refusal::LaterCharter));
 }
 
 #[test]
@@ -250,11 +251,11 @@ fn links_of_strangers_are_refused_and_go_when_the_charter_comes() {
     let Body::Invite(mut body) = token.invite_object().body().clone() else { unreachable!() };
     body.admin = device(7);
     let strange = Object::sign(&home.vpi, &Body::Invite(body), &[&key(7)]).unwrap();
-    assert_eq!(home.set.insert(strange.clone()), Insertion::Refused(Refusal::Stranger));
+    assert_eq!(home.set.insert(&strange), Insertion::Refused(Refusal::Stranger));
     let mut set = ObjectSet::new(home.vpi);
-    assert_eq!(set.insert(strange.clone()), Insertion::Stored { dropped: vec![] });
+    assert_eq!(set.insert(&strange), Insertion::Stored { dropped: vec![] });
     let charter = home.set.get(&ObjectId(home.vpi.0)).unwrap().clone();
-    assert_eq!(set.insert(charter), Insertion::Stored { dropped: vec![strange.id()] });
+    assert_eq!(set.insert(&charter), Insertion::Stored { dropped: vec![strange.id()] });
 }
 
 #[test]
@@ -263,7 +264,7 @@ fn spare_joins_are_bounded_and_admitted_ones_stay() {
     let token = home.invite(1);
     let admitted = home.admit(&token, 7, FOUNDER, NOW);
     for n in 20..60 {
-        home.set.insert(question(&token, n).join_object().clone());
+        home.set.insert(question(&token, n).join_object());
     }
     assert_eq!(home.set.of_kind(Kind::Join).count(), 1 + SPARE_JOINS);
     assert!(home.set.get(&admitted).is_some());
@@ -275,16 +276,46 @@ fn admits_by_strangers_never_push_out_those_by_members() {
     let mut home = Home::new();
     let token = home.invite(1);
     let join = question(&token, 7).join_object().clone();
-    home.insert(join.clone());
+    home.insert(&join);
     for witness in 20..30 {
-        home.set.insert(admit(&home.vpi, &join, witness, 0));
+        home.set.insert(&admit(&home.vpi, &join, witness, 0));
     }
-    home.insert(admit(&home.vpi, &join, FOUNDER, NOW));
+    home.insert(&admit(&home.vpi, &join, FOUNDER, NOW));
     for witness in 30..40 {
-        home.set.insert(admit(&home.vpi, &join, witness, 0));
+        home.set.insert(&admit(&home.vpi, &join, witness, 0));
     }
     assert_eq!(home.set.of_kind(Kind::Admit).count(), MAX_ADMITS);
     assert!(home.membership().member(&device(7)).is_some());
+}
+
+#[test]
+fn a_full_set_lets_go_of_what_hangs_on_nothing() {
+    let mut home = Home::new();
+    let token = home.invite(1);
+    let (vpi, padding) = (home.vpi, padding(1_900));
+    let stray = |n: u64| {
+        let body = Admit {
+            witness: device(20),
+            join_id: ObjectId(sha256(&[&n.to_be_bytes()])),
+            time: n,
+            epoch_seen: 0,
+            extensions: padding.clone(),
+        };
+        Object::sign(&vpi, &Body::Admit(body), &[&key(20)]).unwrap()
+    };
+    let mut bytes = home.set.iter().map(|object| object.bytes().len()).sum::<usize>();
+    for object in (0..).map(stray) {
+        bytes += object.bytes().len();
+        let Insertion::Stored { dropped } = home.set.insert(&object) else {
+            panic!("{object:?} was refused")
+        };
+        assert_eq!(dropped.is_empty(), bytes <= MAX_SET_BYTES);
+        if bytes > MAX_SET_BYTES {
+            break;
+        }
+    }
+    assert_eq!(home.set.len(), 4 + 1);
+    assert!(home.set.get(&token.invite_object().id()).is_some());
 }
 
 #[test]
@@ -292,7 +323,7 @@ fn listings_are_in_pages_of_a_stable_order() {
     let mut home = Home::new();
     let token = home.invite(100);
     for n in 10..80 {
-        home.insert(question(&token, n).join_object().clone());
+        home.insert(question(&token, n).join_object());
     }
     let pages: Vec<_> = (0..4).map(|page| home.set.ids(Kind::Join, page)).collect();
     assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 6, 0]);
@@ -352,7 +383,7 @@ fn soup(admits: &[(usize, u8, u8, u64)], rekeys: &[(u8, u64, u8)], is_forked: bo
 fn gather(vpi: &VpiId, objects: &[Object]) -> ObjectSet {
     let mut set = ObjectSet::new(*vpi);
     for object in objects {
-        set.insert(object.clone());
+        set.insert(object);
     }
     set
 }
