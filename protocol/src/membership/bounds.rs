@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use super::object::{Body, Charter, Kind, Object};
+use super::object::{Admit, Body, Charter, Join, Kind, Object};
 use super::reducer::reduce;
+use super::rounds::fits;
 use super::set::{ObjectSet, Refusal};
-use super::standing::Membership;
+use super::standing::{Membership, is_eligible};
 use crate::identity::{InviteId, ObjectId};
 
 /// Joins kept of one invite beyond its uses (specified: MEMBERSHIP, "Reducer" 6).
@@ -36,19 +37,22 @@ impl ObjectSet {
         }
     }
 
-    /// What must go so that `bytes` more fit the whole; `None` when that is not enough.
-    pub(super) fn room_for(&self, bytes: usize) -> Option<Vec<ObjectId>> {
-        if self.bytes + bytes <= MAX_SET_BYTES {
-            return Some(Vec::new());
+    /// What the bounds drop because `object` was just added; `None` when it is `object` itself that must go.
+    pub(super) fn excess(&self, object: &Object) -> Option<BTreeSet<ObjectId>> {
+        let mut excess: BTreeSet<_> = self.excess_of_its_like(object).into_iter().collect();
+        if self.bytes - self.bytes_of(&excess) > MAX_SET_BYTES {
+            excess.extend(self.unattached().into_iter().filter(|id| *id != object.id()));
         }
-        let unattached = self.unattached();
-        let freed: usize =
-            self.iter().filter(|o| unattached.contains(&o.id())).map(|o| o.bytes().len()).sum();
-        (self.bytes - freed + bytes <= MAX_SET_BYTES).then(|| unattached.into_iter().collect())
+        let fits = self.bytes - self.bytes_of(&excess) <= MAX_SET_BYTES;
+        (fits && !excess.contains(&object.id())).then_some(excess)
     }
 
-    /// What the bounds drop because `object` came.
-    pub(super) fn excess(&self, object: &Object) -> Vec<ObjectId> {
+    fn bytes_of(&self, ids: &BTreeSet<ObjectId>) -> usize {
+        ids.iter().filter_map(|id| self.get(id)).map(|object| object.bytes().len()).sum()
+    }
+
+    /// What goes for being beyond a bound on objects that belong together.
+    fn excess_of_its_like(&self, object: &Object) -> Vec<ObjectId> {
         match object.body() {
             Body::Charter(charter) => self.links_of_strangers(charter),
             Body::Invite(invite) => self.excess_joins(&invite.invite_id),
@@ -76,32 +80,31 @@ impl ObjectSet {
             return Vec::new();
         }
         let membership = reduce(self);
-        let mut joins: Vec<_> = self
-            .joins_by(invite)
-            .map(|(object, _)| (self.vouched_at(&membership, &object.id()), object.id()))
-            .collect();
-        joins.sort_unstable();
-        joins.into_iter().skip(uses + SPARE_JOINS).map(|(_, id)| id).collect()
+        let vouched_at = |id: &ObjectId, join: &Join| {
+            let counting = self.admits_of(id).filter(|(_, admit)| counts(&membership, join, admit));
+            counting.map(|(_, admit)| admit.time).min().unwrap_or(u64::MAX)
+        };
+        let joins = self.joins_by(invite).map(|(object, join)| (object.id(), join));
+        let mut order: Vec<_> = joins.map(|(id, join)| (vouched_at(&id, join), id)).collect();
+        order.sort_unstable();
+        order.into_iter().skip(uses + SPARE_JOINS).map(|(_, id)| id).collect()
     }
 
+    /// Admits of one join beyond [`MAX_ADMITS`].
     fn excess_admits(&self, join: &ObjectId) -> Vec<ObjectId> {
         if self.admits_of(join).count() <= MAX_ADMITS {
             return Vec::new();
         }
         let membership = reduce(self);
-        let mut admits: Vec<_> = self
-            .admits_of(join)
-            .map(|(object, admit)| (membership.member(&admit.witness).is_none(), admit.time, object.id()))
-            .collect();
-        admits.sort_unstable();
-        admits.into_iter().skip(MAX_ADMITS).map(|(_, _, id)| id).collect()
-    }
-
-    /// The earliest time at which a member says to have admitted `join`.
-    fn vouched_at(&self, membership: &Membership, join: &ObjectId) -> u64 {
-        let by_members =
-            self.admits_of(join).filter(|(_, admit)| membership.member(&admit.witness).is_some());
-        by_members.map(|(_, admit)| admit.time).min().unwrap_or(u64::MAX)
+        let body = self.get(join).map(Object::body);
+        let counts = |admit: &Admit| match body {
+            Some(Body::Join(join)) => counts(&membership, join, admit),
+            _ => membership.member(&admit.witness).is_some(),
+        };
+        let admits = self.admits_of(join).map(|(object, admit)| (!counts(admit), admit.time, object.id()));
+        let mut order: Vec<_> = admits.collect();
+        order.sort_unstable();
+        order.into_iter().skip(MAX_ADMITS).map(|(_, _, id)| id).collect()
     }
 
     /// What hangs on nothing that is here: Joins without Invite, Admits without Join, Rekeys of nobody.
@@ -128,4 +131,17 @@ impl ObjectSet {
         };
         self.iter().filter(is_unattached).map(Object::id).collect()
     }
+}
+
+/// Whether `admit` is one on which `join` may rest: in time, by a member that may witness, and not by one that is
+/// itself a member only through that device. Without the last, three whom a device had admitted could push out,
+/// with earlier dates, the Admit on which it and they stand.
+fn counts(membership: &Membership, join: &Join, admit: &Admit) -> bool {
+    let Some(charter) = membership.charter() else { return false };
+    let Some(witness) = membership.member(&admit.witness) else { return false };
+    let is_earlier = membership.member(&join.device).is_none_or(|member| witness.round < member.round);
+    let state = membership.invite(&join.invite_id);
+    let is_allowed =
+        state.is_none_or(|state| fits(state.invite(), join) && is_eligible(charter, state.invite(), admit));
+    is_earlier && is_allowed
 }

@@ -121,11 +121,12 @@ fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<
             capabilities: admin.capabilities,
             is_admin: true,
             since: charter.time,
+            round: 0,
             join: None,
         };
         seat(membership, &mut names, member);
     }
-    for Counted { at, id, join } in &rounds.counted {
+    for Counted { at, round, id, join } in &rounds.counted {
         let member = Member {
             device: join.device,
             name: join.name.clone(),
@@ -133,6 +134,7 @@ fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<
             capabilities: Capabilities::NONE,
             is_admin: false,
             since: *at,
+            round: *round,
             join: Some(*id),
         };
         match membership.members.get_mut(&join.device) {

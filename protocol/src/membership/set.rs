@@ -78,18 +78,13 @@ impl ObjectSet {
         if let Some(refusal) = self.refusal(object) {
             return Insertion::Refused(refusal);
         }
-        let Some(mut dropped) = self.room_for(object.bytes().len()) else {
+        self.add(object.clone());
+        let Some(dropped) = self.excess(object) else {
+            self.remove_all(&BTreeSet::from([id]));
             return Insertion::Refused(Refusal::Bound);
         };
         self.remove_all(&dropped);
-        self.add(object.clone());
-        let excess = self.excess(object);
-        self.remove_all(&excess);
-        if excess.contains(&id) {
-            return Insertion::Refused(Refusal::Bound);
-        }
-        dropped.extend(excess);
-        Insertion::Stored { dropped }
+        Insertion::Stored { dropped: dropped.into_iter().collect() }
     }
 
     /// The object with this id.
@@ -196,7 +191,7 @@ impl ObjectSet {
         self.objects.insert(id, object);
     }
 
-    fn remove_all(&mut self, ids: &[ObjectId]) {
+    fn remove_all(&mut self, ids: &BTreeSet<ObjectId>) {
         for id in ids {
             let Some(object) = self.objects.remove(id) else { continue };
             self.bytes -= object.bytes().len();

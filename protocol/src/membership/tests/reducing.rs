@@ -289,6 +289,39 @@ fn admits_by_strangers_never_push_out_those_by_members() {
 }
 
 #[test]
+fn those_whom_a_device_admitted_cannot_push_out_the_admit_it_stands_on() {
+    let mut home = Home::new();
+    let token = home.invite(10);
+    let join = home.admit(&token, 7, FOUNDER, NOW);
+    for n in 20..24 {
+        home.admit(&token, n, 7, NOW + 1);
+    }
+    let join = home.set.get(&join).unwrap().clone();
+    for witness in 20..24 {
+        home.set.insert(&admit(&home.vpi, &join, witness, 0));
+    }
+    assert_eq!(home.membership().members().len(), 6);
+    assert_eq!(home.membership().member(&device(20)).unwrap().round, 2);
+}
+
+#[test]
+fn joins_with_another_key_never_push_out_good_ones() {
+    let mut home = Home::new();
+    let (token, other) = (home.invite(1), home.invite(1));
+    for n in 20..40 {
+        let Body::Join(mut body) = question(&token, n).join_object().body().clone() else { unreachable!() };
+        body.invite_key = other.invite().invite_key;
+        let join = Object::sign(&home.vpi, &Body::Join(body), &[&key(n), &other.invite_secret()]).unwrap();
+        home.insert(&admit(&home.vpi, &join, FOUNDER, 0));
+        home.set.insert(&join);
+    }
+    let good = question(&token, 7).join_object().clone();
+    home.insert(&admit(&home.vpi, &good, FOUNDER, NOW));
+    home.insert(&good);
+    assert!(home.membership().member(&device(7)).is_some());
+}
+
+#[test]
 fn a_full_set_lets_go_of_what_hangs_on_nothing() {
     let mut home = Home::new();
     let token = home.invite(1);
