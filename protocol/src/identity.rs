@@ -93,9 +93,8 @@ impl PublicKey {
     /// second form of one signature).
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
-            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
-        })
+        VerifyingKey::from_bytes(&self.0)
+            .is_ok_and(|key| key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok())
     }
 }
 
@@ -166,11 +165,7 @@ impl StaticSecret {
         agreement::agree(&self.private(), peer, (), |secret| {
             let shared: [u8; 32] = secret.try_into().map_err(|_| ())?;
             // RFC 7748 §6.1: all zeros betrays a low-order point.
-            if bool::from(subtle::ConstantTimeEq::ct_eq(&shared[..], &[0; 32][..])) {
-                Err(())
-            } else {
-                Ok(shared)
-            }
+            if bool::from(subtle::ConstantTimeEq::ct_eq(&shared[..], &[0; 32][..])) { Err(()) } else { Ok(shared) }
         })
         .ok()
     }
@@ -236,11 +231,7 @@ mod tests {
     #[test]
     fn low_order_keys_agree_on_nothing() {
         let secret = StaticSecret::from_bytes([7; 32]);
-        for low in [[0; 32], {
-            let mut one = [0; 32];
-            one[0] = 1;
-            one
-        }] {
+        for low in [[0; 32], { let mut one = [0; 32]; one[0] = 1; one }] {
             assert_eq!(secret.agree(&StaticKey(low)), None);
         }
     }
@@ -254,9 +245,7 @@ mod tests {
 
     #[test]
     fn derived_keys_differ_by_vpi_label_and_argument() {
-        let of = |vpi: u8, label: &str, argument: &[u8]| {
-            derive::<32>(&VpiId([vpi; 32]), &[9; 32], label, &[argument])
-        };
+        let of = |vpi: u8, label: &str, argument: &[u8]| derive::<32>(&VpiId([vpi; 32]), &[9; 32], label, &[argument]);
         let keys = [of(1, "veil", b""), of(2, "veil", b""), of(1, "psk", b""), of(1, "veil", b"x")];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys.iter().skip(i + 1).all(|b| a != b));
