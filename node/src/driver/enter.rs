@@ -137,8 +137,9 @@ impl Node {
     /// Whatever makes asking pointless.
     pub(super) async fn join(&mut self, call: &Call, join: &Join) -> anyhow::Result<Option<Reply>> {
         let time = time();
-        let token = Token::parse(&join.token.0)
-            .map_err(|error| Failure::new(Exit::Refused, error.to_string(), "ask for a new token if it was damaged"))?;
+        let token = Token::parse(&join.token.0).map_err(|error| {
+            Failure::new(Exit::Refused, error.to_string(), "ask for a new token if it was damaged")
+        })?;
         let id = *token.vpi();
         if self.joins.remove(&id).is_some() {
             // The person asks anew: whatever the first attempt waited for, this one does.
@@ -151,7 +152,9 @@ impl Node {
         let (question, static_secret) = self.question(&token, join, time)?;
         if token.members().is_empty() {
             let advice = "ask for a token made with an --endpoint, or from a member with an address";
-            return Err(Failure::new(Exit::Unreachable, "the token names no address of a member", advice).into());
+            return Err(
+                Failure::new(Exit::Unreachable, "the token names no address of a member", advice).into()
+            );
         }
         let socket = bind(join.port)?;
         let settings = self.place(id, "joining", socket.local_port()).await?;

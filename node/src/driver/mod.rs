@@ -63,7 +63,9 @@ async fn prepare(vpis: &[VpiSettings], owner: Owner) -> anyhow::Result<()> {
         let plan = loopback::Plan::new(&vpi.device, vpi.prefix, vpi.alias)?;
         if privilege::is_root() {
             let firewall = loopback::install(&plan, owner.user).await;
-            if firewall.with_context(|| format!("cannot set this machine up for {}", vpi.name))? == Firewall::NoNft {
+            if firewall.with_context(|| format!("cannot set this machine up for {}", vpi.name))?
+                == Firewall::NoNft
+            {
                 warn!(vpi = vpi.name, "nft is not installed: set up without the firewall table");
             }
         } else if let Some(missing) = loopback::missing(&plan).await?.first() {

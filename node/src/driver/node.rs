@@ -77,7 +77,8 @@ impl Node {
         let epochs = files.epochs(id)?;
         let (pins, objects) = (std::mem::take(&mut files.pins), files.objects.clone());
         let config = self.config(&settings, pins, None)?;
-        let engine = Engine::member(config, objects, epochs, time).context("the aliases contradict each other")?;
+        let engine =
+            Engine::member(config, objects, epochs, time).context("the aliases contradict each other")?;
         let socket = Arc::new(Socket::bind(settings.port)?);
         let mut vpi = Vpi::start(settings, engine, files, socket, self.queues.clone())?;
         vpi.attach()?;
@@ -129,7 +130,8 @@ impl Node {
         if self.vpis.is_empty() {
             return "no VPI yet; `vpi create NAME` founds one, `vpi join` enters one".to_owned();
         }
-        let vpis = self.vpis.values().map(|vpi| format!("{} ({})", vpi.settings.name, vpi.engine.own_alias()));
+        let vpis =
+            self.vpis.values().map(|vpi| format!("{} ({})", vpi.settings.name, vpi.engine.own_alias()));
         vpis.collect::<Vec<_>>().join(", ")
     }
 
@@ -179,7 +181,8 @@ impl Node {
             if vpi.engine.poll_timeout().is_some_and(|(at, _)| time.now >= at) {
                 vpi.engine.handle_timeout(time);
             }
-            happenings.extend(vpi.drain(&mut self.index, time)?.into_iter().map(|happening| (*id, happening)));
+            happenings
+                .extend(vpi.drain(&mut self.index, time)?.into_iter().map(|happening| (*id, happening)));
         }
         for (id, happening) in happenings {
             self.on_happening(id, happening)?;

@@ -14,7 +14,8 @@ impl Node {
     /// A [`Failure`] that says which there are.
     pub(super) fn resolve_vpi(&self, typed: &str) -> Result<VpiId, Failure> {
         let by_name = self.vpis.iter().find(|(id, vpi)| {
-            !self.joins.contains_key(id) && (vpi.settings.name == typed || VpiId::from_hex(typed) == Some(**id))
+            !self.joins.contains_key(id)
+                && (vpi.settings.name == typed || VpiId::from_hex(typed) == Some(**id))
         });
         by_name.map(|(id, _)| *id).ok_or_else(|| {
             let names: Vec<_> = self.vpis.values().map(|vpi| vpi.settings.name.as_str()).collect();
@@ -33,9 +34,7 @@ impl Node {
     /// A [`Failure`] that says what to type.
     pub(super) fn resolve_member(&self, typed: &str) -> Result<(VpiId, DeviceId, String), Failure> {
         let found = match typed.parse::<Ipv4Addr>() {
-            Ok(alias) => {
-                self.vpis.iter().find_map(|(id, vpi)| Some((*id, vpi.engine.member_at(alias)?)))
-            }
+            Ok(alias) => self.vpis.iter().find_map(|(id, vpi)| Some((*id, vpi.engine.member_at(alias)?))),
             Err(_) => self.member_called(typed)?,
         };
         let (vpi, device) = found.ok_or_else(|| {

@@ -167,8 +167,12 @@ impl Runner {
                 }
             };
             count += 1;
-            let mut egress =
-                Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+            let mut egress = Outgoing {
+                batch: &mut self.outgoing,
+                socket: &self.socket,
+                drops: &self.drops,
+                blocked: false,
+            };
             match self.forwarder.outbound(packet, &mut egress, now) {
                 Outbound::Sent => self.is_blocked = egress.blocked,
                 Outbound::Hold => {

@@ -32,7 +32,7 @@ impl Roster {
     ) -> Self {
         let mut set = ObjectSet::new(vpi);
         for object in objects {
-            set.insert(object);
+            set.insert(&object);
         }
         let membership = reduce(&set);
         let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new() };
@@ -93,7 +93,7 @@ impl Roster {
     pub(super) fn insert(&mut self, objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
         let taken: Vec<Object> = objects
             .into_iter()
-            .filter(|object| matches!(self.objects.insert(object.clone()), Insertion::Stored { .. }))
+            .filter(|object| matches!(self.objects.insert(object), Insertion::Stored { .. }))
             .collect();
         if !taken.is_empty() {
             self.membership = reduce(&self.objects);
@@ -107,7 +107,7 @@ impl Roster {
             ObjectError::UnknownKind(_) => DropReason::ObjectUnknown,
             _ => DropReason::ObjectInvalid,
         })?;
-        match self.objects.insert(object.clone()) {
+        match self.objects.insert(&object) {
             Insertion::Known => Ok(None),
             Insertion::Refused(Refusal::LaterCharter) => Err(DropReason::ObjectUnknown),
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
