@@ -146,9 +146,10 @@ impl Node {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 Some(call) = calls.recv() => self.on_call(call).await?,
-                () = wait_until(deadline) => {}
                 Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen),
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen),
+                // Last: whatever woke the loop, every turn does what is due.
+                () = wait_until(deadline) => {}
             }
             self.turn()?;
         }
