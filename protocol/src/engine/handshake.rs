@@ -152,6 +152,7 @@ impl Engine {
         // The other end sends on the session only after it opened something with it.
         self.send_keepalive(&device, time);
         self.flush(&device, time);
+        self.send_due_messages(&device, time);
         Ok(())
     }
 
@@ -166,6 +167,7 @@ impl Engine {
             self.on_link_up(&device, (remote, None), time);
         }
         self.flush(&device, time);
+        self.send_due_messages(&device, time);
     }
 
     /// Gives both halves of a session their places: the opener goes to the forwarder.

@@ -227,7 +227,8 @@ impl Engine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let joining = self.joining.as_ref().map(|joining| (joining.ask_at(), "join"));
-        self.peers.values().filter_map(Peer::poll_timeout).chain(joining).min()
+        let is_member = self.joining.is_none();
+        self.peers.values().filter_map(|peer| peer.poll_timeout(is_member)).chain(joining).min()
     }
 
     /// The next packet for an application.

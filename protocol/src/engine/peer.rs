@@ -178,11 +178,11 @@ impl Peer {
         })
     }
 
-    /// When something is due, and what.
-    pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+    /// When something is due, and what. A device that is itself no member settles nothing.
+    pub(super) fn poll_timeout(&self, is_member: bool) -> Option<(Instant, &'static str)> {
         let settle = match self.settlement {
             Settlement::Open { again_at, .. }
-                if self.exchange.is_settled() && self.path.remote().is_some() =>
+                if is_member && self.exchange.is_settled() && self.path.remote().is_some() =>
             {
                 Some(again_at)
             }

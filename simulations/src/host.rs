@@ -1,0 +1,270 @@
+//! An engine with a place in the network: its forwarder, its disk, and the order in which its doors are driven.
+//!
+//! The order is that of [`Engine`]: one input; then every output until `None`; then `poll_timeout`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use protocol::drop::DropReason;
+use protocol::engine::{Command, Config, Engine, Event, Time, Transmit};
+use protocol::forward::{Egress, Forwarder, Inbound, Outbound};
+use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::join::{Joiner, Question};
+use protocol::membership::token::Token;
+use protocol::wire::message::Suites;
+
+use crate::chance::Chance;
+use crate::disk::{Disk, Write};
+
+/// The /16 of every host's aliases.
+const PREFIX: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 0);
+/// A link without applications is not renewed after this long.
+const IDLE_AFTER: Duration = Duration::from_secs(300);
+
+/// One machine: what outlives a crash, and the node that runs or does not.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) device: SigningSecret,
+    pub(crate) static_secret: StaticSecret,
+    pub(crate) address: SocketAddr,
+    pub(crate) rekey_after: Duration,
+    pub(crate) suites: Suites,
+    pub(crate) disk: Disk,
+    /// Counts starts, so that what a former process asked of the disk is not told to a later one.
+    pub(crate) boot: u64,
+    pub(crate) node: Option<Node>,
+}
+
+/// A running node.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    forwarder: Forwarder,
+    /// When the engine wants to be woken, and why.
+    pub(crate) timeout: Option<(Instant, &'static str)>,
+}
+
+/// What may come to a node.
+pub(crate) enum Input {
+    Datagram {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Packet(Vec<u8>),
+    Command(Command),
+    Timeout,
+    /// The process began; nothing came yet.
+    Start,
+}
+
+/// What a node did with an input.
+#[derive(Default)]
+pub(crate) struct Outputs {
+    pub(crate) transmits: Vec<Transmit>,
+    pub(crate) packets: Vec<Vec<u8>>,
+    pub(crate) events: Vec<Event>,
+    /// Why the input, or what waited, was dropped.
+    pub(crate) dropped: Vec<DropReason>,
+}
+
+impl Host {
+    /// A machine with keys of its own, and nothing else.
+    pub(crate) fn new(name: String, address: SocketAddr, rekey_after: Duration, chance: &mut Chance) -> Self {
+        Self {
+            name,
+            device: SigningSecret::from_seed(&chance.bytes()),
+            static_secret: StaticSecret::from_bytes(chance.bytes()),
+            address,
+            rekey_after,
+            suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
+            disk: Disk::default(),
+            boot: 0,
+            node: None,
+        }
+    }
+
+    /// The device's key, by which members know it.
+    pub(crate) fn id(&self) -> DeviceId {
+        self.device.public()
+    }
+
+    /// Writes the question of `token`, in its text form, to disk, as `vpi join` does before it starts the engine.
+    pub(crate) fn take_token(
+        &mut self,
+        text: &str,
+        wall_secs: u64,
+        chance: &mut Chance,
+    ) -> Result<(), String> {
+        let token = Token::parse(text).map_err(|error| error.to_string())?;
+        let joiner = Joiner {
+            device: &self.device,
+            static_key: self.static_secret.public(),
+            name: &self.name,
+            nonce: chance.bytes(),
+            wall_secs,
+        };
+        let question = Question::ask(&token, &joiner).map_err(|error| error.to_string())?;
+        self.disk.vpi = Some(*token.vpi());
+        self.disk.joining = Some((text.to_owned(), question.encode()));
+        Ok(())
+    }
+
+    /// Starts the node from what is on disk.
+    pub(crate) fn start(&mut self, time: Time, chance: &mut Chance) -> Result<(), String> {
+        let vpi = self.disk.vpi.ok_or("started without a VPI")?;
+        self.boot += 1;
+        let config = self.config(vpi, chance);
+        let engine = match &self.disk.joining {
+            Some((text, question)) if !self.disk.is_member => {
+                let token = Token::parse(text).map_err(|error| error.to_string())?;
+                let question = Question::decode(&vpi, question).map_err(|reason| reason.to_string())?;
+                Engine::joining(config, &token, question, time)
+            }
+            _ => Engine::member(config, self.disk.objects.clone(), self.disk.epochs.clone(), time),
+        };
+        let engine = engine.map_err(|error| error.to_string())?;
+        let forwarder = Forwarder::new(engine.own_alias());
+        self.node = Some(Node { engine, forwarder, timeout: None });
+        Ok(())
+    }
+
+    fn config(&self, vpi: VpiId, chance: &mut Chance) -> Config {
+        Config {
+            vpi,
+            device: self.device.clone(),
+            static_secret: self.static_secret.clone(),
+            suites: self.suites,
+            rekey_after: self.rekey_after,
+            idle_after: IDLE_AFTER,
+            prefix: PREFIX,
+            pins: self.disk.pins.clone(),
+            seed: chance.bytes(),
+        }
+    }
+
+    /// What a node that has just started tells its engine: where members were reached, and to reach them again.
+    pub(crate) fn start_commands(&self) -> Vec<Command> {
+        let remembered = || self.disk.remembered.iter();
+        let remember = remembered().map(|(device, address)| Command::Remember(*device, *address));
+        remember.chain(remembered().map(|(device, _)| Command::Connect(*device))).collect()
+    }
+
+    /// The device whose alias this is, as this host's file of aliases says.
+    pub(crate) fn device_at(&self, alias: Ipv4Addr) -> Option<DeviceId> {
+        let [_, _, c, d] = alias.octets();
+        let suffix = u16::from_be_bytes([c, d]);
+        self.disk.pins.iter().find(|pin| pin.suffix == suffix).map(|pin| pin.device)
+    }
+
+    /// This host's alias for `device`.
+    pub(crate) fn alias_of(&self, device: &DeviceId) -> Option<Ipv4Addr> {
+        let pin = self.disk.pins.iter().find(|pin| pin.device == *device)?;
+        let [a, b, _, _] = PREFIX.octets();
+        let [c, d] = pin.suffix.to_be_bytes();
+        Some(Ipv4Addr::new(a, b, c, d))
+    }
+
+    /// Who belongs, as this host sees it: the epoch, and every member by name.
+    pub(crate) fn view(&self, now: Instant) -> Option<(u64, BTreeMap<String, DeviceId>)> {
+        let engine = &self.node.as_ref()?.engine;
+        let members = engine.names().map(|(device, name)| (name.to_owned(), device)).collect();
+        Some((engine.status(now).epoch, members))
+    }
+}
+
+impl Node {
+    /// Takes in one input and drains every output.
+    pub(crate) fn handle(&mut self, input: Input, time: Time) -> Outputs {
+        let mut outputs = Outputs::default();
+        match input {
+            Input::Datagram { from, mut bytes } => self.datagram(from, &mut bytes, &mut outputs, time),
+            Input::Packet(packet) => self.packet(packet, &mut outputs, time),
+            Input::Command(command) => self.engine.handle_command(command, time),
+            Input::Timeout => self.engine.handle_timeout(time),
+            Input::Start => {}
+        }
+        self.drain(&mut outputs, time);
+        self.timeout = self.engine.poll_timeout();
+        outputs
+    }
+
+    fn datagram(&mut self, from: SocketAddr, bytes: &mut [u8], outputs: &mut Outputs, time: Time) {
+        let verdict = match self.forwarder.inbound(from, bytes, time.now) {
+            Inbound::Packet(packet) => {
+                outputs.packets.push(packet.to_vec());
+                Ok(())
+            }
+            Inbound::Message { index, bytes } => {
+                // The forwarder's notes go first: the message may be the first of its session.
+                let message = bytes.to_vec();
+                self.drain(outputs, time);
+                self.engine.handle_message((index, from), &message, time)
+            }
+            Inbound::Veiled(datagram) => self.engine.handle_datagram(from, datagram, time),
+            Inbound::Keepalive => Ok(()),
+            Inbound::Drop(reason) => Err(reason),
+        };
+        outputs.dropped.extend(verdict.err());
+    }
+
+    fn packet(&mut self, packet: Vec<u8>, outputs: &mut Outputs, time: Time) {
+        let mut datagrams = Datagrams(&mut outputs.transmits);
+        match self.forwarder.outbound(&packet, &mut datagrams, time.now) {
+            Outbound::Sent => {}
+            Outbound::Hold => self.engine.handle_packet(packet, time),
+            Outbound::TooLarge(error) => outputs.packets.push(error.to_vec()),
+            Outbound::Drop(reason) => outputs.dropped.push(reason),
+        }
+    }
+
+    fn drain(&mut self, outputs: &mut Outputs, time: Time) {
+        loop {
+            let before = (outputs.transmits.len(), outputs.packets.len(), outputs.events.len());
+            let mut moved = false;
+            while let Some(note) = self.forwarder.poll_note() {
+                self.engine.handle_note(note, time);
+                moved = true;
+            }
+            while let Some(update) = self.engine.poll_update() {
+                self.forwarder.apply(update);
+                moved = true;
+            }
+            outputs.packets.extend(std::iter::from_fn(|| self.engine.poll_packet()));
+            outputs.transmits.extend(std::iter::from_fn(|| self.engine.poll_transmit()));
+            outputs.events.extend(std::iter::from_fn(|| self.engine.poll_event()));
+            if !moved && before == (outputs.transmits.len(), outputs.packets.len(), outputs.events.len()) {
+                return;
+            }
+        }
+    }
+}
+
+/// Sealed datagrams, collected.
+struct Datagrams<'t>(&'t mut Vec<Transmit>);
+
+impl Egress for Datagrams<'_> {
+    fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let mut datagram = vec![0; bytes];
+        let filled = fill(&mut datagram);
+        if filled {
+            self.0.push(Transmit { to, datagram });
+        }
+        filled
+    }
+}
+
+impl Host {
+    /// The node dies; of the writes under way the disk keeps the first `kept`.
+    pub(crate) fn crash(&mut self, kept: usize) {
+        self.node = None;
+        for _ in 0..kept {
+            self.disk.commit_first();
+        }
+        self.disk.under_way.clear();
+    }
+
+    /// Queues what an event asks the disk to keep.
+    pub(crate) fn write(&mut self, write: Write) {
+        self.disk.under_way.push_back(write);
+    }
+}

@@ -1,0 +1,3 @@
+//! The modelled internet between hosts.
+
+pub(crate) mod link;

@@ -1,0 +1,21 @@
+//! Words for what happened.
+
+use protocol::engine::Event;
+
+/// One event, in a few words; secrets and random bytes that a reader does not need stay out.
+pub(crate) fn event(event: &Event) -> String {
+    match event {
+        Event::Store { ticket, objects, epochs } => {
+            let kinds: Vec<_> = objects.iter().map(|object| format!("{:?}", object.kind())).collect();
+            format!("store {ticket}: {kinds:?} and {} secrets", epochs.len())
+        }
+        Event::Pinned => "pinned".to_owned(),
+        Event::Joined => "joined".to_owned(),
+        Event::JoinFailed(failure) => format!("join failed: {failure}"),
+        Event::Invited { ticket, outcome } => format!("invited {ticket}, done: {}", outcome.is_ok()),
+        Event::Reached { device, remote } => format!("reached {device:?} at {remote}"),
+        Event::Link { device, is_up } => format!("link with {device:?} up: {is_up}"),
+        Event::Pong { ticket, rtt } => format!("pong {ticket} after {rtt:?}"),
+        Event::Dropped(reason) => format!("dropped: {reason}"),
+    }
+}

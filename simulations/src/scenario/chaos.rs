@@ -1,0 +1,127 @@
+//! The story in which everything happens at once: two to four members under loss, crashes, new addresses and a
+//! stranger; once it is over, all is well within 30 s.
+
+use std::time::Duration;
+
+use super::setup::{agreed, founder, invite, joined, joiner, talk};
+use super::{ms, secs};
+use crate::action::Action;
+use crate::net::link::Conditions;
+use crate::world::World;
+
+/// How long after the faults packets must flow.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// Everything.
+pub(super) fn chaos(world: &mut World) -> Result<(), String> {
+    let rekey_after = world.chance.between(secs(10), secs(120));
+    let count = 2 + world.chance.below(3) as usize;
+    world.internet = Conditions::drawn(&mut world.chance);
+    let a = founder(world, rekey_after)?;
+    if world.chance.percent(40) {
+        world.disk_delay = world.chance.between(ms(1), ms(300));
+    }
+    for _ in 1..count {
+        let members = [world.hosts[a].address];
+        let token = invite(world, a, 1, &members)?;
+        let host = joiner(world, &token, rekey_after)?;
+        if world.chance.percent(30) {
+            disturb_join(world, (a, host));
+        }
+        joined(world, host, secs(180))?;
+    }
+    let length = world.chance.between(secs(20), secs(90));
+    for _ in 0..world.chance.below(30) + 5 {
+        let (after, action) = (world.chance.between(ms(0), length), draw(world, count));
+        world.later(after, action);
+    }
+    simultaneous_start(world, count);
+    world.run_for(length)?;
+    recover(world, count)
+}
+
+/// One of the two of a join dies in the middle of it.
+fn disturb_join(world: &mut World, (witness, joiner): (usize, usize)) {
+    let host = if world.chance.percent(50) { witness } else { joiner };
+    let after = world.chance.between(ms(1), secs(3));
+    let loses_all = world.chance.percent(50);
+    world.later(after, Action::Crash { host, loses_all });
+    let away = world.chance.between(ms(1), secs(4));
+    world.later(after + away, Action::Start { host });
+}
+
+/// Two hosts start to speak at one instant.
+fn simultaneous_start(world: &mut World, count: usize) {
+    let after = world.chance.between(ms(0), secs(20));
+    let (from, to) = two(world, count);
+    for (from, to) in [(from, to), (to, from)] {
+        world.later(after, Action::Connect { from, to });
+        world.later(after, Action::Send { from, to, bytes: 100, wants_echo: true });
+    }
+}
+
+fn two(world: &mut World, count: usize) -> (usize, usize) {
+    let from = world.chance.below(count as u64) as usize;
+    let other = world.chance.below(count as u64 - 1) as usize;
+    (from, if other < from { other } else { other + 1 })
+}
+
+fn draw(world: &mut World, count: usize) -> Action {
+    let (from, to) = two(world, count);
+    let bytes = *world.chance.pick(&[40, 200, 1_000, 1_168, 1_300, 1_420]);
+    match world.chance.below(20) {
+        0..=7 => {
+            let (wants_echo, pause) = (world.chance.percent(50), world.chance.between(ms(5), ms(400)));
+            let left = world.chance.below(150) as u32 + 1;
+            Action::Stream { from, to, bytes, wants_echo, pause, left }
+        }
+        8 => Action::Send { from, to, bytes, wants_echo: true },
+        9 | 10 => {
+            let away = world.chance.between(ms(1), secs(20));
+            world.later(away, Action::Start { host: from });
+            let loses_all = world.chance.percent(50);
+            Action::Crash { host: from, loses_all }
+        }
+        11 => Action::Start { host: from },
+        12 => Action::Close { host: from },
+        13 => Action::Roam { host: from, tells: world.chance.percent(50) },
+        14 => Action::Connect { from, to },
+        15 => Action::Remember { host: from, of: to },
+        16 => Action::Ping { from, to },
+        17 => Action::Internet(Conditions::drawn(&mut world.chance)),
+        _ => Action::Attack { shots: 8 },
+    }
+}
+
+/// The faults are over: everything runs, whoever speaks first is answered in time, all agree on who belongs, and at
+/// last nobody says a word.
+fn recover(world: &mut World, count: usize) -> Result<(), String> {
+    world.disk_delay = Duration::ZERO;
+    world.internet = Conditions::perfect(world.chance.between(ms(1), ms(200)));
+    // What was on its way is over, too.
+    world.run_for(secs(4))?;
+    for host in 0..count {
+        world.start(host)?;
+    }
+    for (first, second) in (0..count).flat_map(|b| (0..b).map(move |a| (a, b))) {
+        let (from, to) = if world.chance.percent(50) { (first, second) } else { (second, first) };
+        // Where both have moved, nobody but a third could tell them.
+        world.act(Action::Remember { host: from, of: to })?;
+        world.act(Action::Attack { shots: 4 })?;
+        talk(world, (from, to), RECOVERY)?;
+        talk(world, (to, from), RECOVERY)?;
+    }
+    agreed(world, count)?;
+    quiet(world)
+}
+
+/// Without applications nobody sends: not at once, but once what was begun is over.
+fn quiet(world: &mut World) -> Result<(), String> {
+    world.run_for(secs(400))?;
+    let sent = world.sent;
+    world.run_for(secs(600))?;
+    match world.sent - sent {
+        0 => Ok(()),
+        idle => Err(format!("{idle} datagrams in ten idle minutes")),
+    }
+}

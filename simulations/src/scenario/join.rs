@@ -1,0 +1,62 @@
+//! Stories of getting in: an invite with more takers than uses, an answer that never arrives.
+
+use protocol::engine::Event;
+
+use super::setup::{agreed, founder, invite, joined, joiner, talk};
+use super::{ms, secs};
+use crate::action::Action;
+use crate::net::link::Conditions;
+use crate::world::World;
+
+/// The second taker of a one-use invite is told that it is used up.
+pub(super) fn used_up(world: &mut World) -> Result<(), String> {
+    let a = founder(world, secs(60))?;
+    let members = [world.hosts[a].address];
+    let token = invite(world, a, 1, &members)?;
+    world.internet = Conditions { loss_percent: world.chance.below(31), ..world.internet };
+    let first = joiner(world, &token, secs(60))?;
+    joined(world, first, secs(120))?;
+    world.heard.clear();
+    let second = joiner(world, &token, secs(60))?;
+    let refused = |world: &World| {
+        world.heard.iter().any(|(host, event)| *host == second && matches!(event, Event::JoinFailed(_)))
+    };
+    if !world.run_until(secs(120), refused)? {
+        return Err("the second taker heard nothing".to_owned());
+    }
+    world.hosts.pop();
+    world.internet = Conditions::perfect(ms(20));
+    talk(world, (a, first), secs(30))?;
+    agreed(world, 2)
+}
+
+/// The joiner dies between question and answer: the same Join is asked again and is one use.
+pub(super) fn lost_answer(world: &mut World) -> Result<(), String> {
+    let a = founder(world, secs(60))?;
+    let members = [world.hosts[a].address];
+    let token = invite(world, a, 1, &members)?;
+    world.internet = Conditions::perfect(ms(50));
+    if world.chance.percent(50) {
+        world.disk_delay = world.chance.between(ms(1), ms(200));
+    }
+    let b = joiner(world, &token, secs(60))?;
+    for _ in 0..=world.chance.below(3) {
+        // The answer comes 100 ms after the question, and later by the disk.
+        let until_death = world.chance.between(ms(51), ms(400));
+        world.run_for(until_death)?;
+        let loses_all = world.chance.percent(50);
+        world.act(Action::Crash { host: b, loses_all })?;
+        if world.chance.percent(30) {
+            world.act(Action::Crash { host: a, loses_all })?;
+            world.run_for(ms(300))?;
+            world.start(a)?;
+        }
+        let away = world.chance.between(ms(1), secs(5));
+        world.run_for(away)?;
+        world.start(b)?;
+    }
+    joined(world, b, secs(30))?;
+    let order = if world.chance.percent(50) { (a, b) } else { (b, a) };
+    talk(world, order, secs(30))?;
+    agreed(world, 2)
+}

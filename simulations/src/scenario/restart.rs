@@ -1,0 +1,68 @@
+//! Stories on an internet that loses nothing: crashes with remembered paths, and sessions that outlive their keys.
+
+use std::time::Duration;
+
+use super::setup::{pair, talk};
+use super::{ms, secs};
+use crate::action::Action;
+use crate::net::link::Conditions;
+use crate::world::World;
+
+/// Either node dies under traffic and starts again: flow is back within 2 s, from whichever side speaks first.
+pub(super) fn restart(world: &mut World) -> Result<(), String> {
+    world.internet = Conditions::perfect(world.chance.between(ms(1), ms(150)));
+    let (a, b) = pair(world, secs(120))?;
+    for _ in 0..4 {
+        let (dies, stays) = if world.chance.percent(50) { (a, b) } else { (b, a) };
+        world.act(traffic(a, b, 400))?;
+        world.act(traffic(b, a, 400))?;
+        let until_death = world.chance.between(ms(1), secs(3));
+        world.run_for(until_death)?;
+        let clean = world.chance.percent(30);
+        world.act(if clean {
+            Action::Close { host: dies }
+        } else {
+            Action::Crash { host: dies, loses_all: true }
+        })?;
+        let away = world.chance.between(ms(1), secs(20));
+        world.run_for(away)?;
+        world.start(dies)?;
+        let order = if world.chance.percent(50) { (dies, stays) } else { (stays, dies) };
+        talk(world, order, secs(2))?;
+        talk(world, (order.1, order.0), secs(2))?;
+        world.run_for(secs(10))?;
+    }
+    Ok(())
+}
+
+fn traffic(from: usize, to: usize, left: u32) -> Action {
+    Action::Stream { from, to, bytes: 300, wants_echo: false, pause: ms(10), left }
+}
+
+/// A session is renewed five times and more, and no packet is lost to it.
+pub(super) fn rekeys(world: &mut World) -> Result<(), String> {
+    let delay = world.chance.between(ms(1), ms(300));
+    let jitter = if world.chance.percent(50) { Duration::ZERO } else { ms(40) };
+    world.internet = Conditions { jitter, ..Conditions::perfect(delay) };
+    let (a, b) = pair(world, secs(10))?;
+    world.run_for(secs(3))?;
+    let before = world.ledger.missing();
+    let rekeys_at_least = 5;
+    let length = secs(10) * (rekeys_at_least + 2);
+    let both = world.chance.percent(70);
+    let left = (length.as_millis() / 50) as u32;
+    for (from, to) in [(a, b), (b, a)].into_iter().take(if both { 2 } else { 1 }) {
+        world.act(Action::Stream { from, to, bytes: 1_000, wants_echo: false, pause: ms(50), left })?;
+    }
+    let veiled = world.veiled;
+    world.run_for(length + secs(3))?;
+    // An initiation and a response each; the two ends should not both renew.
+    let rekeys = (world.veiled - veiled) / 2;
+    if !(u64::from(rekeys_at_least)..=u64::from(rekeys_at_least) + 4).contains(&rekeys) {
+        return Err(format!("{rekeys} handshakes in {length:?}"));
+    }
+    match world.ledger.missing() - before {
+        0 => Ok(()),
+        lost => Err(format!("{lost} packets were lost to rekeys")),
+    }
+}

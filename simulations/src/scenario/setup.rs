@@ -1,0 +1,127 @@
+//! How stories begin: a founder, invites in their text form, joiners; and how they ask whether packets flow.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::engine::{Command, Event, InviteRequest};
+use protocol::identity::{Secret, SigningSecret};
+use protocol::membership::epoch::EpochSecret;
+use protocol::membership::founding::{Founding, InviteWish, found};
+
+use super::{ms, secs};
+use crate::action::Action;
+use crate::host::Input;
+use crate::world::World;
+
+/// Adds a host that founds a VPI, and starts it.
+pub(super) fn founder(world: &mut World, rekey_after: Duration) -> Result<usize, String> {
+    let host = world.add_host(rekey_after);
+    let root = SigningSecret::from_seed(&world.chance.bytes());
+    let recovery = SigningSecret::from_seed(&world.chance.bytes());
+    let secret = Secret(world.chance.bytes());
+    let wall_secs = world.time().wall_ms / 1_000;
+    let founder = &mut world.hosts[host];
+    let founded = found(&Founding {
+        name: "home",
+        device_name: &founder.name,
+        root: &root,
+        recovery: &recovery,
+        device: &founder.device,
+        static_key: founder.static_secret.public(),
+        secret: &secret,
+        nonce: [7; 16],
+        wall_secs,
+    })
+    .map_err(|error| error.to_string())?;
+    founder.disk.vpi = Some(founded.vpi);
+    founder.disk.objects.extend(founded.objects);
+    founder.disk.epochs.push(EpochSecret::new(founded.vpi, 0, secret));
+    founder.disk.is_member = true;
+    world.start(host)?;
+    Ok(host)
+}
+
+/// Has `admin` make an invite whose token names `members`; returns the token's text.
+pub(super) fn invite(
+    world: &mut World,
+    admin: usize,
+    max_uses: u64,
+    members: &[SocketAddr],
+) -> Result<String, String> {
+    world.heard.clear();
+    let wish = InviteWish { name: None, max_uses, seconds: None, bound_device: None };
+    let request = Box::new(InviteRequest { wish, members: members.to_vec() });
+    world.give(admin, Input::Command(Command::Invite(1, request)))?;
+    let invited = |world: &World| world.heard.iter().any(|(_, event)| matches!(event, Event::Invited { .. }));
+    if !world.run_until(secs(5), invited)? {
+        return Err("no invite came of a wish".to_owned());
+    }
+    let outcome = world.heard.drain(..).find_map(|(_, event)| match event {
+        Event::Invited { outcome, .. } => Some(outcome),
+        _ => None,
+    });
+    let token = outcome.ok_or("an invite got lost")?.map_err(|error| error.to_string())?;
+    Ok(token.to_text().to_string())
+}
+
+/// Adds a host and starts it with a token.
+pub(super) fn joiner(world: &mut World, text: &str, rekey_after: Duration) -> Result<usize, String> {
+    let host = world.add_host(rekey_after);
+    let wall_secs = world.time().wall_ms / 1_000;
+    world.hosts[host].take_token(text, wall_secs, &mut world.chance)?;
+    world.start(host)?;
+    Ok(host)
+}
+
+/// Waits until `host` is a member, in its own eyes.
+pub(super) fn joined(world: &mut World, host: usize, limit: Duration) -> Result<(), String> {
+    if world.run_until(limit, |world| world.hosts[host].disk.is_member)? {
+        Ok(())
+    } else {
+        Err(format!("{host} did not join within {limit:?}"))
+    }
+}
+
+/// `first` speaks to `second`, which answers each packet: one answer must be back within `limit`. Returns how long it
+/// took.
+pub(super) fn talk(
+    world: &mut World,
+    (first, second): (usize, usize),
+    limit: Duration,
+) -> Result<Duration, String> {
+    let (since, pause) = (world.now, ms(100));
+    let left = (limit.as_millis() / pause.as_millis()) as u32;
+    let stream = Action::Stream { from: first, to: second, bytes: 200, wants_echo: true, pause, left };
+    world.act(stream)?;
+    let echoed = |world: &World| world.ledger.first_echo((first, second), since);
+    if world.run_until(limit, |world| echoed(world).is_some())? {
+        Ok(echoed(world).unwrap_or_default() - since)
+    } else {
+        Err(format!("{first} spoke to {second} for {limit:?} from {since:?} on and heard nothing"))
+    }
+}
+
+/// A founder and one member on a perfect internet, talking.
+pub(super) fn pair(world: &mut World, rekey_after: Duration) -> Result<(usize, usize), String> {
+    let founder = founder(world, rekey_after)?;
+    let members = [world.hosts[founder].address];
+    let token = invite(world, founder, 1, &members)?;
+    let other = joiner(world, &token, rekey_after)?;
+    joined(world, other, secs(5))?;
+    talk(world, (founder, other), secs(2))?;
+    Ok((founder, other))
+}
+
+/// Every host sees the same epoch and the same `count` members.
+pub(super) fn agreed(world: &World, count: usize) -> Result<(), String> {
+    let now = world.time().now;
+    let views: Vec<_> = world.hosts.iter().map(|host| host.view(now)).collect();
+    match views.first() {
+        Some(Some(first))
+            if first.1.len() == count && views.iter().all(|view| view.as_ref() == Some(first)) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("hosts disagree on who belongs: {views:?}")),
+    }
+}
