@@ -112,14 +112,11 @@ impl Engine {
         let is_member = self.joining.is_none();
         let Some(peer) = self.peers.get_mut(device) else { return };
         let Settlement::Open { theirs, again_at } = &mut peer.settlement else { return };
-        if !peer.exchange.is_settled() || time.now < *again_at {
-            return;
-        }
-        *again_at = time.now + SETTLE_AGAIN;
-        if !is_member {
+        if !is_member || !peer.exchange.is_settled() || time.now < *again_at {
             return;
         }
         let heard = *theirs;
+        *again_at = time.now + SETTLE_AGAIN;
         self.send_message(device, &Message::Settled { heard }, time);
         if heard {
             self.on_both_settled(device, time);
