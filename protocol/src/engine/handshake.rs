@@ -294,13 +294,14 @@ impl Engine {
         self.send_due_messages(device, time);
     }
 
-    /// No session with `device` can be sent on any more.
+    /// No session with `device` can be sent on any more. Where none could before, what a handshake under way has begun
+    /// stays.
     fn on_link_down(&mut self, device: &DeviceId, time: Time) {
-        let Some(peer) = self.peers.get_mut(device) else { return };
-        if peer.path.remote().is_some() {
-            peer.path.unselect();
-            self.out.events.push_back(Event::Link { device: *device, is_up: false });
-        }
+        let Some(peer) = self.peers.get_mut(device).filter(|peer| peer.path.remote().is_some()) else {
+            return;
+        };
+        peer.path.unselect();
+        self.out.events.push_back(Event::Link { device: *device, is_up: false });
         peer.exchange = Exchange::default();
         peer.rekey_at = None;
         self.refresh_route(device, time);
