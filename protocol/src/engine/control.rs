@@ -177,8 +177,10 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
-        let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };
-        self.on_news(vec![object], Some(from), time);
+        let taken = self.roster.receive(bytes)?;
+        if !taken.is_empty() {
+            self.on_news(taken, Some(from), time);
+        }
         Ok(())
     }
 
