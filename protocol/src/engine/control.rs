@@ -152,6 +152,7 @@ impl Engine {
     fn on_both_settled(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.settlement = Settlement::Done;
+        self.has_settled = true;
         let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
         self.out.updates.extend(allowed);
         self.flush(device, time);
