@@ -141,8 +141,12 @@ impl Node {
             Failure::new(Exit::Refused, error.to_string(), "ask for a new token if it was damaged")
         })?;
         let id = *token.vpi();
-        if self.joins.remove(&id).is_some() {
-            // The person asks anew: whatever the first attempt waited for, this one does.
+        if let Some(former) = self.joins.remove(&id) {
+            former.call.fail(
+                Exit::Failed,
+                "another `vpi join` of the same VPI was started",
+                "see how that one ends",
+            );
             self.vpis.remove(&id);
         }
         if let Some(vpi) = self.vpis.get(&id) {
@@ -274,6 +278,10 @@ impl Node {
         let own = v4.into_iter().chain(v6).map(|address| SocketAddr::new(address, vpi.settings.port));
         members.extend(own);
         members.truncate(TOKEN_ADDRESSES);
+        if members.is_empty() {
+            let message = "this machine has no address at which a joiner could ask";
+            return Err(Failure::new(Exit::Failed, message, "connect it to a network, then try again").into());
+        }
         let wish = InviteWish {
             name: invite.name.clone(),
             max_uses: invite.uses.into(),
