@@ -91,7 +91,8 @@ impl Gate {
         }
     }
 
-    /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. `is_member` says
+    /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. A late one is
+    /// remembered too: it was heard, and whoever sends it again is a stranger. `is_member` says
     /// whether the static key is a current member's.
     ///
     /// # Errors
@@ -106,14 +107,14 @@ impl Gate {
         if !is_member {
             return Err(DropReason::NotMember);
         }
-        let newest = self.newest.get(peer);
-        if newest.is_some_and(|(time_ms, at)| question.time_ms <= *time_ms && now < *at + ORDER_FOR) {
-            return Err(DropReason::VeilReplayed);
-        }
         if !self.peers.take(*peer, now) {
             return Err(DropReason::RateLimited);
         }
         self.remember(question.nonce, now)?;
+        let newest = self.newest.get(peer);
+        if newest.is_some_and(|(time_ms, at)| question.time_ms <= *time_ms && now < *at + ORDER_FOR) {
+            return Err(DropReason::VeilReplayed);
+        }
         self.newest.retain(|_, (_, at)| now < *at + ORDER_FOR);
         self.newest.insert(*peer, (question.time_ms, now));
         Ok(())
@@ -259,7 +260,8 @@ mod tests {
         assert_eq!(gate.answer(&question(2, WALL + 1_000), &MEMBER, true, now), Ok(()));
         assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, now), Err(DropReason::VeilReplayed));
         let later = now + ORDER_FOR;
-        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, later), Ok(()), "its clock was set back");
+        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, later), Err(DropReason::VeilReplayed));
+        assert_eq!(gate.answer(&question(3, WALL), &MEMBER, true, later), Ok(()), "its clock was set back");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use crate::store::state::State;
+
 use super::{
     Exit, Failure,
     protocol::{ANSWER_WITHIN, MAX_REPLY_BYTES, Reply, Request},
@@ -131,7 +133,7 @@ fn read_reply(stream: &mut BufReader<UnixStream>) -> Result<Reply, AskError> {
 #[must_use]
 pub(crate) fn door(state: &Path, socket: Option<&Path>) -> Door {
     Door {
-        socket: socket.map_or_else(|| state.join("control.sock"), Path::to_owned),
+        socket: socket.map_or_else(|| State::control_path(state), Path::to_owned),
         state: state.to_owned(),
     }
 }

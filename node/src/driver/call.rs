@@ -1,5 +1,7 @@
 //! Requests of commands.
 
+use tracing::debug;
+
 use super::enter::{answer_error, plan};
 use super::node::Node;
 use crate::control::protocol::{Reply, Request};
@@ -12,6 +14,7 @@ impl Node {
     /// # Errors
     /// Only when the node cannot go on.
     pub(super) async fn on_call(&mut self, call: Call) -> anyhow::Result<()> {
+        debug!(uid = call.caller.uid, pid = call.caller.pid, request = ?call.request, "asked");
         match self.answer(&call).await {
             Ok(Some(reply)) => {
                 call.answer(reply);

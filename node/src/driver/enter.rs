@@ -21,7 +21,7 @@ use super::vpi::{Files, Vpi};
 use crate::control::protocol::{Create, Entered, Hidden, Invite, Invited, Join, Plan, Reply};
 use crate::control::server::Call;
 use crate::control::{self, Exit, Failure};
-use crate::loopback;
+use crate::loopback::{self, DEVICE_PREFIX};
 use crate::store::keys::EpochName;
 use crate::store::pending::Joining;
 use crate::store::settings::VpiSettings;
@@ -109,7 +109,7 @@ impl Node {
         let prefix = loopback::choose(preferred_prefix(&id), &taken).await?;
         let name = self.local_name(charter_name);
         Ok(VpiSettings {
-            device: format!("vpi-{name}"),
+            device: format!("{DEVICE_PREFIX}{name}"),
             name,
             id,
             prefix,
@@ -217,7 +217,7 @@ impl Node {
         let Some(mut vpi) = self.vpis.remove(&id) else { return Ok(()) };
         let status = vpi.engine.status(Instant::now());
         let name = self.local_name(status.name.as_deref().unwrap_or("vpi"));
-        vpi.settings.device = format!("vpi-{name}");
+        vpi.settings.device = format!("{DEVICE_PREFIX}{name}");
         vpi.settings.name = name;
         vpi.settings.alias = vpi.engine.own_alias();
         let reply = self.settle(id, vpi, None)?;

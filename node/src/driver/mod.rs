@@ -30,7 +30,7 @@ use crate::control::{Exit, Failure};
 use crate::loopback::{self, Firewall};
 use crate::privilege;
 use crate::store::settings::VpiSettings;
-use crate::store::state::{Access, Owner, State};
+use crate::store::state::{Owner, State};
 
 use node::Node;
 
@@ -40,8 +40,7 @@ use node::Node;
 /// Whatever keeps it from starting, or from keeping its promises.
 pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
     let user = options.user.as_deref().map(privilege::user).transpose()?;
-    let access = user.map_or(Access::Create, Access::CreateFor);
-    let state = State::open(&options.state, access)?;
+    let state = State::open(&options.state, user)?;
     let owner = user.unwrap_or(state.owner());
     if owner != state.owner() {
         let message = format!("{} belongs to another user", options.state.display());

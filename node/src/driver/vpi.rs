@@ -152,11 +152,6 @@ impl Vpi {
         self.tun = None;
     }
 
-    /// Says whether packets can reach applications.
-    pub(super) fn is_attached(&self) -> bool {
-        self.tun.is_some()
-    }
-
     /// Looks at what was reached before; a disk that went back is told.
     pub(super) fn check_floor(&mut self) -> anyhow::Result<()> {
         if let Some(rolled_back) = self.floor.check(self.reached_state()) {

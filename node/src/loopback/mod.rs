@@ -38,8 +38,9 @@ mod sys;
 mod tests;
 
 pub(crate) use firewall::Firewall;
-pub(crate) use plan::{DEVICE_PREFIX, MTU_BYTES, Missing, Plan};
-pub(crate) use pool::{choose, is_free};
+use plan::Missing;
+pub(crate) use plan::{DEVICE_PREFIX, Plan};
+pub(crate) use pool::choose;
 
 /// Why the machine is not as it should be.
 #[derive(Debug, Error)]

@@ -16,16 +16,6 @@ const FIRST: u8 = 64;
 /// Tables of sockets below `/proc/thread-self/net`. Sockets for both families show in the second kind.
 const SOCKET_TABLES: [&str; 6] = ["tcp", "udp", "raw", "tcp6", "udp6", "raw6"];
 
-/// Whether nothing on this machine uses the /16 that begins at `prefix`.
-///
-/// A VPI that is installed here makes its own prefix not free.
-///
-/// # Errors
-/// [`LoopbackError::Io`] when the kernel cannot be asked.
-pub(crate) async fn is_free(prefix: Ipv4Addr) -> Result<bool, LoopbackError> {
-    Ok(Used::read().await?.leaves_free(prefix))
-}
-
 /// Chooses the prefix of a VPI: `preferred`, or the next one after it, in a circle, that is free and not
 /// among those `taken` by VPIs that are known but not installed.
 ///

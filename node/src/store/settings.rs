@@ -3,9 +3,9 @@
 //! In: the choices made by `create` and `join`. Out: the same at each start. Nothing in it is agreed with other
 //! members but the id and the own name; a person may edit it while no node runs.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::{fs, io};
 
 use protocol::identity::VpiId;
 use serde::{Deserialize, Serialize};
@@ -41,15 +41,6 @@ pub(crate) struct VpiSettings {
 }
 
 impl VpiSettings {
-    /// Reads the settings at `path`.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] that names the key when one is unknown, missing or senseless; [`StoreError::Io`].
-    pub(crate) fn load(path: &Path) -> Result<Self, StoreError> {
-        let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
-        Self::decode(path, &bytes)
-    }
-
     /// Writes the settings to `path` by rename.
     ///
     /// # Errors
@@ -64,11 +55,16 @@ impl VpiSettings {
     /// A VPI without the file was being created or joined when the node died; it is left out.
     ///
     /// # Errors
-    /// As [`VpiSettings::load`], for the first file that fails.
+    /// [`StoreError::Missing`] without a state folder; [`StoreError::Settings`] that names the key when one is unknown, missing or senseless; [`StoreError::Io`]. For the
+    /// first file that fails.
     pub(crate) fn list(dir: &Path) -> Result<Vec<Self>, StoreError> {
         let folder = dir.join("vpi");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(StoreError::io("list", &folder))? {
+        let entries = fs::read_dir(&folder).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing(dir.to_owned()),
+            _ => StoreError::io("list", &folder)(error),
+        })?;
+        for entry in entries {
             let path = entry.map_err(StoreError::io("list", &folder))?.path().join(FILE);
             if let Some(bytes) = read(&path)? {
                 found.push(Self::decode(&path, &bytes)?);
@@ -122,7 +118,7 @@ mod hexadecimal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::state::{Access, State};
+    use crate::store::state::State;
 
     fn settings(name: &str, id: u8) -> VpiSettings {
         VpiSettings {
@@ -140,28 +136,27 @@ mod tests {
     #[test]
     fn all_vpis_of_a_state_folder_are_listed_by_name() {
         let root = tempfile::tempdir().unwrap();
-        let state = State::open(&root.path().join("vpi"), Access::Create).unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
         for settings in [settings("work", 1), settings("home", 2)] {
             settings.save(&state.vpi(&settings.id).unwrap().settings).unwrap();
         }
         state.vpi(&VpiId([3; 32])).unwrap();
 
         assert_eq!(VpiSettings::list(state.dir()).unwrap(), [settings("home", 2), settings("work", 1)]);
-        let path = state.vpi(&VpiId([2; 32])).unwrap().settings;
-        assert_eq!(VpiSettings::load(&path).unwrap(), settings("home", 2));
     }
 
     #[test]
     fn an_unknown_or_missing_key_is_an_error_that_names_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(FILE);
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
         let text = toml::to_string(&settings("home", 1)).unwrap();
 
         for (text, key) in
             [(format!("colour = 1\n{text}"), "colour"), (text.replace("port = 41414\n", ""), "port")]
         {
             fs::write(&path, text).unwrap();
-            let error = VpiSettings::load(&path).unwrap_err().to_string();
+            let error = VpiSettings::list(state.dir()).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(FILE) && !error.contains('\n'), "{error}");
         }
     }
@@ -169,7 +164,7 @@ mod tests {
     #[test]
     fn values_that_contradict_each_other_are_refused() {
         let root = tempfile::tempdir().unwrap();
-        let state = State::open(&root.path().join("vpi"), Access::Create).unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
         let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
         let good = settings("home", 1);
 
@@ -180,7 +175,7 @@ mod tests {
             (VpiSettings { id: VpiId([2; 32]), ..good.clone() }, "`id`"),
         ] {
             bad.save(&path).unwrap();
-            let error = VpiSettings::load(&path).unwrap_err().to_string();
+            let error = VpiSettings::list(state.dir()).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
     }

@@ -39,11 +39,6 @@ impl Batch {
         Self { slab, entries: [nobody; BATCH_MAX], filled: 0, sent: 0 }
     }
 
-    /// How many datagrams are in it, those that were dropped on receipt included.
-    pub(crate) fn len(&self) -> usize {
-        self.filled
-    }
-
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.filled == 0

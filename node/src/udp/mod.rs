@@ -17,8 +17,12 @@ mod sys;
 mod tests;
 
 pub(crate) use addresses::interface_addresses;
-pub(crate) use batch::{BATCH_MAX, Batch, SLOT_BYTES};
-pub(crate) use socket::{Refusal, Socket};
+pub(crate) use batch::Batch;
+#[cfg(test)]
+use batch::{BATCH_MAX, SLOT_BYTES};
+#[cfg(test)]
+use socket::Refusal;
+pub(crate) use socket::Socket;
 
 /// Why the socket could not be opened.
 #[derive(Debug, Error)]

@@ -39,10 +39,10 @@ pub enum Command {
 impl Engine {
     pub(super) fn on_command(&mut self, command: Command, time: Time) {
         match command {
-            Command::Stored(ticket) => self.on_stored(ticket),
+            Command::Stored(ticket) => self.on_stored(ticket, time),
             Command::Invite(ticket, request) => {
                 let outcome = self.make_invite(&request, time);
-                self.acknowledge(Acknowledgement::Token(Event::Invited { ticket, outcome }));
+                self.acknowledge(Acknowledgement::Token(Event::Invited { ticket, outcome }), time);
             }
             Command::Ping(ticket, device) => {
                 if let Some(peer) = self.peers.get_mut(&device) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::outbox::Event;
 use super::peer::Settlement;
+use super::witness::Acknowledgement;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::forward::{Note, Update};
@@ -52,7 +53,7 @@ impl Engine {
                 }
             }
             Message::Settled { heard } => self.on_settled(&device, heard, time),
-            Message::Close { .. } => self.close(&device, time),
+            Message::Close { .. } => self.on_close(&device, index, time),
         }
         self.send_due_messages(&device, time);
         Ok(())
@@ -112,15 +113,17 @@ impl Engine {
         let is_member = self.joining.is_none();
         let Some(peer) = self.peers.get_mut(device) else { return };
         let Settlement::Open { theirs, again_at } = &mut peer.settlement else { return };
-        if !peer.exchange.is_settled() || time.now < *again_at {
-            return;
-        }
-        *again_at = time.now + SETTLE_AGAIN;
-        if !is_member {
+        if !is_member || !peer.exchange.is_settled() || time.now < *again_at {
             return;
         }
         let heard = *theirs;
+        *again_at = time.now + SETTLE_AGAIN;
+        peer.timers.on_asked(time.now);
+        let is_dead = peer.timers.is_dead(time.now);
         self.send_message(device, &Message::Settled { heard }, time);
+        if is_dead {
+            self.wake(device, time);
+        }
         if heard {
             self.on_both_settled(device, time);
         }
@@ -180,13 +183,22 @@ impl Engine {
     }
 
     /// Stores objects that are new here, brings everything in line with them, and tells every member with a live link
-    /// but the one they came from.
+    /// but the one they came from. What this device made itself is told once it is on disk: an admin that forgot what
+    /// others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, from: Option<&DeviceId>, time: Time) {
         let news: Vec<(u8, ObjectId)> =
             objects.iter().map(|object| (object.kind() as u8, object.id())).collect();
         self.store(objects, Vec::new());
         self.check_joined(time);
         self.on_membership(time);
+        match from {
+            Some(_) => self.tell(&news, from, time),
+            None => self.acknowledge(Acknowledgement::News(news), time),
+        }
+    }
+
+    /// Tells every member with a live link, but the one it came from, that there are these objects.
+    pub(super) fn tell(&mut self, news: &[(u8, ObjectId)], from: Option<&DeviceId>, time: Time) {
         let devices: Vec<DeviceId> =
             self.peers.keys().filter(|device| Some(*device) != from).copied().collect();
         for device in devices {

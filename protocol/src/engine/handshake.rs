@@ -72,6 +72,7 @@ impl Engine {
         let datagram =
             Veiled { time_ms: time.wall_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
         let retry_at = time.now + retry_pause(number, &mut self.rng);
+        peer.timers.on_asked(time.now);
         let old = peer.attempt.replace(Attempt { initiation, index, sent_at: time.now, retry_at, number });
         if let Some(old) = old {
             self.indices.remove(&old.index);
@@ -185,8 +186,8 @@ impl Engine {
         Some(Session { index, role, sealer: Arc::new(sealer), began_at: time.now, finished_at: time.now })
     }
 
-    /// Starts the exchange that a new session asks for: all of it on a link that was down, nothing where both ends hold
-    /// the same and were talking already.
+    /// Starts the exchange that goes with each handshake. Digests tell of what decides who may be talked to, not of
+    /// who has joined, and news can be lost on the way: what is lost arrives with the next rekey.
     fn settle_by(&mut self, device: &DeviceId, ours: Hello, theirs: Hello, time: Time) {
         let is_equal = ours.digests == theirs.digests && self.joining.is_none();
         let Some(peer) = self.peers.get_mut(device) else { return };
@@ -196,9 +197,7 @@ impl Engine {
         } else if peer.is_settled() || !was_up {
             peer.settlement = Settlement::Open { theirs: false, again_at: time.now };
         }
-        if !was_up || !is_equal {
-            peer.exchange = Exchange::start();
-        }
+        peer.exchange = Exchange::start();
     }
 
     /// A session with `device` can be sent on, by way of `remote`.
@@ -295,16 +294,27 @@ impl Engine {
         self.send_due_messages(device, time);
     }
 
-    /// No session with `device` can be sent on any more.
+    /// No session with `device` can be sent on any more. Where none could before, what a handshake under way has begun
+    /// stays.
     fn on_link_down(&mut self, device: &DeviceId, time: Time) {
-        let Some(peer) = self.peers.get_mut(device) else { return };
-        if peer.path.remote().is_some() {
-            peer.path.unselect();
-            self.out.events.push_back(Event::Link { device: *device, is_up: false });
-        }
+        let Some(peer) = self.peers.get_mut(device).filter(|peer| peer.path.remote().is_some()) else {
+            return;
+        };
+        peer.path.unselect();
+        self.out.events.push_back(Event::Link { device: *device, is_up: false });
         peer.exchange = Exchange::default();
         peer.rekey_at = None;
         self.refresh_route(device, time);
+    }
+
+    /// Takes in a goodbye that came on session `index`. Of a session that another followed it is late: the other end
+    /// has started again since, and the later session lives.
+    pub(super) fn on_close(&mut self, device: &DeviceId, index: u32, time: Time) {
+        let Some(peer) = self.peers.get(device) else { return };
+        let closed = peer.sessions.find(index).map(|session| session.finished_at);
+        if peer.sessions.iter().all(|session| closed.is_some_and(|closed| session.began_at <= closed)) {
+            self.close(device, time);
+        }
     }
 
     /// Ends every session with `device`: the other end has forgotten them, or does not answer.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::outbox::{Event, JoinFailure};
+use super::peer::Peer;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret};
@@ -65,7 +66,7 @@ impl Engine {
         joining.ask_at = time.now + retry_pause(joining.attempt, &mut self.rng);
         joining.attempt = joining.attempt.saturating_add(1);
         if let Some(witness) = joining.witness.filter(|witness| self.is_talking_to(witness, time)) {
-            return self.wake_unless_up(&witness, time);
+            return self.hurry(&witness, time);
         }
         let Some(joining) = &mut self.joining else { return };
         if time.wall_secs() > joining.not_after + INVITE_GRACE_SECONDS {
@@ -94,6 +95,10 @@ impl Engine {
         if invite != joining.invite {
             return Err(DropReason::UnknownEpoch);
         }
+        // An answer is not bound to its question: sent again from elsewhere, it would lead there.
+        if !joining.members.contains(&from) {
+            return Err(DropReason::UnexpectedResponse);
+        }
         let content = Veiled::open(&joining.key, header, clear, sealed).ok_or(DropReason::VeilForged)?;
         if content.kind != veil::ANSWER {
             return Err(DropReason::VeilType);
@@ -113,11 +118,13 @@ impl Engine {
 
     /// A member says that it let this device in: provisional, until the own reducer agrees.
     fn on_admitted(&mut self, from: SocketAddr, admitted: &Admitted, time: Time) -> Result<(), DropReason> {
-        let joining = self.joining.as_mut().ok_or(DropReason::UnexpectedResponse)?;
-        let is_other = joining.witness.is_some_and(|witness| witness != admitted.witness);
+        let joining = self.joining.as_ref().ok_or(DropReason::UnexpectedResponse)?;
+        let other = joining.witness.filter(|witness| *witness != admitted.witness);
+        let is_held = other.is_some_and(|witness| self.is_talking_to(&witness, time));
         let is_own = admitted.witness == self.config.device.public();
         let epoch = admitted.epoch(&self.config.vpi, &joining.question, &self.config.static_secret);
-        let epoch = epoch.filter(|_| !is_other && !is_own).ok_or(DropReason::UnexpectedResponse)?;
+        let epoch = epoch.filter(|_| !is_held && !is_own).ok_or(DropReason::UnexpectedResponse)?;
+        let Some(joining) = &mut self.joining else { return Err(DropReason::UnexpectedResponse) };
         let is_first = joining.witness.replace(admitted.witness).is_none();
         self.roster.add_epoch(epoch.clone());
         self.add_peer(admitted.witness, Some(admitted.witness_static), None);
@@ -126,8 +133,8 @@ impl Engine {
         }
         if is_first {
             self.store(Vec::new(), vec![epoch]);
-            self.wake(&admitted.witness, time);
         }
+        self.wake(&admitted.witness, time);
         Ok(())
     }
 
@@ -144,7 +151,9 @@ impl Engine {
         let holds_epoch = membership.epoch().is_some_and(|epoch| {
             self.roster.newest_epoch().is_some_and(|held| held.hash() == epoch.secret_hash)
         });
-        if membership.member(&own).is_none() || membership.member(&witness).is_none() || !holds_epoch {
+        // Without its key the witness could not be heard again.
+        let knows_witness = membership.member(&witness).is_some_and(|member| member.static_key.is_some());
+        if membership.member(&own).is_none() || !knows_witness || !holds_epoch {
             return;
         }
         self.joining = None;
@@ -159,9 +168,12 @@ impl Engine {
             .is_some_and(|peer| peer.attempt.is_some() || peer.sessions.current(time.now).is_some())
     }
 
-    fn wake_unless_up(&mut self, device: &DeviceId, time: Time) {
-        if self.peers.get(device).is_some_and(|peer| peer.sessions.current(time.now).is_none()) {
-            self.wake(device, time);
+    /// A link whose exchange came to its end and did not make this device a member is made again: the witness may have
+    /// started anew since, and a handshake shows it.
+    fn hurry(&mut self, witness: &DeviceId, time: Time) {
+        let is_stuck = |peer: &Peer| peer.sessions.current(time.now).is_none() || peer.exchange.is_done();
+        if self.peers.get(witness).is_some_and(is_stuck) {
+            self.wake(witness, time);
         }
     }
 }

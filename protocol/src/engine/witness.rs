@@ -7,7 +7,7 @@ use super::outbox::{Event, Ticket, Transmit};
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::gate;
-use crate::identity::{InviteId, Secret};
+use crate::identity::{InviteId, ObjectId, Secret};
 use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
 use crate::membership::object::Object;
@@ -22,6 +22,8 @@ pub(super) enum Acknowledgement {
     Answer(Transmit),
     /// An invite's token.
     Token(Event),
+    /// That there are objects of this device's own making.
+    News(Vec<(u8, ObjectId)>),
 }
 
 /// Stores under way, in order.
@@ -56,24 +58,25 @@ impl Engine {
     }
 
     /// Says `acknowledgement` once all that is under way is on disk: at once, if nothing is.
-    pub(super) fn acknowledge(&mut self, acknowledgement: Acknowledgement) {
+    pub(super) fn acknowledge(&mut self, acknowledgement: Acknowledgement, time: Time) {
         match self.storing.under_way.back() {
             Some(ticket) => self.storing.waiting.entry(*ticket).or_default().push(acknowledgement),
-            None => self.say(acknowledgement),
+            None => self.say(acknowledgement, time),
         }
     }
 
     /// `ticket`, and all before it, are on disk.
-    pub(super) fn on_stored(&mut self, ticket: Ticket) {
+    pub(super) fn on_stored(&mut self, ticket: Ticket, time: Time) {
         for acknowledgement in self.storing.end(ticket) {
-            self.say(acknowledgement);
+            self.say(acknowledgement, time);
         }
     }
 
-    fn say(&mut self, acknowledgement: Acknowledgement) {
+    fn say(&mut self, acknowledgement: Acknowledgement, time: Time) {
         match acknowledgement {
             Acknowledgement::Answer(transmit) => self.out.transmits.push_back(transmit),
             Acknowledgement::Token(event) => self.out.events.push_back(event),
+            Acknowledgement::News(news) => self.tell(&news, None, time),
         }
     }
 
@@ -105,7 +108,7 @@ impl Engine {
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
         let answer = Veiled { time_ms: time.wall_ms, kind: veil::ANSWER, body: answer };
         let datagram = answer.seal(key, &header);
-        self.acknowledge(Acknowledgement::Answer(Transmit { to: source, datagram }));
+        self.acknowledge(Acknowledgement::Answer(Transmit { to: source, datagram }), time);
         Ok(())
     }
 

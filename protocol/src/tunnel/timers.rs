@@ -36,7 +36,7 @@ pub fn retry_pause(attempt: u32, rng: &mut Rng) -> Duration {
 /// What one link with a member has seen lately.
 #[derive(Debug, Default)]
 pub struct Timers {
-    /// The first datagram sent since the last one that was received.
+    /// The first packet or question sent since the last datagram that was received.
     unanswered_since: Option<Instant>,
     /// The first packet received since the last datagram that was sent.
     owed_since: Option<Instant>,
@@ -50,6 +50,11 @@ impl Timers {
         self.unanswered_since.get_or_insert(now);
         self.owed_since = None;
         self.used_at = Some(now);
+    }
+
+    /// Notes that something was sent that asks for an answer, and that no application used the link for it.
+    pub fn on_asked(&mut self, now: Instant) {
+        self.unanswered_since.get_or_insert(now);
     }
 
     /// Notes that something was received lately; `packets` says whether packets were among it.

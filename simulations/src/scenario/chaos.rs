@@ -29,6 +29,8 @@ pub(super) fn chaos(world: &mut World) -> Result<(), String> {
             disturb_join(world, (a, host));
         }
         joined(world, host, secs(180))?;
+        // Whoever died in the middle of it runs again.
+        world.run_for(secs(7))?;
     }
     let length = world.chance.between(secs(20), secs(90));
     for _ in 0..world.chance.below(30) + 5 {
@@ -103,7 +105,13 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
     for host in 0..count {
         world.start(host)?;
     }
-    for (first, second) in (0..count).flat_map(|b| (0..b).map(move |a| (a, b))) {
+    // Everybody hears from the founder first, who knows everybody.
+    let founders = (1..count).map(|b| (0, b));
+    let others = (1..count).flat_map(|b| (1..b).map(move |a| (a, b)));
+    for (first, second) in founders.chain(others) {
+        if first == 1 && second == 2 {
+            converge(world, count)?;
+        }
         let (from, to) = if world.chance.percent(50) { (first, second) } else { (second, first) };
         // Where both have moved, nobody but a third could tell them.
         world.act(Action::Remember { host: from, of: to })?;
@@ -115,9 +123,20 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
     quiet(world)
 }
 
+/// News that was lost arrives with the next rekey of a link in use.
+fn converge(world: &mut World, count: usize) -> Result<(), String> {
+    let left = 170;
+    for to in 1..count {
+        world.act(Action::Stream { from: 0, to, bytes: 100, wants_echo: true, pause: secs(1), left })?;
+    }
+    world.run_until(secs(u64::from(left)), |world| agreed(world, count).is_ok())?;
+    agreed(world, count)
+}
+
 /// Without applications nobody sends: not at once, but once what was begun is over.
 fn quiet(world: &mut World) -> Result<(), String> {
-    world.run_for(secs(400))?;
+    // Applications of `converge`, then `idle_after`, then the last session's end.
+    world.run_for(secs(170 + 300 + 180 + 30))?;
     let sent = world.sent;
     world.run_for(secs(600))?;
     match world.sent - sent {

@@ -137,17 +137,6 @@ impl Index {
         })
     }
 
-    /// Forgets all paths to `device`, once it is removed from `vpi`; durable when it returns.
-    ///
-    /// # Errors
-    /// [`IndexError::SetAside`], after which the index is empty; [`IndexError::Unusable`].
-    pub(crate) fn forget(&mut self, vpi: &VpiId, device: &DeviceId) -> Result<(), IndexError> {
-        self.call(|open| {
-            open.paths.remove(key(vpi, device))?;
-            open.db.flush().map(drop)
-        })
-    }
-
     /// Runs one batch under the guard; a failure sets the index aside.
     fn call<T>(&mut self, batch: impl FnOnce(&Open) -> sled::Result<T>) -> Result<T, IndexError> {
         let Some(open) = &self.open else {

@@ -19,8 +19,6 @@ fn paths_are_found_again_most_recent_first_and_by_vpi() {
 
     assert_eq!(aside, None);
     assert_eq!(index.last_good_paths(&VPI).unwrap(), [paths[1], paths[2], paths[0]]);
-    index.forget(&VPI, &paths[0].device).unwrap();
-    assert_eq!(index.last_good_paths(&VPI).unwrap(), [paths[2]]);
     assert_eq!(index.last_good_paths(&OTHER).unwrap(), [last(9, 9, 9)]);
 }
 

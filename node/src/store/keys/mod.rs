@@ -18,7 +18,7 @@ use protocol::identity::{Secret, SigningSecret, StaticSecret, VpiId};
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use super::replace::{PRIVATE, remove, replace};
+use super::replace::{PRIVATE, replace};
 use super::state::{check_mode, make_folder};
 
 #[cfg(test)]
@@ -65,14 +65,6 @@ impl Keys {
         Ok(SigningSecret::from_seed(&seed.0))
     }
 
-    /// The root key of `vpi`, on its founder's machine.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`], [`StoreError::Loose`], [`StoreError::Io`], as for every secret.
-    pub(crate) fn root(&self, vpi: &VpiId) -> Result<Option<SigningSecret>, StoreError> {
-        Ok(load(&self.folder(vpi).join("root"))?.map(|seed| SigningSecret::from_seed(&seed.0)))
-    }
-
     /// Keeps the root key of `vpi`.
     ///
     /// # Errors
@@ -97,14 +89,6 @@ impl Keys {
         self.put(vpi, &static_file(counter), &Zeroizing::new(key.to_bytes()))
     }
 
-    /// Forgets a static key that is too old to be of use.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub(crate) fn remove_static(&self, vpi: &VpiId, counter: u64) -> Result<(), StoreError> {
-        remove(&self.folder(vpi).join(static_file(counter)))
-    }
-
     /// All kept epoch secrets of `vpi`, ascending.
     ///
     /// # Errors
@@ -119,14 +103,6 @@ impl Keys {
     /// [`StoreError::Exists`] when another one is kept under this number and tag.
     pub(crate) fn put_epoch(&self, vpi: &VpiId, name: EpochName, secret: &Secret) -> Result<(), StoreError> {
         self.put(vpi, &epoch_file(name), &secret.0)
-    }
-
-    /// Forgets an epoch secret that is too old to be of use.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub(crate) fn remove_epoch(&self, vpi: &VpiId, name: EpochName) -> Result<(), StoreError> {
-        remove(&self.folder(vpi).join(epoch_file(name)))
     }
 
     /// The VPIs for which there is a folder of secrets.

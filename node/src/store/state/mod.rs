@@ -26,18 +26,6 @@ const FOLDER_MODE: u32 = 0o750;
 /// Widest mode of the folder of keys.
 const KEYS_MODE: u32 = 0o700;
 
-/// How a state folder is opened.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Access {
-    /// Made when absent, for the running user.
-    Create,
-    /// Made when absent, for the user that the node will run as; needs root. A folder that is there keeps its owner,
-    /// which the caller compares.
-    CreateFor(Owner),
-    /// Must be there.
-    Existing,
-}
-
 /// A user and a group, as numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
@@ -70,18 +58,17 @@ pub(crate) struct VpiFiles {
 }
 
 impl State {
-    /// Opens, checks and locks the state folder `dir`; its parent must exist.
+    /// Opens, checks and locks the state folder `dir`, made when absent; its parent must exist. A folder that is made
+    /// belongs to `owner` (needs root) or to the running user; one that is there keeps its owner.
     ///
     /// What this makes belongs to the owner of `dir`. Root may open anybody's folder, because the node that it
     /// starts becomes the folder's owner; files made later belong to whoever makes them, so privileges go first.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] with [`Access::Existing`]; [`StoreError::Loose`], [`StoreError::Owner`] and
-    /// [`StoreError::Kind`] for a folder that is not private; [`StoreError::Locked`] when a node runs on it.
-    pub(crate) fn open(dir: &Path, access: Access) -> Result<Self, StoreError> {
-        if let Some(owner) = wanted_owner(access) {
-            make_folder(dir, FOLDER_MODE, owner)?;
-        }
+    /// [`StoreError::Loose`], [`StoreError::Owner`] and [`StoreError::Kind`] for a folder that is not private;
+    /// [`StoreError::Locked`] when a node runs on it; [`StoreError::Io`].
+    pub(crate) fn open(dir: &Path, owner: Option<Owner>) -> Result<Self, StoreError> {
+        make_folder(dir, FOLDER_MODE, owner)?;
         let owner = check_folder(dir, FOLDER_MODE)?;
         let lock = take_lock(dir, owner)?;
         for (name, mode) in [("keys", KEYS_MODE), ("vpi", FOLDER_MODE)] {
@@ -164,22 +151,8 @@ pub(super) fn make_folder(path: &Path, mode: u32, owner: Option<Owner>) -> Resul
     sync_folder_of(path)
 }
 
-/// `None` when nothing may be made; `Some(None)` when the running user becomes the owner.
-fn wanted_owner(access: Access) -> Option<Option<Owner>> {
-    match access {
-        Access::Create => Some(None),
-        Access::CreateFor(owner) => Some(Some(owner)),
-        Access::Existing => None,
-    }
-}
-
 fn check_folder(path: &Path, allowed: u32) -> Result<Owner, StoreError> {
-    let found = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(StoreError::Missing(path.to_owned()));
-        }
-        found => found.map_err(StoreError::io("look at", path))?,
-    };
+    let found = fs::symlink_metadata(path).map_err(StoreError::io("look at", path))?;
     if !found.is_dir() {
         return Err(StoreError::Kind { path: path.to_owned(), wanted: "folder" });
     }

@@ -15,7 +15,7 @@ fn a_made_folder_has_exactly_the_promised_modes() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("vpi");
 
-    let state = State::open(&dir, Access::Create).unwrap();
+    let state = State::open(&dir, None).unwrap();
 
     assert_eq!(mode(&dir), 0o750);
     assert_eq!(mode(&dir.join("keys")), 0o700);
@@ -28,65 +28,57 @@ fn a_made_folder_has_exactly_the_promised_modes() {
 fn a_wider_folder_is_refused_with_the_chmod_to_run() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("vpi");
-    drop(State::open(&dir, Access::Create).unwrap());
+    drop(State::open(&dir, None).unwrap());
 
     for (path, wide, command) in [(dir.clone(), 0o755, "chmod 750 "), (dir.join("keys"), 0o740, "chmod 700 ")]
     {
         let before = mode(&path);
         set_mode(&path, wide);
-        let error = State::open(&dir, Access::Create).unwrap_err();
+        let error = State::open(&dir, None).unwrap_err();
         assert!(matches!(error, StoreError::Loose { .. }), "{error}");
         assert!(error.to_string().contains(&format!("{command}{}", path.display())), "{error}");
         set_mode(&path, before);
     }
-    State::open(&dir, Access::Existing).unwrap();
+    State::open(&dir, None).unwrap();
 }
 
 #[test]
 fn a_narrower_folder_is_accepted() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("vpi");
-    drop(State::open(&dir, Access::Create).unwrap());
+    drop(State::open(&dir, None).unwrap());
     set_mode(&dir, 0o700);
 
-    State::open(&dir, Access::Existing).unwrap();
+    State::open(&dir, None).unwrap();
 }
 
 #[test]
 fn a_second_node_on_one_state_is_refused_and_told_the_first_ones_process() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("vpi");
-    let first = State::open(&dir, Access::Create).unwrap();
+    let first = State::open(&dir, None).unwrap();
 
-    let error = State::open(&dir, Access::Create).unwrap_err();
+    let error = State::open(&dir, None).unwrap_err();
 
     assert!(matches!(&error, StoreError::Locked { pid: Some(pid), .. } if *pid == std::process::id()));
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     drop(first);
-    State::open(&dir, Access::Create).unwrap();
-}
-
-#[test]
-fn a_folder_that_was_never_made_is_missing() {
-    let root = tempfile::tempdir().unwrap();
-    let dir = root.path().join("vpi");
-
-    assert!(matches!(State::open(&dir, Access::Existing), Err(StoreError::Missing(path)) if path == dir));
+    State::open(&dir, None).unwrap();
 }
 
 #[test]
 fn a_link_in_place_of_folder_or_lock_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let (dir, elsewhere) = (root.path().join("vpi"), root.path().join("elsewhere"));
-    drop(State::open(&dir, Access::Create).unwrap());
+    drop(State::open(&dir, None).unwrap());
     fs::write(&elsewhere, "precious").unwrap();
     fs::remove_file(dir.join("lock")).unwrap();
 
     std::os::unix::fs::symlink(&elsewhere, dir.join("lock")).unwrap();
-    State::open(&dir, Access::Create).unwrap_err();
+    State::open(&dir, None).unwrap_err();
     fs::remove_file(dir.join("lock")).unwrap();
     fs::hard_link(&elsewhere, dir.join("lock")).unwrap();
-    State::open(&dir, Access::Create).unwrap_err();
+    State::open(&dir, None).unwrap_err();
 
     assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
 }
@@ -106,7 +98,7 @@ fn what_root_makes_for_a_user_belongs_to_that_user() {
     let dir = root.path().join("vpi");
     let owner = Owner { user: 4242, group: 4343 };
 
-    let state = State::open(&dir, Access::CreateFor(owner)).unwrap();
+    let state = State::open(&dir, Some(owner)).unwrap();
     state.vpi(&VpiId([1; 32])).unwrap();
 
     let vpi = dir.join("vpi").join(VpiId([1; 32]).to_string());
