@@ -280,7 +280,10 @@ impl Node {
             seconds: Some(invite.expires_s.into()),
             bound_device: invite.device,
         };
-        vpi.engine.handle_command(Command::Invite(ticket, Box::new(InviteRequest { wish, members })), time());
+        vpi.engine.handle_command(
+            Command::Invite(ticket, Box::new(InviteRequest { wish, members, offline: invite.offline })),
+            time(),
+        );
         self.invites.insert(ticket, call.clone());
         Ok(())
     }

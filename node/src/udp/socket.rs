@@ -65,9 +65,9 @@ impl Socket {
         self.port
     }
 
-    /// Receives up to [`super::BATCH_MAX`] datagrams into `batch`, in place of what is in it; returns their number.
+    /// Receives up to [`super::batch::BATCH_MAX`] datagrams into `batch`, in place of what is in it; returns their number.
     ///
-    /// Sources are never IPv4-mapped. Datagrams that are empty, or larger than [`super::SLOT_BYTES`] and therefore
+    /// Sources are never IPv4-mapped. Datagrams that are empty, or larger than [`super::batch::SLOT_BYTES`] and therefore
     /// none of ours, are counted but not in the batch.
     ///
     /// # Errors

@@ -16,11 +16,11 @@ use crate::identity::ObjectId;
 use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 
-/// What is asked for, step by step: the Charter, without which nothing else counts; Remove and Epoch, which with it
-/// decide who may be talked to; then Rekey, Invite, Join and Admit.
-const STEPS: [&[u8]; 3] = [&[1], &[5, 6], &[7, 2, 3, 4]];
+/// What is asked for, step by step: Charter, Remove and Epoch, which decide who may be talked to; then Rekey, Invite, Join
+/// and Admit.
+const STEPS: [&[u8]; 2] = [&[1, 5, 6], &[7, 2, 3, 4]];
 /// Steps after which packets may pass.
-const URGENT_STEPS: usize = 2;
+const URGENT_STEPS: usize = 1;
 
 /// Questions that wait for an answer at most (specified: DESIGN §6).
 const MAX_OUTSTANDING: usize = 16;

@@ -50,7 +50,7 @@ pub(super) fn invite(
 ) -> Result<String, String> {
     world.heard.clear();
     let wish = InviteWish { name: None, max_uses, seconds: None, bound_device: None };
-    let request = Box::new(InviteRequest { wish, members: members.to_vec() });
+    let request = Box::new(InviteRequest { wish, members: members.to_vec(), offline: false });
     world.give(admin, Input::Command(Command::Invite(1, request)))?;
     let invited = |world: &World| world.heard.iter().any(|(_, event)| matches!(event, Event::Invited { .. }));
     if !world.run_until(secs(5), invited)? {
