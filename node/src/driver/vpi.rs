@@ -12,7 +12,7 @@ use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::InviteError;
 use protocol::membership::object::Object;
 use protocol::membership::token::Token;
-use protocol::wire::message::Suites;
+use protocol::wire::hello::Suites;
 use tracing::{debug, info, warn};
 
 use crate::config::{Cipher, Settings};

@@ -21,8 +21,8 @@ use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
 use crate::tunnel::{Opener, Role, Sealer, Session, Suite};
 use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
+use crate::wire::hello::Hello;
 use crate::wire::ip::{self, Ipv4};
-use crate::wire::message::Hello;
 
 /// Attempts of one handshake before the member counts as unreachable: about 22 s, so that a connect fails while its
 /// user still waits for it. A packet starts anew.

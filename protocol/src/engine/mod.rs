@@ -44,7 +44,7 @@ use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::random::Rng;
-use crate::wire::message::Suites;
+use crate::wire::hello::Suites;
 
 pub use command::{Command, InviteRequest};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};

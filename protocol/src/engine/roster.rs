@@ -5,7 +5,8 @@ use crate::identity::{InviteId, Secret, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs};
 use crate::membership::object::{Kind, Object, ObjectError};
 use crate::membership::{Insertion, Membership, ObjectSet, Refusal, reduce};
-use crate::wire::message::{Digests, Message, PAGE_IDS};
+use crate::wire::hello::Digests;
+use crate::wire::message::{Message, PAGE_IDS};
 
 /// Links that wait for the charter at most: it is asked for together with them.
 const MAX_EARLY: usize = 64;
