@@ -17,7 +17,8 @@ use protocol::tunnel::handshake::{Context, Initiation, Keys, Received};
 use protocol::tunnel::{Opener, Sealer, Suite};
 use protocol::veil::{self, Veiled};
 use protocol::wire::header::{Class, VeilHeader};
-use protocol::wire::message::{Digests, Hello, Message, Suites};
+use protocol::wire::hello::{Digests, Hello, Suites};
+use protocol::wire::message::Message;
 use rand_core::SeedableRng as _;
 
 const VPI: VpiId = VpiId([0x11; 32]);
