@@ -6,6 +6,7 @@ use protocol::engine::{Command, MemberState, Ticket, Time};
 use protocol::identity::{DeviceId, VpiId};
 
 use super::node::Node;
+use super::status::milliseconds;
 use super::time;
 use crate::control::protocol::{Pong, Reply};
 use crate::control::server::Call;
@@ -103,7 +104,7 @@ impl Node {
         let is_up = self.member_state(&job.vpi, &job.device) == Some(MemberState::Direct);
         let pong = Pong {
             member: job.label.clone(),
-            rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+            rtt_ms: rtt.map(milliseconds),
             path: is_up.then_some(PathKind::Host),
         };
         job.left = job.left.saturating_sub(1);

@@ -1,7 +1,7 @@
 //! `vpi status`: what the engines know, in the shape that INTERFACE promises.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::engine::{self, MemberState};
 use protocol::identity::VpiId;
@@ -48,7 +48,7 @@ fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
         local: local_address_towards(remote, port),
         remote: remote.to_string(),
         via: None,
-        rtt_ms: member.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+        rtt_ms: member.rtt.map(milliseconds),
     });
     Some(MemberStatus {
         name: member.name.clone(),
@@ -61,6 +61,11 @@ fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
         tx_bytes: member.sent_bytes,
         last_seen: member.last_seen_secs.map(Time::from_unix),
     })
+}
+
+/// A round trip in milliseconds, exact to the microsecond: more digits would be noise.
+pub(super) fn milliseconds(rtt: Duration) -> f64 {
+    rtt.as_micros() as f64 / 1_000.0
 }
 
 fn of_state(state: MemberState) -> status::MemberState {
