@@ -35,6 +35,34 @@ pub(super) fn restart(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+/// Both nodes start, and both ends speak, at one instant or nearly so: every packet arrives, within three round trips.
+pub(super) fn both_at_once(world: &mut World) -> Result<(), String> {
+    let delay = world.chance.between(ms(1), ms(300));
+    world.internet = Conditions { jitter: world.chance.between(ms(0), ms(20)), ..Conditions::perfect(delay) };
+    let (a, b) = pair(world, secs(120))?;
+    for _ in 0..4 {
+        for host in [a, b] {
+            world.act(Action::Close { host })?;
+        }
+        world.run_for(secs(1))?;
+        let before = world.ledger.missing();
+        let apart =
+            if world.chance.percent(50) { Duration::ZERO } else { world.chance.between(ms(0), delay * 2) };
+        world.later(apart, Action::Start { host: b });
+        world.start(a)?;
+        for (after, from, to) in [(Duration::ZERO, a, b), (apart, b, a)] {
+            let stream = Action::Stream { from, to, bytes: 100, wants_echo: false, pause: ms(50), left: 30 };
+            world.later(after, stream);
+        }
+        world.run_for(secs(1) + secs(2) + (delay + ms(20)) * 6)?;
+        let lost = world.ledger.missing() - before;
+        if lost > 0 {
+            return Err(format!("{lost} packets lost to a start {apart:?} apart"));
+        }
+    }
+    Ok(())
+}
+
 fn traffic(from: usize, to: usize, left: u32) -> Action {
     Action::Stream { from, to, bytes: 300, wants_echo: false, pause: ms(10), left }
 }
