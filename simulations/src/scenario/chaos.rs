@@ -80,7 +80,7 @@ fn two(world: &mut World, count: usize) -> (usize, usize) {
 fn draw(world: &mut World, count: usize) -> Action {
     let (from, to) = two(world, count);
     let bytes = *world.chance.pick(&[40, 200, 1_000, 1_168, 1_300, 1_420]);
-    match world.chance.below(20) {
+    match world.chance.below(21) {
         0..=7 => {
             let (wants_echo, pause) = (world.chance.percent(50), world.chance.between(ms(5), ms(400)));
             let left = world.chance.below(150) as u32 + 1;
@@ -100,6 +100,7 @@ fn draw(world: &mut World, count: usize) -> Action {
         15 => Action::Remember { host: from, of: to },
         16 => Action::Ping { from, to },
         17 => Action::Internet(Conditions::drawn(&mut world.chance)),
+        18 => Action::Disk(world.chance.between(ms(0), secs(1))),
         _ => Action::Attack { shots: 8 },
     }
 }
