@@ -76,6 +76,8 @@ pub(super) fn forgotten_invite(world: &mut World) -> Result<(), String> {
     let token = invite(world, a, 1, &members)?;
     let c = joiner(world, &token, secs(60))?;
     joined(world, c, secs(10))?;
+    // Until the news is with everybody: an address of nobody is not remembered.
+    world.run_for(secs(3))?;
     for member in [a, b] {
         world.act(Action::Remember { host: member, of: c })?;
         talk(world, (member, c), secs(5))?;

@@ -49,6 +49,8 @@ pub(crate) struct World {
     next: u64,
     watches: Vec<Watch>,
     known: Vec<SocketAddr>,
+    /// A stranger has brought a genuine datagram as its own: its address may be challenged.
+    has_diverted: bool,
     adversary: Adversary,
 }
 
@@ -72,6 +74,7 @@ impl World {
             next: 0,
             watches: Vec::new(),
             known: Vec::new(),
+            has_diverted: false,
             adversary: Adversary::default(),
         }
     }

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use protocol::engine::{Command, Event};
-use protocol::wire::header::VEILED;
+use protocol::wire::header::{DATA, VEILED};
 
 use super::{Occurrence, World};
 use crate::disk::Write;
 use crate::host::{Input, Outputs};
 use crate::traffic::{self, Sent};
-use crate::{invariant, report};
+use crate::{adversary, invariant, report};
 
 impl World {
     /// Gives a running node an input and takes what comes of it.
@@ -44,9 +44,9 @@ impl World {
         for reason in &outputs.dropped {
             self.trace.line(self.now, format_args!("{host} drops: {reason}"));
         }
-        invariant::check_transmits(&outputs.transmits, &self.known)?;
+        invariant::check_transmits(&outputs.transmits, &self.known, self.has_diverted)?;
         for transmit in outputs.transmits {
-            self.send(host, transmit.to, transmit.datagram);
+            self.send(host, transmit.to, &transmit.datagram);
         }
         for packet in outputs.packets {
             self.arrived(host, &packet)?;
@@ -57,7 +57,7 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, host: usize, to: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, host: usize, to: SocketAddr, bytes: &[u8]) {
         self.sent += 1;
         self.veiled += u64::from(bytes.first() == Some(&VEILED));
         let arrivals = self.internet.arrivals(bytes.len(), &mut self.chance);
@@ -66,9 +66,12 @@ impl World {
             self.now,
             format_args!("{host} sends {length} ({first:02x}) to {to}, arriving {}x", arrivals.len()),
         );
-        let from = self.hosts[host].address;
+        let is_data = bytes.first() == Some(&DATA);
+        let diverts = is_data && self.chance.percent(self.internet.diverted_percent);
+        self.has_diverted |= diverts;
+        let from = if diverts { adversary::address() } else { self.hosts[host].address };
         for after in arrivals {
-            let bytes = bytes.clone();
+            let bytes = bytes.to_vec();
             self.schedule(after, Occurrence::Datagram { from, to, bytes, is_genuine: true });
         }
     }
@@ -102,7 +105,7 @@ impl World {
                 self.hosts[host].disk.remembered.insert(device, remote);
             }
             Event::JoinFailed(_) | Event::Invited { .. } | Event::Pong { .. } => {
-                self.heard.push((host, event))
+                self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}
         }
