@@ -82,7 +82,8 @@ fn traffic(from: usize, to: usize, left: u32) -> Action {
 pub(super) fn rekeys(world: &mut World) -> Result<(), String> {
     let delay = world.chance.between(ms(1), ms(300));
     let jitter = if world.chance.percent(50) { Duration::ZERO } else { ms(40) };
-    world.internet = Conditions { jitter, ..Conditions::perfect(delay) };
+    let mtu_bytes = *world.chance.pick(&[1_232, 1_300, 1_451, 1_452, 1_472]);
+    world.internet = Conditions { jitter, mtu_bytes, ..Conditions::perfect(delay) };
     let (a, b) = pair(world, secs(10))?;
     world.run_for(secs(3))?;
     let begun_at = world.now;
@@ -101,7 +102,20 @@ pub(super) fn rekeys(world: &mut World) -> Result<(), String> {
         return Err(format!("{rekeys} handshakes in {length:?}"));
     }
     match world.ledger.missing_since(begun_at) {
-        0 => Ok(()),
+        0 => large(world, (a, b)),
         lost => Err(format!("{lost} packets were lost to rekeys")),
+    }
+}
+
+/// A packet of full size that may not be cut arrives, or its application is told why not.
+fn large(world: &mut World, (from, to): (usize, usize)) -> Result<(), String> {
+    let (since, errors) = (world.now, world.errors);
+    world.act(Action::Send { from, to, bytes: 1_420, wants_echo: false })?;
+    world.run_for(secs(1))?;
+    let is_carried = world.internet.mtu_bytes >= 1_420 + 32;
+    match (world.ledger.missing_since(since), world.errors - errors) {
+        (0, 0) if is_carried => Ok(()),
+        (1, 1) if !is_carried => Ok(()),
+        (lost, told) => Err(format!("of a large packet {lost} was lost and {told} told")),
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct World {
     /// Datagrams sent so far, and the initiations, responses and joins among them.
     pub(crate) sent: u64,
     pub(crate) veiled: u64,
+    /// ICMP errors that nodes told their applications.
+    pub(crate) errors: u64,
     pub(crate) now: Duration,
     base: Instant,
     queue: BTreeMap<(Duration, u64), Occurrence>,
@@ -67,6 +69,7 @@ impl World {
             heard: Vec::new(),
             sent: 0,
             veiled: 0,
+            errors: 0,
             now: Duration::ZERO,
             // Only differences to it are ever looked at.
             base: Instant::now(),

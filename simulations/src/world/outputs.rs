@@ -79,6 +79,7 @@ impl World {
     fn arrived(&mut self, host: usize, packet: &[u8]) -> Result<(), String> {
         let Some(number) = invariant::check_packet(packet, host, &self.hosts, &mut self.ledger)? else {
             self.trace.line(self.now, format_args!("{host} tells an application of an error"));
+            self.errors += 1;
             return Ok(());
         };
         self.trace.line(self.now, format_args!("{host} gets packet {number}"));
