@@ -12,7 +12,7 @@ use protocol::forward::{Egress, Forwarder, Inbound, Outbound};
 use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::token::Token;
-use protocol::wire::message::Suites;
+use protocol::wire::hello::Suites;
 
 use crate::chance::Chance;
 use crate::disk::{Disk, Write};

@@ -1,2 +1,21 @@
-//! x
-fn main() {}
+//! The scenarios: promises to the user, each kept by the real binary in a network of its own.
+//!
+//! They need root, and are behind the feature `netns`: `cargo test --release -p tests --features netns`.
+
+#[cfg(feature = "netns")]
+mod bad_use;
+#[cfg(feature = "netns")]
+mod drop_stance;
+#[cfg(feature = "netns")]
+mod join;
+#[cfg(feature = "netns")]
+mod loopback;
+#[cfg(feature = "netns")]
+mod reach;
+#[cfg(feature = "netns")]
+mod restart;
+
+#[cfg(not(feature = "netns"))]
+#[test]
+#[ignore = "the scenarios need root and network namespaces: cargo test --release -p tests --features netns"]
+fn scenarios_run_with_the_feature_netns() {}

@@ -1,1 +1,29 @@
-//! x
+//! The lab: drives the real `vpi` binary inside the networks of `netns-scripts`, and measures what users would see.
+//!
+//! ```text
+//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch
+//!                │
+//!                ├── Host     runs commands and opens sockets inside one namespace
+//!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
+//!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
+//!                ├── Capture  tcpdump at a switch port, read back as frames
+//!                └── probe    what a stranger sends, and the check that nothing answers
+//! ```
+//!
+//! It links none of the code that it judges: it starts the binary (`VPI_BIN`, or the one beside the tests) and reads
+//! output, exit codes and the wire. Each scenario has a lab of its own, so that they run side by side. What a failed
+//! scenario leaves lies in `target/lab/<scenario>/`.
+
+pub mod capture;
+pub mod member;
+pub mod node;
+pub mod probe;
+pub mod process;
+pub mod topology;
+pub mod traffic;
+pub mod wait;
+
+pub use member::{Member, Pair};
+pub use node::Node;
+pub use process::Answer;
+pub use topology::{Host, Lab, one_at_a_time, scenario};

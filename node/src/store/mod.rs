@@ -1,1 +1,31 @@
-//! What survives a restart.
+//! What survives a restart (DESIGN §9).
+//!
+//! Owns every file below the state folder but the control socket:
+//!
+//! ```text
+//! DIR/lock                        held by the one running node, with its process id        state
+//! DIR/keys/device                 this device's Ed25519 seed                               keys
+//! DIR/keys/<vpi>/…                static-<counter>, epoch-<number>-<tag>, root             keys
+//! DIR/keys/<vpi>/joining          a join that was asked and is not yet answered            pending
+//! DIR/vpi/<vpi>/objects.log       every signed object, append-only                         objects
+//! DIR/vpi/<vpi>/floor             the furthest state ever reached                          floor
+//! DIR/vpi/<vpi>/aliases           which alias is pinned for which device                   aliases
+//! DIR/vpi/<vpi>/vpi.toml          this machine's own choices for the VPI                   settings
+//! DIR/index/                      sled: what can be rebuilt                                index
+//! ```
+//!
+//! In: bytes and facts to keep. Out: the same after any crash, or a word about what was lost. Whatever is damaged
+//! is set aside and reported, never silently dropped and never trusted. Nothing here decides who belongs.
+
+pub(crate) mod aliases;
+mod error;
+pub(crate) mod floor;
+pub(crate) mod index;
+pub(crate) mod keys;
+pub(crate) mod objects;
+pub(crate) mod pending;
+mod replace;
+pub(crate) mod settings;
+pub(crate) mod state;
+
+pub(crate) use error::StoreError;

@@ -17,6 +17,8 @@ pub struct InviteRequest {
     pub wish: InviteWish,
     /// Addresses of this device, at most 4 of which go into the token.
     pub members: Vec<SocketAddr>,
+    /// Sign even though this node has not settled with another member since it started.
+    pub offline: bool,
 }
 
 /// Something that this machine wants or tells.
@@ -65,6 +67,10 @@ impl Engine {
     }
 
     fn make_invite(&mut self, request: &InviteRequest, time: Time) -> Result<Box<Token>, InviteError> {
+        // A disk that went back would make this admin sign a second history (MEMBERSHIP, *rollback*).
+        if !self.has_settled && !self.peers.is_empty() && !request.offline {
+            return Err(InviteError::Unsettled);
+        }
         let inviter = Inviter {
             admin: &self.config.device,
             membership: self.roster.membership(),

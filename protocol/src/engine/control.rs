@@ -152,6 +152,7 @@ impl Engine {
     fn on_both_settled(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.settlement = Settlement::Done;
+        self.has_settled = true;
         let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
         self.out.updates.extend(allowed);
         self.flush(device, time);
@@ -177,8 +178,10 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
-        let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };
-        self.on_news(vec![object], Some(from), time);
+        let taken = self.roster.receive(bytes)?;
+        if !taken.is_empty() {
+            self.on_news(taken, Some(from), time);
+        }
         Ok(())
     }
 

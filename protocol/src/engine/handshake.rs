@@ -21,8 +21,8 @@ use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
 use crate::tunnel::{Opener, Role, Sealer, Session, Suite};
 use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
+use crate::wire::hello::Hello;
 use crate::wire::ip::{self, Ipv4};
-use crate::wire::message::Hello;
 
 /// Attempts of one handshake before the member counts as unreachable: about 22 s, so that a connect fails while its
 /// user still waits for it. A packet starts anew.
@@ -212,9 +212,9 @@ impl Engine {
         }
         peer.timers.on_received(false, time.now);
         peer.last_seen_secs = Some(time.wall_secs());
-        if peer.path.select(remote, rtt, time.now) || !was_up {
-            self.out.events.push_back(Event::Reached { device: *device, remote });
-        }
+        peer.path.select(remote, rtt, time.now);
+        self.has_settled |= peer.is_settled();
+        self.out.events.push_back(Event::Reached { device: *device, remote });
         if !was_up {
             self.out.events.push_back(Event::Link { device: *device, is_up: true });
         }
@@ -248,10 +248,12 @@ impl Engine {
         self.refresh_route(device, time);
         let Some(peer) = self.peers.get_mut(device) else { return };
         if let Some(route) = peer.route.clone() {
-            for packet in std::mem::take(&mut peer.held) {
+            let (fresh, stale) = peer.take_held(time.now);
+            for packet in fresh {
                 send_packet(&packet, &route, &peer.traffic, &mut self.out);
                 peer.timers.on_sent(time.now);
             }
+            self.out.events.extend((0..stale).map(|_| Event::Dropped(DropReason::PacketQueue)));
         }
         self.send_pings(device, time);
     }
@@ -334,7 +336,9 @@ impl Engine {
         }
         peer.reach = Reach::Unreachable;
         peer.pings = Pings::default();
-        for packet in std::mem::take(&mut peer.held) {
+        let (fresh, stale) = peer.take_held(time.now);
+        self.out.events.extend((0..stale).map(|_| Event::Dropped(DropReason::PacketQueue)));
+        for packet in fresh {
             let error = Ipv4::parse(&packet).ok().and_then(|packet| ip::host_unreachable(&packet));
             self.out.packets.extend(error.map(Vec::from));
             self.out.events.push_back(Event::Dropped(DropReason::PacketQueue));

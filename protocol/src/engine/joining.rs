@@ -8,9 +8,8 @@ use super::peer::Peer;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret};
-use crate::membership::epoch::{EpochSecret, EpochTag, open_secret};
+use crate::membership::epoch::EpochTag;
 use crate::membership::join::{Admitted, Answer, Question};
-use crate::membership::object::Body;
 use crate::membership::token::Token;
 use crate::membership::{INVITE_GRACE_SECONDS, Waiting};
 use crate::random;
@@ -120,21 +119,11 @@ impl Engine {
     /// A member says that it let this device in: provisional, until the own reducer agrees.
     fn on_admitted(&mut self, from: SocketAddr, admitted: &Admitted, time: Time) -> Result<(), DropReason> {
         let joining = self.joining.as_ref().ok_or(DropReason::UnexpectedResponse)?;
-        let is_ours =
-            matches!(admitted.admit.body(), Body::Admit(admit) if admit.join_id == joining.join_id());
         let other = joining.witness.filter(|witness| *witness != admitted.witness);
-        if !is_ours || other.is_some_and(|witness| self.is_talking_to(&witness, time)) {
-            return Err(DropReason::UnexpectedResponse);
-        }
-        let secret = open_secret(&self.config.vpi, &self.config.static_secret, &admitted.sealed);
-        let epoch = EpochSecret::new(
-            self.config.vpi,
-            admitted.epoch_number,
-            secret.ok_or(DropReason::UnexpectedResponse)?,
-        );
-        if epoch.tag() != admitted.epoch_tag || admitted.witness == self.config.device.public() {
-            return Err(DropReason::UnexpectedResponse);
-        }
+        let is_held = other.is_some_and(|witness| self.is_talking_to(&witness, time));
+        let is_own = admitted.witness == self.config.device.public();
+        let epoch = admitted.epoch(&self.config.vpi, &joining.question, &self.config.static_secret);
+        let epoch = epoch.filter(|_| !is_held && !is_own).ok_or(DropReason::UnexpectedResponse)?;
         let Some(joining) = &mut self.joining else { return Err(DropReason::UnexpectedResponse) };
         let is_first = joining.witness.replace(admitted.witness).is_none();
         self.roster.add_epoch(epoch.clone());

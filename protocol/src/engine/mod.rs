@@ -44,10 +44,10 @@ use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::random::Rng;
-use crate::wire::message::Suites;
+use crate::wire::hello::Suites;
 
 pub use command::{Command, InviteRequest};
-pub use outbox::{Event, Ticket, Transmit};
+pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{MemberState, MemberStatus, Status};
 
 use joining::Joining;
@@ -105,6 +105,8 @@ pub struct Engine {
     indices: BTreeMap<u32, DeviceId>,
     next_link: u32,
     storing: witness::Storing,
+    /// Since the start, this node has settled with another member: its records are not older than what that one knows.
+    has_settled: bool,
     out: Outbox,
 }
 
@@ -149,6 +151,7 @@ impl Engine {
             indices: BTreeMap::new(),
             next_link: 0,
             storing: witness::Storing::default(),
+            has_settled: false,
             out: Outbox::default(),
             config,
         })

@@ -20,7 +20,7 @@ impl Engine {
         let alias = filter::outbound(&packet, self.aliases.own())?;
         let device = self.aliases.device_at(alias).ok_or(DropReason::PacketUnknownAlias)?;
         let peer = self.peers.get_mut(&device).ok_or(DropReason::PacketUnknownAlias)?;
-        let dropped = peer.hold(packet);
+        let dropped = peer.hold(packet, time.now);
         if peer.route.is_some() {
             // The link came up while the packet was on its way here.
             self.flush(&device, time);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::outbox::Ticket;
 use crate::forward::{LinkId, Route, Traffic};
@@ -16,6 +16,8 @@ use crate::tunnel::timers::{REJECT_AFTER, Timers};
 
 /// Packets held for one link until it is up (chosen: a burst of an application's first packets).
 const MAX_HELD: usize = 64;
+/// A packet held for longer is dropped: its sender has sent it again, or given up.
+const HOLD_FOR: Duration = Duration::from_secs(10);
 /// Pings that wait for one link at once.
 const MAX_PINGS: usize = 16;
 /// In-session messages of one member: this many at once, and this many a second. A full exchange of a large VPI with
@@ -73,7 +75,7 @@ pub(super) struct Peer {
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
     pub(super) settlement: Settlement,
-    pub(super) held: VecDeque<Vec<u8>>,
+    held: VecDeque<(Instant, Vec<u8>)>,
     pub(super) pings: Pings,
     pub(super) reach: Reach,
     pub(super) traffic: Arc<Traffic>,
@@ -146,9 +148,19 @@ impl Peer {
     }
 
     /// Holds a packet until the link is up; returns the one that gave way, if the bound is reached.
-    pub(super) fn hold(&mut self, packet: Vec<u8>) -> Option<Vec<u8>> {
-        self.held.push_back(packet);
-        if self.held.len() > MAX_HELD { self.held.pop_front() } else { None }
+    pub(super) fn hold(&mut self, packet: Vec<u8>, now: Instant) -> Option<Vec<u8>> {
+        self.held.push_back((now, packet));
+        if self.held.len() > MAX_HELD { self.held.pop_front().map(|(_, packet)| packet) } else { None }
+    }
+
+    /// Takes the held packets out: those that are still worth sending, and how many are not.
+    pub(super) fn take_held(&mut self, now: Instant) -> (Vec<Vec<u8>>, usize) {
+        let held = std::mem::take(&mut self.held);
+        let all = held.len();
+        let fresh = held.into_iter().filter(|(since, _)| now < *since + HOLD_FOR);
+        let fresh: Vec<_> = fresh.map(|(_, packet)| packet).collect();
+        let stale = all - fresh.len();
+        (fresh, stale)
     }
 
     /// Says whether one more in-session message is within bounds.

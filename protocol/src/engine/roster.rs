@@ -5,7 +5,11 @@ use crate::identity::{InviteId, Secret, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs};
 use crate::membership::object::{Kind, Object, ObjectError};
 use crate::membership::{Insertion, Membership, ObjectSet, Refusal, reduce};
-use crate::wire::message::{Digests, Message, PAGE_IDS};
+use crate::wire::hello::Digests;
+use crate::wire::message::{Message, PAGE_IDS};
+
+/// Links that wait for the charter at most: it is asked for together with them.
+const MAX_EARLY: usize = 64;
 
 /// The keys of one epoch that every datagram may need, derived once.
 #[derive(Clone)]
@@ -22,6 +26,8 @@ pub(super) struct Roster {
     epochs: Epochs,
     /// The keys of each held epoch, the newest first.
     keys: Vec<EpochKeys>,
+    /// Links that came before the charter.
+    early: Vec<Object>,
 }
 
 impl Roster {
@@ -31,11 +37,15 @@ impl Roster {
         epochs: impl IntoIterator<Item = EpochSecret>,
     ) -> Self {
         let mut set = ObjectSet::new(vpi);
-        for object in objects {
+        // The charter's number is the lowest: without it, links are refused.
+        let mut objects: Vec<Object> = objects.into_iter().collect();
+        objects.sort_by_key(Object::kind);
+        for object in &objects {
             set.insert(object);
         }
         let membership = reduce(&set);
-        let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new() };
+        let mut roster =
+            Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new(), early: Vec::new() };
         for epoch in epochs {
             roster.add_epoch(epoch);
         }
@@ -93,7 +103,7 @@ impl Roster {
     pub(super) fn insert(&mut self, objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
         let taken: Vec<Object> = objects
             .into_iter()
-            .filter(|object| matches!(self.objects.insert(object.clone()), Insertion::Stored { .. }))
+            .filter(|object| matches!(self.objects.insert(object), Insertion::Stored { .. }))
             .collect();
         if !taken.is_empty() {
             self.membership = reduce(&self.objects);
@@ -101,19 +111,32 @@ impl Roster {
         taken
     }
 
-    /// Takes an object's bytes from a member; returns it if it is now in the set and was not before.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Option<Object>, DropReason> {
+    /// Takes an object's bytes from a member; returns what is now in the set and was not before.
+    ///
+    /// While the charter is not known, nobody's links can be placed: they wait for it.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Vec<Object>, DropReason> {
         let object = Object::open(self.objects.vpi(), bytes).map_err(|error| match error {
             ObjectError::UnknownKind(_) => DropReason::ObjectUnknown,
             _ => DropReason::ObjectInvalid,
         })?;
-        match self.objects.insert(object.clone()) {
-            Insertion::Known => Ok(None),
+        match self.objects.insert(&object) {
+            Insertion::Known => Ok(Vec::new()),
             Insertion::Refused(Refusal::LaterCharter) => Err(DropReason::ObjectUnknown),
+            Insertion::Refused(Refusal::Stranger)
+                if self.membership.charter().is_none() && self.early.len() < MAX_EARLY =>
+            {
+                self.early.push(object);
+                Ok(Vec::new())
+            }
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
             Insertion::Stored { .. } => {
                 self.membership = reduce(&self.objects);
-                Ok(Some(object))
+                let mut taken = vec![object];
+                if self.membership.charter().is_some() {
+                    let early = std::mem::take(&mut self.early);
+                    taken.extend(self.insert(early));
+                }
+                Ok(taken)
             }
         }
     }

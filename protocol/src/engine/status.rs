@@ -88,10 +88,23 @@ impl Engine {
             id: self.config.vpi,
             name: membership.charter().map(|charter| charter.name.clone()),
             alias: self.aliases.own(),
-            epoch: self.roster.newest_epoch().map_or(0, crate::membership::epoch::EpochSecret::number),
+            epoch: self.epoch(),
             members,
             alarms: membership.alarms().cloned().collect(),
         }
+    }
+
+    /// The newest epoch's number.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.roster.newest_epoch().map_or(0, crate::membership::epoch::EpochSecret::number)
+    }
+
+    /// How a member stands; `None` for who is none.
+    #[must_use]
+    pub fn member_state(&self, device: &DeviceId, now: Instant) -> Option<MemberState> {
+        let member = self.roster.membership().member(device)?;
+        Some(self.member_status(*device, &member.name, now).state)
     }
 
     /// The members' devices and names, this node's included.

@@ -8,9 +8,10 @@ use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::gate;
 use crate::identity::{InviteId, ObjectId, Secret};
-use crate::membership::epoch::{self, EpochSecret};
-use crate::membership::join::{self, Admitted, Answer, Question, Verdict};
+use crate::membership::epoch::EpochSecret;
+use crate::membership::join::{Answer, Question};
 use crate::membership::object::Object;
+use crate::membership::witness::{self, Verdict};
 use crate::random;
 use crate::veil::{self, Veiled};
 use crate::wire::header::VeilHeader;
@@ -120,7 +121,7 @@ impl Engine {
     ) -> Result<Answer, DropReason> {
         let own = self.config.device.public();
         let (objects, membership) = (self.roster.objects(), self.roster.membership());
-        let verdict = join::consider(objects, membership, question, &own, time.wall_secs());
+        let verdict = witness::consider(objects, membership, question, &own, time.wall_secs());
         if let Verdict::Silent(reason) = verdict {
             return Err(reason);
         }
@@ -131,23 +132,15 @@ impl Engine {
             Verdict::Known(admit) => admit,
             Verdict::Admit => self.admit(question, time)?,
         };
-        let (join, _) = question.bodies();
         let newest = self.roster.newest_epoch().ok_or(DropReason::JoinRefused)?;
-        let sealed = epoch::seal_secret(&mut self.rng, &self.config.vpi, &join.static_key, newest.secret());
-        Ok(Answer::Admitted(Box::new(Admitted {
-            admit,
-            epoch_number: newest.number(),
-            epoch_tag: newest.tag(),
-            sealed: sealed.ok_or(DropReason::JoinRefused)?,
-            witness: own,
-            witness_static: self.config.static_secret.public(),
-        })))
+        let witness = (own, self.config.static_secret.public());
+        Answer::admitted(&mut self.rng, question, admit, newest, witness).ok_or(DropReason::JoinRefused)
     }
 
     /// The one transaction of an admission: Invite, Join and Admit together.
     fn admit(&mut self, question: &Question, time: Time) -> Result<Object, DropReason> {
         let seen = self.roster.newest_epoch().map_or(0, EpochSecret::number);
-        let admit = join::admit(&self.config.vpi, question, &self.config.device, seen, time.wall_secs())
+        let admit = witness::admit(&self.config.vpi, question, &self.config.device, seen, time.wall_secs())
             .map_err(|_| DropReason::JoinRefused)?;
         let objects = [question.invite_object(), question.join_object(), &admit].map(Object::clone);
         let taken = self.roster.insert(objects);

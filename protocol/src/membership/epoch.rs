@@ -43,6 +43,12 @@ impl EpochSecret {
         Self { vpi, number, secret }
     }
 
+    /// The VPI whose epoch it is.
+    #[must_use]
+    pub fn vpi(&self) -> &VpiId {
+        &self.vpi
+    }
+
     /// The number of the epoch.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -199,8 +205,8 @@ mod tests {
         assert_ne!(one.veil_key(), one.psk());
         assert_ne!(one.join_veil_key(&InviteId([1; 16])), one.join_veil_key(&InviteId([2; 16])));
         let known = data_encoding::HEXLOWER.encode(&one.veil_key().0);
-        assert_eq!(known, "KNOWN_VEIL");
-        assert_eq!(data_encoding::HEXLOWER.encode(&one.tag()), "KNOWN_TAG");
+        assert_eq!(known, "aef4aebae523cc4409e65e9814f7636d55cae4fe7417acfae9e84415c86603e0");
+        assert_eq!(data_encoding::HEXLOWER.encode(&one.tag()), "1036");
     }
 
     #[test]

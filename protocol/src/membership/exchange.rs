@@ -16,10 +16,11 @@ use crate::identity::ObjectId;
 use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 
-/// Charter, Remove, Epoch: what decides who may be talked to.
-const URGENT: [u8; 3] = [1, 5, 6];
-/// Rekey, Invite, Join, Admit.
-const OTHERS: [u8; 4] = [7, 2, 3, 4];
+/// What is asked for, step by step: Charter, Remove and Epoch, which decide who may be talked to; then Rekey, Invite, Join
+/// and Admit.
+const STEPS: [&[u8]; 2] = [&[1, 5, 6], &[7, 2, 3, 4]];
+/// Steps after which packets may pass.
+const URGENT_STEPS: usize = 1;
 
 /// Questions that wait for an answer at most (specified: DESIGN §6).
 const MAX_OUTSTANDING: usize = 16;
@@ -46,8 +47,8 @@ struct Asked {
     attempts: u8,
 }
 
-/// One exchange with one member.
-#[derive(Debug, Default)]
+/// One exchange with one member. The default is one that asks for nothing but what it is told of.
+#[derive(Debug)]
 pub struct Exchange {
     waiting: VecDeque<Question>,
     outstanding: BTreeMap<Question, Asked>,
@@ -55,27 +56,39 @@ pub struct Exchange {
     partial: BTreeMap<ObjectId, Vec<u8>>,
     /// Objects asked for and not complete.
     wanted: BTreeSet<ObjectId>,
-    others_follow: bool,
+    /// Steps begun; all of them in an exchange that was never started.
+    begun: usize,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            outstanding: BTreeMap::new(),
+            partial: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            begun: STEPS.len(),
+        }
+    }
 }
 
 impl Exchange {
     /// An exchange from the start.
     #[must_use]
     pub fn start() -> Self {
-        let waiting = URGENT.map(|kind| Question::Ids { kind, page: 0 }).into();
-        Self { waiting, others_follow: true, ..Self::default() }
+        Self { begun: 0, ..Self::default() }
     }
 
     /// Says whether everything that decides who may be talked to was received or rejected.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.others_follow
+        self.begun > URGENT_STEPS
     }
 
     /// Says whether nothing is left to ask.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_settled() && self.waiting.is_empty() && self.outstanding.is_empty()
+        self.begun == STEPS.len() && self.waiting.is_empty() && self.outstanding.is_empty()
     }
 
     /// Takes in a page of ids, asked for or not. `is_known` says which objects are held already.
@@ -151,11 +164,14 @@ impl Exchange {
         self.advance();
     }
 
-    /// Once the urgent kinds are done, goes on with the others.
+    /// Once a step is done, goes on with the next.
     fn advance(&mut self) {
-        if self.others_follow && self.waiting.is_empty() && self.outstanding.is_empty() {
-            self.others_follow = false;
-            self.waiting.extend(OTHERS.map(|kind| Question::Ids { kind, page: 0 }));
+        if !self.waiting.is_empty() || !self.outstanding.is_empty() {
+            return;
+        }
+        if let Some(kinds) = STEPS.get(self.begun) {
+            self.begun += 1;
+            self.waiting.extend(kinds.iter().map(|kind| Question::Ids { kind: *kind, page: 0 }));
         }
     }
 }
@@ -248,8 +264,8 @@ mod tests {
         let mut peer = Peer { objects: objects(1), lossy: 1, asked: 0 };
         let (exchange, got, took) = run(&mut peer);
         assert!(exchange.is_done() && got.is_empty());
-        assert_eq!(peer.asked, (URGENT.len() + OTHERS.len()) * usize::from(MAX_ATTEMPTS));
-        assert!(took < Duration::from_secs(15), "{took:?}");
+        assert_eq!(peer.asked, STEPS.concat().len() * usize::from(MAX_ATTEMPTS));
+        assert!(took < Duration::from_secs(25), "{took:?}");
     }
 
     #[test]

@@ -117,6 +117,11 @@ pub enum InviteError {
     /// The admin's own chain is forked or not all here.
     #[error("this admin's history is forked or not complete here; connect to another member first")]
     Chain,
+    /// No other member has confirmed since the start that this admin's history is not older than it was.
+    #[error(
+        "this node has not met another member since it started, so its records may be old; run one, or say --offline"
+    )]
+    Unsettled,
     /// A wish is out of range.
     #[error("the invite's name, uses or end is out of range: {0}")]
     Wish(#[from] ObjectError),

@@ -1,4 +1,4 @@
-//! Joining: one question, one answer, and what a witness checks between them (MEMBERSHIP, "Joining").
+//! Joining: the question and the answer (MEMBERSHIP, "Joining"). What lies between them is in witness.rs.
 //!
 //! ```text
 //! question = length u16 ‖ Join envelope ‖ length u16 ‖ Invite envelope
@@ -11,22 +11,19 @@
 //! that nobody gains traffic by asking in another's name. The answering member stands in the answer apart from
 //! the Admit, because a join that any member admitted is answered with that member's Admit.
 
-use super::epoch::{EpochTag, SEALED_BYTES};
-use super::object::{Admit, Body, Invite, Join, MAX_OBJECT_BYTES, Object, ObjectError};
-use super::reducer::taken;
-use super::rounds::fits;
-use super::set::ObjectSet;
-use super::standing::{Membership, Waiting, is_in_time, may_witness};
+use super::epoch::{EpochSecret, EpochTag, SEALED_BYTES, open_secret, seal_secret};
+use super::object::{Body, Invite, Join, MAX_OBJECT_BYTES, Object, ObjectError};
 use super::token::Token;
 use crate::drop::DropReason;
-use crate::identity::{DeviceId, ObjectId, SigningSecret, StaticKey, VpiId};
+use crate::identity::{DeviceId, ObjectId, SigningSecret, StaticKey, StaticSecret, VpiId};
+use crate::random::Rng;
 use crate::wire::cbor::Extensions;
 
 const ADMITTED: u8 = 1;
 const USED_UP: u8 = 2;
 
 /// Bytes of an answer beside the Admit.
-const ADMITTED_FIXED_BYTES: usize = 1 + 2 + 8 + 2 + SEALED_BYTES + 32 + 32;
+pub(super) const ADMITTED_FIXED_BYTES: usize = 1 + 2 + 8 + 2 + SEALED_BYTES + 32 + 32;
 
 /// What a joiner asks: the same Join and Invite at each try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +152,42 @@ pub struct Admitted {
     pub witness_static: StaticKey,
 }
 
+impl Admitted {
+    /// The newest epoch's number and secret, for the joiner that asked `question` with the secret half of the
+    /// static key in it; `None` when the Admit is of another Join, or the secret is sealed to
+    /// another key or has another tag.
+    #[must_use]
+    pub fn epoch(&self, vpi: &VpiId, question: &Question, own: &StaticSecret) -> Option<EpochSecret> {
+        is_admit_of(&self.admit, &question.join).then_some(())?;
+        let secret = open_secret(vpi, own, &self.sealed)?;
+        Some(EpochSecret::new(*vpi, self.epoch_number, secret)).filter(|epoch| epoch.tag() == self.epoch_tag)
+    }
+}
+
 impl Answer {
+    /// The answer to `question` that hands over `admit`, an Admit of its Join, and the newest `epoch`; `witness`
+    /// is the member that answers, with the key of its handshakes. `None` when `admit` is none of that Join.
+    #[must_use]
+    pub fn admitted(
+        rng: &mut Rng,
+        question: &Question,
+        admit: Object,
+        epoch: &EpochSecret,
+        witness: (DeviceId, StaticKey),
+    ) -> Option<Self> {
+        is_admit_of(&admit, &question.join).then_some(())?;
+        let to = &question.bodies().0.static_key;
+        let (witness, witness_static) = witness;
+        Some(Self::Admitted(Box::new(Admitted {
+            admit,
+            epoch_number: epoch.number(),
+            epoch_tag: epoch.tag(),
+            sealed: seal_secret(rng, epoch.vpi(), to, epoch.secret())?,
+            witness,
+            witness_static,
+        })))
+    }
+
     /// Reads an answer within `vpi`; the Admit is opened, so its signature holds.
     ///
     /// # Errors
@@ -216,82 +248,8 @@ impl Answer {
     }
 }
 
-/// What a witness does with a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing leaves.
-    Silent(DropReason),
-    /// Answers that the uses are spent.
-    UsedUp,
-    /// Answers with this Admit, which a member wrote before.
-    Known(Object),
-    /// Makes an Admit, stores Invite, Join and Admit in one transaction, then answers.
-    Admit,
-}
-
-/// Decides what `own`, a member, does with `question` at `wall_secs` (unix seconds).
-///
-/// The checks stand in the order of MEMBERSHIP "Joining". Expiry is judged before anything that is already
-/// stored: members of the past know every Join, and must not get answers for ever by sending one again.
-#[must_use]
-pub fn consider(
-    set: &ObjectSet,
-    membership: &Membership,
-    question: &Question,
-    own: &DeviceId,
-    wall_secs: u64,
-) -> Verdict {
-    let (join, invite) = question.bodies();
-    let refused = Verdict::Silent(DropReason::JoinRefused);
-    let Some(charter) = membership.charter() else { return refused };
-    let is_permitted = membership.may_hold(&question.invite) && is_in_time(invite, wall_secs);
-    let may_admit = membership.member(own).is_some() && may_witness(charter, invite, own);
-    if !is_permitted || !fits(invite, join) || !may_admit {
-        return refused;
-    }
-    let taken = taken(set, membership, invite);
-    let is_contested = membership.waiting(&join.device) == Some(Waiting::Contested);
-    if taken.contains(&question.join.id()) && !is_contested {
-        // An own Admit of a join that has others is no second use.
-        return known_admit(set, membership, question).map_or(Verdict::Admit, Verdict::Known);
-    }
-    if taken.len() as u64 >= invite.max_uses {
-        return Verdict::UsedUp;
-    }
-    let is_full = membership.members().len() as u64 >= charter.policy.member_cap;
-    if is_full && membership.member(&join.device).is_none() { refused } else { Verdict::Admit }
-}
-
-/// Makes the Admit of `question`'s Join by the member whose device key is `witness`, after
-/// [`Verdict::Admit`]; `epoch_seen` is the number of the epoch in force.
-///
-/// # Errors
-/// An [`ObjectError`] when `wall_secs` or `epoch_seen` is beyond what an object may hold.
-pub fn admit(
-    vpi: &VpiId,
-    question: &Question,
-    witness: &SigningSecret,
-    epoch_seen: u64,
-    wall_secs: u64,
-) -> Result<Object, ObjectError> {
-    let body = Body::Admit(Admit {
-        witness: witness.public(),
-        join_id: question.join.id(),
-        time: wall_secs,
-        epoch_seen,
-        extensions: Extensions::default(),
-    });
-    Object::sign(vpi, &body, &[witness])
-}
-
-/// The first Admit of the question's Join by a member, of those with which the answer is not longer than the
-/// question: a member could have made a large one.
-fn known_admit(set: &ObjectSet, membership: &Membership, question: &Question) -> Option<Object> {
-    let room = question.encode().len().checked_sub(ADMITTED_FIXED_BYTES)?;
-    set.admits_of(&question.join.id())
-        .filter(|(object, admit)| membership.member(&admit.witness).is_some() && object.bytes().len() <= room)
-        .min_by_key(|(object, admit)| (admit.time, object.id()))
-        .map(|(object, _)| object.clone())
+fn is_admit_of(admit: &Object, join: &Object) -> bool {
+    matches!(admit.body(), Body::Admit(admit) if admit.join_id == join.id())
 }
 
 fn open(vpi: &VpiId, bytes: &[u8]) -> Result<Object, DropReason> {

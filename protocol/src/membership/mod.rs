@@ -7,20 +7,21 @@
 //! ```text
 //! bytes ─► object::Object ─► ObjectSet ─► reduce ─► Membership
 //!                                                       │
-//! token ─► join::Question ───────────► join::consider ◄─┘ ─► join::Answer
+//! token ─► join::Question ────────► witness::consider ◄─┘ ─► join::Answer
 //! ```
 //!
 //! | file | owns |
 //! |---|---|
 //! | object/ | the envelope, and each kind's fields |
-//! | set.rs | the objects held, within bounds |
+//! | set.rs, bounds.rs | the objects held, and what keeps them few |
 //! | chain.rs, rounds.rs, reducer.rs | the rules that turn the set into members |
 //! | standing.rs | the result, and the questions it answers |
 //! | epoch.rs | epoch secrets, the keys from them, the sealed box |
 //! | token.rs | the text that invites |
-//! | join.rs | question and answer, and what a witness checks |
+//! | join.rs, witness.rs | question and answer, and what a witness checks between them |
 //! | founding.rs | the objects that founders and inviters make |
 
+mod bounds;
 mod chain;
 pub mod epoch;
 pub mod exchange;
@@ -31,8 +32,12 @@ mod reducer;
 mod rounds;
 mod set;
 mod standing;
+#[cfg(test)]
+mod tests;
 pub mod token;
+pub mod witness;
 
+pub use bounds::{MAX_ADMITS, MAX_REKEYS, MAX_SET_BYTES, SPARE_JOINS};
 pub use reducer::{reduce, removed_digest};
-pub use set::{Insertion, MAX_ADMITS, MAX_REKEYS, MAX_SET_BYTES, ObjectSet, PAGE, Refusal, SPARE_JOINS};
+pub use set::{Insertion, ObjectSet, PAGE, Refusal};
 pub use standing::{Alarm, EpochState, INVITE_GRACE_SECONDS, InviteState, Member, Membership, Waiting};

@@ -13,7 +13,7 @@ use super::object::{Body, Capabilities, Charter, Invite, Kind, Object};
 use super::rounds::{self, Counted, Rounds};
 use super::set::ObjectSet;
 use super::standing::{Alarm, EpochState, InviteState, Member, Membership, Waiting};
-use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, sha256};
+use crate::identity::{DeviceId, InviteId, StaticKey, sha256};
 
 /// Finds who belongs. Without a charter nobody does.
 #[must_use]
@@ -121,11 +121,12 @@ fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<
             capabilities: admin.capabilities,
             is_admin: true,
             since: charter.time,
+            round: 0,
             join: None,
         };
         seat(membership, &mut names, member);
     }
-    for Counted { at, id, join } in &rounds.counted {
+    for Counted { at, round, id, join } in &rounds.counted {
         let member = Member {
             device: join.device,
             name: join.name.clone(),
@@ -133,6 +134,7 @@ fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<
             capabilities: Capabilities::NONE,
             is_admin: false,
             since: *at,
+            round: *round,
             join: Some(*id),
         };
         match membership.members.get_mut(&join.device) {
@@ -223,20 +225,4 @@ fn newest_rekey(set: &ObjectSet, device: &DeviceId, alarms: &mut BTreeSet<Alarm>
         alarms.insert(Alarm::RekeyConflict { device: *device });
     }
     Some(newest.static_key)
-}
-
-/// The joins by one invite that a member of now is known to have admitted in time, whether or not the invite
-/// stands in a valid prefix yet: what a witness counts as uses.
-pub(super) fn taken(set: &ObjectSet, membership: &Membership, invite: &Invite) -> BTreeSet<ObjectId> {
-    let Some(charter) = membership.charter() else { return BTreeSet::new() };
-    let is_vouched = |join: &ObjectId| {
-        set.admits_of(join).any(|(_, admit)| {
-            membership.member(&admit.witness).is_some()
-                && super::standing::is_eligible(charter, invite, admit)
-        })
-    };
-    set.joins_by(&invite.invite_id)
-        .filter(|(object, join)| rounds::fits(invite, join) && is_vouched(&object.id()))
-        .map(|(object, _)| object.id())
-        .collect()
 }

@@ -23,6 +23,8 @@ pub(super) struct Rounds<'s> {
 pub(super) struct Counted<'s> {
     /// The earliest time at which a member of an earlier round admitted it.
     pub(super) at: u64,
+    /// The round, from 1.
+    pub(super) round: usize,
     pub(super) id: ObjectId,
     pub(super) join: &'s Join,
 }
@@ -38,6 +40,7 @@ pub(super) fn run<'s>(
     let mut members = BTreeSet::new();
     let mut places = Places::default();
     while !fresh.is_empty() {
+        places.round += 1;
         let vouched = candidates.vouched_by(&fresh);
         members.append(&mut fresh);
         for (invite, joins) in vouched {
@@ -94,7 +97,9 @@ pub(super) fn fits(invite: &Invite, join: &Join) -> bool {
 /// Who holds the uses of each invite, and who came too late.
 #[derive(Default)]
 struct Places {
-    counted: BTreeMap<ObjectId, u64>,
+    round: usize,
+    /// By join: when, and in which round.
+    counted: BTreeMap<ObjectId, (u64, usize)>,
     uses: BTreeMap<InviteId, u64>,
     contested: BTreeSet<ObjectId>,
 }
@@ -120,7 +125,7 @@ impl Places {
                 continue;
             }
             *uses += 1;
-            self.counted.insert(id, at);
+            self.counted.insert(id, (at, self.round));
             came_in.extend(candidates.joins.get(&id).map(|join| join.device));
         }
         came_in
@@ -130,7 +135,7 @@ impl Places {
         let mut rounds = Rounds::default();
         for (id, join) in &candidates.joins {
             match self.counted.get(id) {
-                Some(at) => rounds.counted.push(Counted { at: *at, id: *id, join }),
+                Some((at, round)) => rounds.counted.push(Counted { at: *at, round: *round, id: *id, join }),
                 None if self.contested.contains(id) => rounds.waiting.push((join, Waiting::Contested)),
                 None => rounds.waiting.push((join, Waiting::Joining)),
             }

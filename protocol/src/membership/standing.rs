@@ -40,6 +40,9 @@ pub struct Member {
     pub is_admin: bool,
     /// Since when, in unix seconds: the earliest Admit that counts, or the charter.
     pub since: u64,
+    /// In which round of the reducer it came in: 0 for admins; each of its witnesses
+    /// that counted was in by an earlier one.
+    pub round: usize,
     /// By which Join; `None` for an admin that has none.
     pub join: Option<ObjectId>,
 }

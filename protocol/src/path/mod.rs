@@ -29,6 +29,8 @@ const PROBE_LIFE: Duration = Duration::from_secs(5);
 /// Full-size probes tried on one path, and the pause between them.
 const SIZE_PROBES: u8 = 3;
 const SIZE_PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// The round trip is measured this long after a path was selected: a start is a busy moment.
+const RTT_PROBE_AFTER: Duration = Duration::from_secs(1);
 /// The shortest probe: type and id.
 const SHORT_PROBE_BYTES: usize = 9;
 
@@ -39,7 +41,7 @@ pub enum Purpose {
     Challenge,
     /// To find out whether the path carries full packets.
     Size,
-    /// To measure the round trip, because somebody asked.
+    /// To measure the round trip.
     Ping,
 }
 
@@ -82,6 +84,7 @@ struct Selected {
     packet_bytes: u16,
     size_probes_left: u8,
     next_size_probe_at: Instant,
+    rtt_probe_at: Option<Instant>,
     rtt: Option<Duration>,
 }
 
@@ -143,7 +146,7 @@ impl Path {
     pub fn select(&mut self, remote: SocketAddr, rtt: Option<Duration>, now: Instant) -> bool {
         self.add_candidate(remote);
         if let Some(selected) = self.selected.as_mut().filter(|selected| selected.remote == remote) {
-            selected.rtt = rtt.or(selected.rtt);
+            selected.rtt = selected.rtt.or(rtt);
             return false;
         }
         self.selected = Some(Selected {
@@ -151,6 +154,7 @@ impl Path {
             packet_bytes: BASE_PACKET_BYTES,
             size_probes_left: SIZE_PROBES,
             next_size_probe_at: now,
+            rtt_probe_at: Some(now + RTT_PROBE_AFTER),
             rtt,
         });
         true
@@ -185,6 +189,9 @@ impl Path {
             return self.probe((to, Purpose::Challenge, SHORT_PROBE_BYTES), rng, now);
         }
         let selected = self.selected.as_mut()?;
+        if selected.rtt_probe_at.take_if(|due| now >= *due).is_some() {
+            return self.ping(rng, now);
+        }
         if selected.size_probes_left == 0 || now < selected.next_size_probe_at {
             return None;
         }
@@ -198,8 +205,10 @@ impl Path {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let size = self.selected.as_ref().filter(|selected| selected.size_probes_left > 0);
-        let challenge = self.challenge.map(|(_, due)| due);
-        [challenge, size.map(|selected| selected.next_size_probe_at)].into_iter().flatten().min()
+        let size_at = size.map(|selected| selected.next_size_probe_at);
+        let rtt_at = self.selected.as_ref().and_then(|selected| selected.rtt_probe_at);
+        let challenge_at = self.challenge.map(|(_, due)| due);
+        [challenge_at, rtt_at, size_at].into_iter().flatten().min()
     }
 
     /// Takes in an echo; `None` if no probe of that id is out.
@@ -271,7 +280,8 @@ mod tests {
         let (mut path, mut rng) = selected(start);
         let mut probes = 0;
         while let Some(at) = path.poll_timeout() {
-            probes += u32::from(path.poll_probe(&mut rng, at).is_some());
+            let probe = path.poll_probe(&mut rng, at);
+            probes += u32::from(probe.is_some_and(|probe| probe.length > SHORT_PROBE_BYTES));
         }
         assert_eq!((probes, path.packet_bytes(), path.is_size_settled()), (3, BASE_PACKET_BYTES, true));
     }

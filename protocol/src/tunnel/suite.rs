@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-use crate::wire::message::Suites;
+use crate::wire::hello::Suites;
 
 /// An AEAD for data datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

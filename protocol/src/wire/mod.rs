@@ -3,5 +3,6 @@
 pub mod cbor;
 pub mod checksum;
 pub mod header;
+pub mod hello;
 pub mod ip;
 pub mod message;

@@ -49,7 +49,7 @@ pub(super) fn wish(
     members: &[SocketAddr],
 ) -> Result<(), String> {
     let wish = InviteWish { name: None, max_uses, seconds: None, bound_device: None };
-    let request = Box::new(InviteRequest { wish, members: members.to_vec() });
+    let request = Box::new(InviteRequest { wish, members: members.to_vec(), offline: false });
     world.give(admin, Input::Command(Command::Invite(1, request)))
 }
 

@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 
+use super::body::{body_id, kind_of};
+use super::signed::signed_bytes;
 use super::*;
-use crate::identity::{InviteId, StaticKey, StaticSecret};
-use crate::wire::cbor::{Extensions, MapWriter};
+use crate::identity::{InviteId, ObjectId, SigningSecret, StaticKey, StaticSecret, VpiId};
+use crate::wire::cbor::{CborError, Extensions, MapWriter};
 
 #[test]
 fn known_objects_have_their_known_bytes() {
@@ -191,7 +193,7 @@ fn names_are_checked() {
 
 #[test]
 fn charters_whose_fields_contradict_each_other_are_refused() {
-    let wrong: [(u64, &dyn Fn(&mut Charter)); 10] = [
+    let wrong: [Wrong<'_, Charter>; 10] = [
         (2, &|c| c.previous = Some(ObjectId([1; 32]))),
         (2, &|c| c.version = 1),
         (6, &|c| c.roots.reverse()),
@@ -219,7 +221,7 @@ fn charters_whose_fields_contradict_each_other_are_refused() {
 #[test]
 fn invites_out_of_range_are_refused() {
     let Body::Invite(invite) = every_body().swap_remove(1).0 else { unreachable!() };
-    let wrong: [(u64, &dyn Fn(&mut Invite)); 7] = [
+    let wrong: [Wrong<'_, Invite>; 7] = [
         (7, &|i| i.max_uses = 0),
         (7, &|i| i.max_uses = MAX_USES + 1),
         (8, &|i| i.not_after = i.time - 1),
@@ -258,6 +260,9 @@ proptest! {
         }
     }
 }
+
+/// A field, and a change that makes it wrong.
+type Wrong<'a, T> = (u64, &'a dyn Fn(&mut T));
 
 fn key(n: u8) -> SigningSecret {
     SigningSecret::from_seed(&[n; 32])

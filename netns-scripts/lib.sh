@@ -1,0 +1,181 @@
+# shellcheck shell=bash
+# netns-scripts/lib.sh: networks of this machine's own making, from plain namespaces, veth pairs and bridges.
+#
+# Sourced by the scripts beside it, never run. A lab is one network. Its name carries a process id, each of its
+# namespaces is called LAB-HOST, and what it leaves on disk lies in /run/vpi-labs/LAB:
+#
+#   /run/vpi-labs/LAB/hosts          one line a host: name, namespace, address
+#   /run/vpi-labs/LAB/HOST/state     the state folder of that host's node
+#   /run/vpi-labs/LAB/HOST/node.log  what its node says
+#
+# Nothing outside the lab's namespaces and that folder is touched.
+
+set -euo pipefail
+
+LABS=/run/vpi-labs
+
+# --- telling ------------------------------------------------------------------------------------------
+
+# fail SENTENCE: says why on standard error and ends the script.
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# echoed COMMAND...: runs a command that changes the machine, and shows it first (on LAB_TRACE, a file).
+echoed() {
+    printf '+ %s\n' "$*" >>"${LAB_TRACE:-/dev/stderr}"
+    "$@"
+}
+
+# seconds_since START: the time passed since START (an $EPOCHREALTIME), as "1.2".
+seconds_since() {
+    local now=$EPOCHREALTIME
+    local tenths=$(((${now/[.,]/} - ${1/[.,]/}) / 100000))
+    printf '%d.%d' $((tenths / 10)) $((tenths % 10))
+}
+
+# wait_for SECONDS WHAT COMMAND...: repeats COMMAND until it succeeds; after SECONDS fails and names WHAT.
+wait_for() {
+    local limit=$1 what=$2 start=$EPOCHREALTIME
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        local now=$EPOCHREALTIME
+        if (((${now/[.,]/} - ${start/[.,]/}) > limit * 1000000)); then
+            printf 'waited %s s in vain for %s\n' "$limit" "$what" >&2
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
+# --- what must be there -------------------------------------------------------------------------------
+
+# need_root WHAT: ends the script unless it runs as root.
+need_root() {
+    ((EUID == 0)) || fail "$1 needs root; run it with sudo"
+}
+
+# debian_package TOOL: the Debian package that holds a command.
+debian_package() {
+    case $1 in
+        ip) echo iproute2 ;;
+        awk) echo mawk ;;
+        nft) echo nftables ;;
+        ping) echo iputils-ping ;;
+        setpriv | unshare) echo util-linux ;;
+        pip3) echo python3-pip ;;
+        cc) echo build-essential ;;
+        *) echo "$1" ;;
+    esac
+}
+
+# need_tools TOOL...: sees to it that every command is there, with apt-get where that is possible.
+need_tools() {
+    local tool missing=() packages=()
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || {
+            missing+=("$tool")
+            packages+=("$(debian_package "$tool")")
+        }
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+        fail "missing: ${missing[*]}; install the packages that hold them (Debian: apt-get install ${packages[*]})"
+    fi
+    echoed apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive echoed apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        >/dev/null
+    for tool in "${missing[@]}"; do
+        command -v "$tool" >/dev/null || fail "$tool is still missing after installing $(debian_package "$tool")"
+    done
+}
+
+# need_tun: ends the script unless this machine can make TUN devices.
+need_tun() {
+    [[ -c /dev/net/tun ]] || modprobe tun 2>/dev/null || true
+    [[ -c /dev/net/tun ]] || fail "/dev/net/tun is missing; load the module tun, or give the container the device"
+}
+
+# need_cargo: ends the script, saying how to get Rust, unless cargo is there.
+need_cargo() {
+    local env=${CARGO_HOME:-$HOME/.cargo}/env
+    # shellcheck disable=SC1090 # written by rustup
+    if [[ -r $env ]]; then . "$env"; fi
+    command -v cargo >/dev/null || fail "cargo is missing; get Rust with:
+  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\""
+    need_tools cc
+}
+
+# target_folder: where cargo builds this tree, absolute.
+target_folder() {
+    (cd "$(dirname "${BASH_SOURCE[0]}")/.." && realpath -m "${CARGO_TARGET_DIR:-target}")
+}
+
+# --- building blocks ----------------------------------------------------------------------------------
+
+# ns NAMESPACE: makes a network namespace with its loopback up.
+ns() {
+    echoed ip netns add "$1"
+    echoed ip -n "$1" link set dev lo up
+}
+
+# link NS_1 DEVICE_1 NS_2 DEVICE_2: a cable (veth pair) between two namespaces, both ends up.
+link() {
+    echoed ip link add name "$2" netns "$1" type veth peer name "$4" netns "$3"
+    echoed ip -n "$1" link set dev "$2" up
+    echoed ip -n "$3" link set dev "$4" up
+}
+
+# switch NS DEVICE: a bridge without spanning tree, up.
+switch() {
+    echoed ip -n "$1" link add name "$2" type bridge stp_state 0 forward_delay 0
+    echoed ip -n "$1" link set dev "$2" up
+}
+
+# plug NS DEVICE SWITCH: puts a device on a switch of its namespace.
+plug() {
+    echoed ip -n "$1" link set dev "$2" master "$3"
+}
+
+# address NS DEVICE CIDR: gives a device its address.
+address() {
+    echoed ip -n "$1" address add "$3" dev "$2"
+}
+
+# --- labs ---------------------------------------------------------------------------------------------
+
+# lab_host LAB HOST NAMESPACE ADDRESS: writes a host down, with a place for its node's state.
+lab_host() {
+    mkdir -p "$LABS/$1/$2"
+    install -d -m 0750 "$LABS/$1/$2/state"
+    printf '%s %s %s\n' "$2" "$3" "$4" >>"$LABS/$1/hosts"
+}
+
+# lab_namespace LAB HOST: the namespace of a host.
+lab_namespace() {
+    [[ -r $LABS/$1/hosts ]] || fail "no lab is called $1; netns-scripts/run.sh list shows those that are up"
+    awk -v host="$2" '$1 == host { print $2; found = 1 } END { exit !found }' "$LABS/$1/hosts" ||
+        fail "lab $1 has no host $2; it has: $(awk '{ printf "%s ", $1 }' "$LABS/$1/hosts")"
+}
+
+# inside LAB HOST COMMAND...: runs a command on a host, with VPI_STATE set to that host's state folder.
+inside() {
+    local lab=$1 host=$2 namespace
+    namespace=$(lab_namespace "$lab" "$host")
+    shift 2
+    VPI_STATE=$LABS/$lab/$host/state ip netns exec "$namespace" "$@"
+}
+
+# cleanup LAB: ends whatever runs in the lab's namespaces, removes them and the lab's folder.
+cleanup() {
+    local lab=$1 namespace namespaces pids
+    mapfile -t namespaces < <(ip netns list | awk -v lab="$lab-" 'index($1, lab) == 1 { print $1 }')
+    for namespace in "${namespaces[@]}"; do
+        pids=$(ip netns pids "$namespace" 2>/dev/null) || true
+        # shellcheck disable=SC2086 # one word a process
+        [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
+        echoed ip netns delete "$namespace" || true
+    done
+    rm -rf "${LABS:?}/$lab"
+}

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# netns-scripts/run.sh: puts a network up on this machine, lets you in, takes it down.
+#
+#   run.sh up TOPOLOGY [--name LAB] [--hosts N]    prints the lab's name, then one line a host
+#   run.sh exec LAB HOST [COMMAND...]              runs a command on a host (default: a shell)
+#   run.sh list                                    the labs that are up, and their hosts
+#   run.sh down LAB...                             ends what runs in a lab and removes it
+#
+# On a host, VPI_STATE names its state folder and `vpi` is the binary of this tree. TOPOLOGY is a file in
+# topologies/. Needs root.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=lib.sh
+. "$here/lib.sh"
+
+usage() {
+    sed -n '4,7s/^# \{0,3\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+up() {
+    local topology=${1:-} lab=vpi$$ hosts=2
+    [[ -n $topology ]] || usage
+    [[ -r $here/topologies/$topology.sh ]] ||
+        fail "no topology is called $topology; there are: $(cd "$here/topologies" && echo *.sh)"
+    shift
+    while (($#)); do
+        case $1 in
+            --name) lab=${2:?--name wants a word} ;;
+            --hosts) hosts=${2:?--hosts wants a number} ;;
+            *) usage ;;
+        esac
+        shift 2
+    done
+    [[ $lab =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || fail "a lab's name is up to 41 of a-z, 0-9 and -; this is not: $lab"
+    [[ ! -e $LABS/$lab ]] || fail "a lab is already called $lab; take it down with: netns-scripts/run.sh down $lab"
+    need_tools ip awk
+    # shellcheck source=topologies/lan.sh
+    . "$here/topologies/$topology.sh"
+    # shellcheck disable=SC2064 # the name as it is now
+    trap "cleanup $lab" EXIT
+    mkdir -p "$LABS/$lab"
+    "up_${topology//-/_}" "$lab" "$hosts"
+    trap - EXIT
+    echo "$lab"
+    cat "$LABS/$lab/hosts"
+}
+
+enter() {
+    local lab=${1:-} host=${2:-} namespace
+    [[ -n $host ]] || usage
+    namespace=$(lab_namespace "$lab" "$host")
+    shift 2
+    (($#)) || set -- "${SHELL:-/bin/bash}"
+    export VPI_STATE=$LABS/$lab/$host/state
+    PATH=$(target_folder)/release:$PATH
+    export PATH
+    exec ip netns exec "$namespace" "$@"
+}
+
+list() {
+    local lab
+    for lab in "$LABS"/*/; do
+        [[ -d $lab ]] || continue
+        lab=$(basename "$lab")
+        echo "$lab"
+        sed 's/^/  /' "$LABS/$lab/hosts"
+    done
+}
+
+down() {
+    (($#)) || usage
+    local lab
+    for lab in "$@"; do
+        [[ $lab =~ ^[a-z0-9][a-z0-9-]*$ ]] || fail "not the name of a lab: $lab"
+        cleanup "$lab"
+    done
+}
+
+command=${1:-}
+shift || usage
+case $command in
+    list) list ;;
+    up | exec | down) need_root "a lab" ;;&
+    up) up "$@" ;;
+    exec) enter "$@" ;;
+    down) down "$@" ;;
+    *) usage ;;
+esac

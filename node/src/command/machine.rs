@@ -1,0 +1,121 @@
+//! Changing this machine for a VPI: as root, in the node's network namespace, then telling the node.
+
+use std::io;
+
+use anyhow::Context as _;
+use protocol::identity::VpiId;
+use tracing::warn;
+
+use super::{Context, node};
+use crate::{
+    control::{
+        self, Exit, Failure,
+        protocol::{Entered, Hello, Plan, Reply, Request},
+    },
+    loopback::{self, Firewall},
+};
+
+/// Checks that this process may change the machine.
+///
+/// # Errors
+/// A [`Failure`] when it does not run as root.
+pub(crate) fn require_root(command: &str) -> Result<(), Failure> {
+    judge_root(command, rustix::process::geteuid().is_root())
+}
+
+fn judge_root(command: &str, is_root: bool) -> Result<(), Failure> {
+    if is_root {
+        return Ok(());
+    }
+    let message = format!("`vpi {command}` changes devices and routes, which only root may do");
+    Err(Failure::new(Exit::Failed, message, format!("run it as root: sudo vpi {command} …")))
+}
+
+/// Asks the node who it is, and checks that both stand in one network namespace.
+///
+/// # Errors
+/// A [`Failure`] when no node answers, or when what this process set up would not be where the node is.
+pub(crate) fn meet_node(context: &Context) -> anyhow::Result<Hello> {
+    let Reply::Hello(hello) = node::ask(context, &Request::Hello)? else { return Err(node::unexpected()) };
+    let own = control::hello().context("cannot tell the own network namespace")?;
+    judge_network(&own, &hello)?;
+    Ok(hello)
+}
+
+fn judge_network(own: &Hello, node: &Hello) -> Result<(), Failure> {
+    if own.network == node.network {
+        return Ok(());
+    }
+    let message = "the node runs in another network namespace than this command";
+    Err(Failure::new(
+        Exit::Failed,
+        message,
+        "run the command where the node runs, for example with `ip netns exec`",
+    ))
+}
+
+/// Sets this machine up for a VPI that was entered, then lets the node attach to its device.
+///
+/// # Errors
+/// When the system refuses a part of it, or the node does not attach; membership itself stands.
+pub(crate) fn settle(context: &Context, entered: &Entered, node: &Hello) -> anyhow::Result<()> {
+    let settled = install(&entered.plan, node.uid).and_then(|()| attach(context, entered.id));
+    settled.map_err(|error| {
+        let message =
+            format!("{} is entered, but this machine is not set up for it: {error:#}", entered.name);
+        Failure::new(Exit::Failed, message, "restart `vpi up` as root, which sets up all VPIs").into()
+    })
+}
+
+fn install(plan: &Plan, owner_uid: u32) -> anyhow::Result<()> {
+    let firewall = wait_for(loopback::install(&checked(plan)?, owner_uid))??;
+    if firewall == Firewall::NoNft {
+        warn!(device = plan.device, "nft is not installed: set up without the firewall table");
+    }
+    Ok(())
+}
+
+fn attach(context: &Context, vpi: VpiId) -> anyhow::Result<()> {
+    match node::ask(context, &Request::Attach { vpi })? {
+        Reply::Done => Ok(()),
+        _ => Err(node::unexpected()),
+    }
+}
+
+/// Takes one VPI's device, routes and guard off this machine; what is not there is no error.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn clear(plan: &Plan) -> anyhow::Result<()> {
+    let removed = wait_for(loopback::remove(&checked(plan)?))?;
+    removed.with_context(|| format!("cannot take {} off this machine", plan.device))
+}
+
+fn checked(plan: &Plan) -> anyhow::Result<loopback::Plan> {
+    Ok(loopback::Plan::new(&plan.device, plan.prefix, plan.own)?)
+}
+
+fn wait_for<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_root_the_command_is_named_with_what_to_do() {
+        let failure = judge_root("join", false).unwrap_err();
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(failure.message.contains("vpi join") && failure.advice.contains("sudo"));
+        assert_eq!(judge_root("join", true), Ok(()));
+    }
+
+    #[test]
+    fn a_node_in_another_network_namespace_is_refused() {
+        let own = control::hello().unwrap();
+        assert_eq!(judge_network(&own, &own.clone()), Ok(()));
+        let failure = judge_network(&own, &Hello { network: own.network + 1, ..own.clone() }).unwrap_err();
+        assert_eq!(failure.exit, Exit::Failed);
+    }
+}

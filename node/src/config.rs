@@ -1,0 +1,194 @@
+//! Every setting of a running node: its default, its unit, its range.
+//!
+//! Settings come from the TOML file that `vpi up --config` names. Durations are whole seconds. An unknown key is
+//! an error that names it, so that a misspelt setting is not silently the default.
+//!
+//! ```toml
+//! rekey_after = 120   # seconds, 10 to 120
+//! idle_after = 900    # seconds, 10 to 86400
+//! cipher = "auto"     # auto, aes256gcm or chacha20
+//! ```
+
+use std::{fs, io, ops::RangeInclusive, path::Path, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// Seconds after which a session gets fresh keys; longer than 120 would outlive the peer's limit of 180 s.
+const REKEY_AFTER_S: RangeInclusive<u64> = 10..=120;
+
+/// Seconds without an application's packet after which a link closes; below 10 it would close between two requests.
+const IDLE_AFTER_S: RangeInclusive<u64> = 10..=86_400;
+
+/// What `vpi up` is told: places, user and settings.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeOptions {
+    /// The state folder.
+    pub state: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The user to run as when started by root; the owner of the state folder when absent.
+    pub user: Option<String>,
+    /// The settings of the file, or their defaults.
+    pub settings: Settings,
+}
+
+/// The settings of a running node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Age at which a session is rekeyed: 10 to 120 s, default 120 s (WireGuard paper §6).
+    pub rekey_after: Duration,
+    /// Time without an application's packet after which a link closes: 10 s to a day, default 15 minutes.
+    pub idle_after: Duration,
+    /// The packet cipher that this node prefers; default [`Cipher::Auto`].
+    pub cipher: Cipher,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rekey_after: Duration::from_secs(120),
+            idle_after: Duration::from_secs(15 * 60),
+            cipher: Cipher::Auto,
+        }
+    }
+}
+
+/// Which packet cipher a node prefers (DESIGN §4, *Transport AEAD*).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Cipher {
+    /// AES-256-GCM where both ends have AES instructions, else ChaCha20-Poly1305.
+    #[default]
+    Auto,
+    /// AES-256-GCM, with or without instructions for it.
+    Aes256Gcm,
+    /// ChaCha20-Poly1305.
+    ChaCha20,
+}
+
+/// Why a settings file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the settings file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no TOML, has an unknown key, or a value of the wrong type.
+    #[error("settings file {path}, {reason}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line and cause.
+        reason: String,
+    },
+    /// A number is out of its range.
+    #[error("settings file {path}: {key} is {value} s, it may be {least} to {most} s")]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// What the file says.
+        value: u64,
+        /// The least that is allowed.
+        least: u64,
+        /// The most that is allowed.
+        most: u64,
+    },
+}
+
+/// The file as it is written; what it leaves out keeps its default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    rekey_after: Option<u64>,
+    idle_after: Option<u64>,
+    cipher: Option<Cipher>,
+}
+
+impl Settings {
+    /// Reads the settings file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file and the key or line.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let read = fs::read_to_string(path);
+        let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            reason: format!("line {}: {}", line_of(text, &error), error.message()),
+        })?;
+        let seconds = |key, value: Option<u64>, range: RangeInclusive<u64>, default| match value {
+            None => Ok(default),
+            Some(value) if range.contains(&value) => Ok(Duration::from_secs(value)),
+            Some(value) => {
+                let (least, most) = range.into_inner();
+                Err(ConfigError::Range { path: path.to_owned(), key, value, least, most })
+            }
+        };
+        let default = Self::default();
+        Ok(Self {
+            rekey_after: seconds("rekey_after", file.rekey_after, REKEY_AFTER_S, default.rekey_after)?,
+            idle_after: seconds("idle_after", file.idle_after, IDLE_AFTER_S, default.idle_after)?,
+            cipher: file.cipher.unwrap_or(default.cipher),
+        })
+    }
+}
+
+fn line_of(text: &str, error: &toml::de::Error) -> usize {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    before.bytes().filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(Path::new("vpi.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(parse(""), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let settings = parse("rekey_after = 10\nidle_after = 60\ncipher = \"chacha20\"\n").unwrap();
+        assert_eq!(settings.rekey_after, Duration::from_secs(10));
+        assert_eq!(settings.idle_after, Duration::from_secs(60));
+        assert_eq!(settings.cipher, Cipher::ChaCha20);
+        assert_eq!(parse("cipher = \"aes256gcm\"").unwrap().cipher, Cipher::Aes256Gcm);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let reason = parse("rekey_after = 10\nrekey_aftre = 20\n").unwrap_err();
+        assert!(reason.contains("rekey_aftre") && reason.contains("line 2"), "{reason}");
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_named_with_its_range() {
+        for text in ["rekey_after = 9", "rekey_after = 121", "idle_after = 0"] {
+            let reason = parse(text).unwrap_err();
+            assert!(reason.contains(text.split(' ').next().unwrap()) && reason.contains(" to "), "{reason}");
+        }
+        assert!(parse("rekey_after = -1").is_err());
+        assert!(parse("cipher = \"rot13\"").is_err());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let reason = Settings::read(Path::new("/nonexistent/vpi.toml")).unwrap_err().to_string();
+        assert!(reason.contains("/nonexistent/vpi.toml"), "{reason}");
+    }
+}

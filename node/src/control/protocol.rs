@@ -1,0 +1,252 @@
+//! What a command and the running node say to each other.
+//!
+//! A connection carries one request and its replies, each a line of JSON (RFC 8259) ended by `\n`:
+//!
+//! ```text
+//! command                                node
+//!    ── {"ping":{"member":"nas",…}} ──►
+//!    ◄── {"pong":{"rtt_ms":8.4,…}} ──        none, one or many; see Reply::is_last
+//!    ◄── "done" ──                           exactly one; then the node closes
+//! ```
+//!
+//! The command keeps its side open until the last reply: closing it withdraws the request. The shapes under
+//! [`Status`] are the JSON that INTERFACE.md promises; the rest may change with any version.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use protocol::identity::{DeviceId, VpiId};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{
+    exit::Failure,
+    id,
+    status::{PathKind, Status, Time},
+};
+
+/// The largest request: a token is 800 bytes, the lists beside it a few hundred each.
+pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The largest reply: a status of 20,000 members at 400 bytes each.
+pub(crate) const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long the node may be silent before a command gives up: long work reports [`Reply::Progress`] more often.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a command asks of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Who is there; answered by [`Reply::Hello`].
+    Hello,
+    /// Found a VPI; answered by [`Reply::Entered`].
+    Create(Create),
+    /// Join a VPI; answered by [`Reply::Progress`], then [`Reply::Entered`].
+    Join(Join),
+    /// The machine is set up: open the TUN device of this VPI; answered by [`Reply::Done`].
+    Attach {
+        /// The VPI that was entered.
+        #[serde(with = "id")]
+        vpi: VpiId,
+    },
+    /// Close the TUN devices of this VPI, or of all; answered by [`Reply::Detached`].
+    Detach {
+        /// Local name or id, as typed.
+        vpi: Option<String>,
+    },
+    /// Make an invite; answered by [`Reply::Invited`].
+    Invite(Invite),
+    /// Tell the state of this VPI, or of all; answered by [`Reply::Status`].
+    Status {
+        /// Local name or id, as typed.
+        vpi: Option<String>,
+        /// Whether to fill in [`VpiStatus::drops`](super::status::VpiStatus::drops).
+        drops: bool,
+    },
+    /// Probe a member through its tunnel, once a second; answered by `count` [`Reply::Pong`]s, then
+    /// [`Reply::Done`].
+    Ping {
+        /// `name.VPI`, a name or an alias, as typed.
+        member: String,
+        /// How many probes, at least 1.
+        count: u32,
+    },
+}
+
+impl Request {
+    /// Says whether the request changes anything, here or for other members.
+    #[must_use]
+    pub(crate) fn is_change(&self) -> bool {
+        match self {
+            Self::Hello | Self::Status { .. } | Self::Ping { .. } => false,
+            Self::Create(_) | Self::Join(_) | Self::Attach { .. } | Self::Detach { .. } | Self::Invite(_) => {
+                true
+            }
+        }
+    }
+}
+
+/// Arguments of [`Request::Create`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Create {
+    /// The name of the VPI: 1 to 11 of `[a-z0-9-]`.
+    pub name: String,
+    /// How this device is called: 1 to 32 of `[a-z0-9-]`.
+    pub member_name: String,
+    /// The UDP port; the node chooses when absent.
+    pub port: Option<u16>,
+    /// Multiaddresses of beacons, each ending in a peer id.
+    pub beacons: Vec<String>,
+    /// Addresses under which others reach this device, beside those that the node finds out.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// Arguments of [`Request::Join`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Join {
+    /// The invite token, without white space.
+    pub token: Hidden,
+    /// How this device is called: 1 to 32 of `[a-z0-9-]`.
+    pub member_name: String,
+    /// The UDP port; the node chooses when absent.
+    pub port: Option<u16>,
+    /// Addresses under which others reach this device, beside those that the node finds out.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// Arguments of [`Request::Invite`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Invite {
+    /// Local name or id of the VPI, as typed.
+    pub vpi: String,
+    /// The name that the joining device must take.
+    pub name: Option<String>,
+    /// How many devices may join, 1 to 1,000.
+    pub uses: u16,
+    /// How long the token holds, in seconds, 1 s to 30 days.
+    pub expires_s: u32,
+    /// The one device that may join.
+    #[serde(with = "id::optional")]
+    pub device: Option<DeviceId>,
+    /// Sign without having settled with another member since the start (MEMBERSHIP.md, *rollback*).
+    pub offline: bool,
+}
+
+/// What the node answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    /// Who answers.
+    Hello(Hello),
+    /// One line for the person who waits; not the last reply.
+    Progress(String),
+    /// Founded or joined, and on disk.
+    Entered(Entered),
+    /// The devices that were closed, for the command to take away; empty when none was there.
+    Detached(Vec<Plan>),
+    /// The invite is made.
+    Invited(Invited),
+    /// The state of the node.
+    Status(Status),
+    /// One probe came back or was given up; not the last reply.
+    Pong(Pong),
+    /// Done, with nothing to tell.
+    Done,
+    /// Not done.
+    Failed(Failure),
+}
+
+impl Reply {
+    /// Says whether the connection closes after this reply.
+    #[must_use]
+    pub(crate) fn is_last(&self) -> bool {
+        match self {
+            Self::Progress(_) | Self::Pong(_) => false,
+            Self::Hello(_)
+            | Self::Entered(_)
+            | Self::Detached(_)
+            | Self::Invited(_)
+            | Self::Status(_)
+            | Self::Done
+            | Self::Failed(_) => true,
+        }
+    }
+}
+
+/// The node behind the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// The version of the node's program.
+    pub version: String,
+    /// The user that the node runs as: the owner of its TUN devices.
+    pub uid: u32,
+    /// The inode of the network namespace that the node runs in.
+    pub network: u64,
+}
+
+/// What a founded or joined VPI is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entered {
+    /// The VPI's name on this machine.
+    pub name: String,
+    /// The VPI.
+    #[serde(with = "id")]
+    pub id: VpiId,
+    /// The recovery key in hexadecimal: 32 bytes that the node drew and did not keep; on `create` only.
+    pub recovery: Option<Hidden>,
+    /// How the machine is to be set up; its `own` is the own alias.
+    pub plan: Plan,
+}
+
+/// What one VPI has on this machine (DESIGN §3); the MTU is the same for all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// Name of the TUN device, `vpi-` and 1 to 11 of `[a-z0-9-]`.
+    pub device: String,
+    /// First address of the /16.
+    pub prefix: Ipv4Addr,
+    /// The own alias, within the prefix.
+    pub own: Ipv4Addr,
+}
+
+/// A made invite; the JSON of `vpi invite --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Invited {
+    /// The token.
+    pub token: Hidden,
+    /// The invite's id in hexadecimal.
+    pub invite: String,
+    /// The last moment at which it may be used.
+    pub expires: Time,
+    /// How many devices may join.
+    pub uses: u16,
+}
+
+/// One probe of a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pong {
+    /// The member, as `name.VPI`.
+    pub member: String,
+    /// Round trip in milliseconds; absent when no echo came in time.
+    pub rtt_ms: Option<f64>,
+    /// The kind of path it took; absent when there is none.
+    pub path: Option<PathKind>,
+}
+
+/// Text that gives power to whoever reads it: wiped when dropped, never printed by `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub(crate) struct Hidden(pub String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden")
+    }
+}

@@ -1,0 +1,60 @@
+//! Requests of commands.
+
+use tracing::debug;
+
+use super::enter::{answer_error, plan};
+use super::node::Node;
+use crate::control::protocol::{Reply, Request};
+use crate::control::server::Call;
+use crate::control::{self, Exit, Failure};
+
+impl Node {
+    /// Answers a request, or starts what will answer it.
+    ///
+    /// # Errors
+    /// Only when the node cannot go on.
+    pub(super) async fn on_call(&mut self, call: Call) -> anyhow::Result<()> {
+        debug!(uid = call.caller.uid, pid = call.caller.pid, request = ?call.request, "asked");
+        match self.answer(&call).await {
+            Ok(Some(reply)) => {
+                call.answer(reply);
+            }
+            Ok(None) => {}
+            Err(error) => answer_error(&call, &error),
+        }
+        Ok(())
+    }
+
+    /// The reply, or `None` if it follows later.
+    async fn answer(&mut self, call: &Call) -> anyhow::Result<Option<Reply>> {
+        match &call.request {
+            Request::Hello => Ok(Some(Reply::Hello(control::hello()?))),
+            Request::Create(create) => self.create(create.clone()).await.map(Some),
+            Request::Join(join) => self.join(call, join).await,
+            Request::Attach { vpi } => {
+                let vpi = self.vpis.get_mut(vpi).ok_or_else(|| {
+                    Failure::new(Exit::NotFound, "the node has no such VPI", "see `vpi status`")
+                })?;
+                vpi.attach()?;
+                Ok(Some(Reply::Done))
+            }
+            Request::Detach { vpi } => {
+                let chosen = vpi.as_deref().map(|vpi| self.resolve_vpi(vpi)).transpose()?;
+                let vpis = self.vpis.iter_mut().filter(|(id, _)| chosen.is_none_or(|chosen| **id == chosen));
+                let plans = vpis
+                    .map(|(_, vpi)| {
+                        vpi.detach();
+                        plan(&vpi.settings)
+                    })
+                    .collect();
+                Ok(Some(Reply::Detached(plans)))
+            }
+            Request::Invite(invite) => self.invite(call, invite).await.map(|()| None),
+            Request::Status { vpi, drops } => Ok(Some(Reply::Status(self.status(vpi.as_deref(), *drops)?))),
+            Request::Ping { member, count } => {
+                self.start_ping(call, member, *count)?;
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Founding, inviting, joining: what happens on disk and on this machine around the engine's part.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use protocol::alias::preferred_prefix;
+use protocol::engine::{Command, Engine, InviteRequest, JoinFailure, Time};
+use protocol::identity::{Secret, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::epoch::EpochSecret;
+use protocol::membership::founding::{Founding, InviteError, InviteWish, found};
+use protocol::membership::join::{Joiner, Question};
+use protocol::membership::object::{MAX_VPI_NAME, Object};
+use protocol::membership::token::Token;
+use zeroize::Zeroizing;
+
+use super::node::Node;
+use super::time;
+use super::vpi::{Files, Vpi};
+use crate::control::protocol::{Create, Entered, Hidden, Invite, Invited, Join, Plan, Reply};
+use crate::control::server::Call;
+use crate::control::{self, Exit, Failure};
+use crate::loopback::{self, DEVICE_PREFIX};
+use crate::store::keys::EpochName;
+use crate::store::pending::Joining;
+use crate::store::settings::VpiSettings;
+use crate::udp::{self, Socket, UdpError};
+
+/// The port that a VPI takes when it is free and nobody asked for another.
+const USUAL_PORT: u16 = 41_414;
+/// How long `vpi join` asks before it gives up.
+const JOIN_WITHIN: Duration = Duration::from_secs(60);
+/// The pause between two lines for the person who waits.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Addresses of this device in a token (specified: MEMBERSHIP, "Token").
+const TOKEN_ADDRESSES: usize = 4;
+
+/// A `vpi join` that waits for an answer.
+pub(super) struct PendingJoin {
+    call: Call,
+    members: Vec<SocketAddr>,
+    give_up_at: Instant,
+    tell_at: Instant,
+}
+
+impl PendingJoin {
+    /// When something is to be done about it.
+    pub(super) fn due_at(&self) -> Instant {
+        self.give_up_at.min(self.tell_at)
+    }
+}
+
+impl Node {
+    /// Founds a VPI; everything is on disk when this returns.
+    pub(super) async fn create(&mut self, create: Create) -> anyhow::Result<Reply> {
+        if !create.beacons.is_empty() {
+            let advice = "leave --beacon out; give --endpoint IP:PORT so that others find this device";
+            return Err(Failure::new(Exit::Refused, "this version has no beacons", advice).into());
+        }
+        let time = time();
+        let keys = self.state.keys();
+        let (device, root) = (keys.device()?, SigningSecret::from_seed(&*draw()?));
+        let recovery_seed = draw()?;
+        let static_secret = StaticSecret::from_bytes(*draw()?);
+        let secret = Secret(*draw()?);
+        let founded = found(&Founding {
+            name: &create.name,
+            device_name: &create.member_name,
+            root: &root,
+            recovery: &SigningSecret::from_seed(&recovery_seed),
+            device: &device,
+            static_key: static_secret.public(),
+            secret: &secret,
+            nonce: draw()?[..16].try_into().context("half of 32 bytes is 16")?,
+            wall_secs: time.wall_ms / 1_000,
+        })?;
+        let socket = bind(create.port)?;
+        let settings = self.place(founded.vpi, &create.name, socket.local_port()).await?;
+        let settings = VpiSettings { endpoints: create.endpoints, member: create.member_name, ..settings };
+        let epoch = EpochSecret::new(founded.vpi, 0, secret);
+        let mut files = Files::open(&self.state, founded.vpi, time)?;
+        keys.put_static(&founded.vpi, 0, &static_secret)?;
+        keys.put_root(&founded.vpi, &root)?;
+        keys.put_epoch(&founded.vpi, EpochName { number: 0, tag: epoch.tag() }, epoch.secret())?;
+        let records: Vec<&[u8]> = founded.objects.iter().map(|object| &**object.bytes()).collect();
+        files.log.append(&records)?;
+        files.objects = founded.objects.to_vec();
+
+        let config = self.config(&settings, Vec::new(), Some(static_secret))?;
+        let engine = Engine::member(config, founded.objects, [epoch], time)?;
+        let settings = VpiSettings { alias: engine.own_alias(), ..settings };
+        let mut vpi = Vpi::start(settings, engine, files, Arc::new(socket), self.queues.clone())?;
+        vpi.check_floor()?;
+        self.settle(founded.vpi, vpi, Some(Hidden(data_encoding::HEXLOWER.encode(&*recovery_seed))))
+    }
+
+    /// Makes a VPI whose every other file is on disk one that is opened at each start.
+    fn settle(&mut self, id: VpiId, vpi: Vpi, recovery: Option<Hidden>) -> anyhow::Result<Reply> {
+        vpi.settings.save(&self.state.vpi(&id)?.settings)?;
+        let entered = entered(&vpi.settings, recovery);
+        self.vpis.insert(id, vpi);
+        Ok(Reply::Entered(entered))
+    }
+
+    /// Chooses this machine's names and numbers for a VPI; nothing is written yet.
+    async fn place(&self, id: VpiId, charter_name: &str, port: u16) -> anyhow::Result<VpiSettings> {
+        let taken: Vec<Ipv4Addr> = self.vpis.values().map(|vpi| vpi.settings.prefix).collect();
+        let prefix = loopback::choose(preferred_prefix(&id), &taken).await?;
+        let name = self.local_name(charter_name);
+        Ok(VpiSettings {
+            device: format!("{DEVICE_PREFIX}{name}"),
+            name,
+            id,
+            prefix,
+            alias: prefix,
+            port,
+            endpoints: Vec::new(),
+            member: String::new(),
+        })
+    }
+
+    /// The name of a VPI here: its own, or `home-2` where another has it.
+    fn local_name(&self, name: &str) -> String {
+        let is_free = |name: &String| self.vpis.values().all(|vpi| vpi.settings.name != *name);
+        let numbered = (2..).map(|number| {
+            let suffix = format!("-{number}");
+            let kept: String = name.chars().take(MAX_VPI_NAME - suffix.len()).collect();
+            kept + &suffix
+        });
+        std::iter::once(name.to_owned()).chain(numbered).find(is_free).expect("some number is free")
+    }
+
+    /// Starts to join; the answer follows when a member has answered.
+    ///
+    /// # Errors
+    /// Whatever makes asking pointless.
+    pub(super) async fn join(&mut self, call: &Call, join: &Join) -> anyhow::Result<Option<Reply>> {
+        let time = time();
+        let token = Token::parse(&join.token.0).map_err(|error| {
+            Failure::new(Exit::Refused, error.to_string(), "ask for a new token if it was damaged")
+        })?;
+        let id = *token.vpi();
+        if self.joins.remove(&id).is_some() {
+            // The person asks anew: whatever the first attempt waited for, this one does.
+            self.vpis.remove(&id);
+        }
+        if let Some(vpi) = self.vpis.get(&id) {
+            call.answer(Reply::Progress(format!("this device is a member of {} already", vpi.settings.name)));
+            return Ok(Some(Reply::Entered(entered(&vpi.settings, None))));
+        }
+        let (question, static_secret) = self.question(&token, join, time)?;
+        if token.members().is_empty() {
+            let advice = "ask for a token made with an --endpoint, or from a member with an address";
+            return Err(
+                Failure::new(Exit::Unreachable, "the token names no address of a member", advice).into()
+            );
+        }
+        let socket = bind(join.port)?;
+        let settings = self.place(id, "joining", socket.local_port()).await?;
+        let member = question.bodies().0.name.clone();
+        let settings = VpiSettings { endpoints: join.endpoints.clone(), member, ..settings };
+        let mut files = Files::open(&self.state, id, time)?;
+        let pins = std::mem::take(&mut files.pins);
+        let config = self.config(&settings, pins, Some(static_secret))?;
+        let engine = Engine::joining(config, &token, question, time)?;
+        let vpi = Vpi::start(settings, engine, files, Arc::new(socket), self.queues.clone())?;
+        self.vpis.insert(id, vpi);
+        let members = token.members().to_vec();
+        let call = call.clone();
+        let (give_up_at, tell_at) = (time.now + JOIN_WITHIN, time.now);
+        self.joins.insert(id, PendingJoin { call, members, give_up_at, tell_at });
+        Ok(None)
+    }
+
+    /// The question to ask: the one that was asked before with this invite, else a new one, on disk.
+    fn question(&self, token: &Token, join: &Join, time: Time) -> anyhow::Result<(Question, StaticSecret)> {
+        let (keys, id, wall_secs) = (self.state.keys(), *token.vpi(), time.wall_ms / 1_000);
+        let (device, invite) = (keys.device()?, token.invite());
+        if wall_secs > invite.not_after + protocol::membership::INVITE_GRACE_SECONDS {
+            return Err(refusal(JoinFailure::Expired));
+        }
+        if invite.bound_device.is_some_and(|bound| bound != device.public()) {
+            let advice = "ask for one made with this device's code: vpi request-code";
+            return Err(Failure::new(Exit::Refused, "the invite is bound to another device", advice).into());
+        }
+        let known = keys.statics(&id)?.into_iter().max_by_key(|(counter, _)| *counter);
+        let static_secret = match known {
+            Some((_, secret)) => secret,
+            None => {
+                let secret = StaticSecret::from_bytes(*draw()?);
+                keys.put_static(&id, 0, &secret)?;
+                secret
+            }
+        };
+        let former = keys.joinings()?.into_iter().find(|(vpi, _)| *vpi == id);
+        let former = former.and_then(|(_, former)| Object::open(&id, &former.join).ok());
+        let former = former.and_then(|object| Question::new(object, token.invite_object().clone()));
+        if let Some(question) = former.filter(|question| question.bodies().0.invite_id == invite.invite_id) {
+            return Ok((question, static_secret));
+        }
+        let joiner = Joiner {
+            device: &device,
+            static_key: static_secret.public(),
+            name: invite.name.as_deref().unwrap_or(&join.member_name),
+            nonce: draw()?[..16].try_into().context("half of 32 bytes is 16")?,
+            wall_secs,
+        };
+        let question = Question::ask(token, &joiner)?;
+        let join = question.join_object().bytes().to_vec();
+        keys.put_joining(&id, &Joining { token: token.to_text().to_string(), join })?;
+        Ok((question, static_secret))
+    }
+
+    /// The engine says that this device is a member: from now on it is one at each start.
+    pub(super) fn on_joined(&mut self, id: VpiId) -> anyhow::Result<()> {
+        let Some(mut vpi) = self.vpis.remove(&id) else { return Ok(()) };
+        let status = vpi.engine.status(Instant::now());
+        let name = self.local_name(status.name.as_deref().unwrap_or("vpi"));
+        vpi.settings.device = format!("{DEVICE_PREFIX}{name}");
+        vpi.settings.name = name;
+        vpi.settings.alias = vpi.engine.own_alias();
+        let reply = self.settle(id, vpi, None)?;
+        self.state.keys().remove_joining(&id)?;
+        if let Some(pending) = self.joins.remove(&id) {
+            pending.call.answer(reply);
+        }
+        Ok(())
+    }
+
+    /// The engine says that this device cannot become a member with its invite.
+    pub(super) fn on_join_failed(&mut self, id: VpiId, failure: JoinFailure) -> anyhow::Result<()> {
+        self.vpis.remove(&id);
+        if failure != JoinFailure::Expired {
+            self.state.keys().remove_joining(&id)?;
+        }
+        if let Some(pending) = self.joins.remove(&id) {
+            answer_error(&pending.call, &refusal(failure));
+        }
+        Ok(())
+    }
+
+    /// Tells those who wait for a join how it stands; gives up what took too long.
+    pub(super) fn joins_due(&mut self, time: Time) {
+        let mut ended = Vec::new();
+        for (id, pending) in &mut self.joins {
+            let addresses = pending.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            if time.now >= pending.give_up_at {
+                let message = format!("no member answered at {addresses}");
+                let advice = "see that one of them runs and that this device can reach it, then run the same join again";
+                pending.call.fail(Exit::Unreachable, message, advice);
+                ended.push(*id);
+            } else if time.now >= pending.tell_at {
+                pending.tell_at = time.now + TELL_EVERY;
+                if !pending.call.answer(Reply::Progress(format!("asking {addresses} …"))) {
+                    ended.push(*id);
+                }
+            }
+        }
+        for id in ended {
+            self.joins.remove(&id);
+            self.vpis.remove(&id);
+        }
+    }
+
+    /// Starts to make an invite; the answer follows when it is on disk.
+    pub(super) async fn invite(&mut self, call: &Call, invite: &Invite) -> anyhow::Result<()> {
+        let id = self.resolve_vpi(&invite.vpi)?;
+        let ticket = self.ticket();
+        let found = udp::interface_addresses().await.context("cannot read this machine's addresses")?;
+        let vpi = self.vpis.get_mut(&id).context("a VPI that was just found is there")?;
+        let mut members = vpi.settings.endpoints.clone();
+        let (v4, v6): (Vec<_>, Vec<_>) = found.into_iter().partition(std::net::IpAddr::is_ipv4);
+        let own = v4.into_iter().chain(v6).map(|address| SocketAddr::new(address, vpi.settings.port));
+        members.extend(own);
+        members.truncate(TOKEN_ADDRESSES);
+        let wish = InviteWish {
+            name: invite.name.clone(),
+            max_uses: invite.uses.into(),
+            seconds: Some(invite.expires_s.into()),
+            bound_device: invite.device,
+        };
+        vpi.engine.handle_command(
+            Command::Invite(ticket, Box::new(InviteRequest { wish, members, offline: invite.offline })),
+            time(),
+        );
+        self.invites.insert(ticket, call.clone());
+        Ok(())
+    }
+}
+
+/// Answers whoever asked for an invite.
+pub(super) fn answer_invite(call: &Call, outcome: Result<Box<Token>, InviteError>) {
+    match outcome {
+        Ok(token) => {
+            let invite = token.invite();
+            call.answer(Reply::Invited(Invited {
+                token: Hidden(token.to_text().to_string()),
+                invite: invite.invite_id.to_string(),
+                expires: control::status::Time::from_unix(invite.not_after),
+                uses: u16::try_from(invite.max_uses).unwrap_or(u16::MAX),
+            }));
+        }
+        Err(error) => call.fail(Exit::Refused, error.to_string(), ""),
+    }
+}
+
+/// Answers with whatever went wrong: as it stands if it was meant for people, else as a failure of the node.
+pub(super) fn answer_error(call: &Call, error: &anyhow::Error) {
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => call.fail(failure.exit, failure.message.clone(), failure.advice.clone()),
+        None => call.fail(Exit::Failed, format!("{error:#}"), ""),
+    }
+}
+
+fn refusal(failure: JoinFailure) -> anyhow::Error {
+    let advice = "ask an admin for a new token: vpi invite";
+    Failure::new(Exit::Refused, failure.to_string(), advice).into()
+}
+
+fn entered(settings: &VpiSettings, recovery: Option<Hidden>) -> Entered {
+    Entered { name: settings.name.clone(), id: settings.id, recovery, plan: plan(settings) }
+}
+
+/// What a VPI has on this machine.
+pub(super) fn plan(settings: &VpiSettings) -> Plan {
+    Plan { device: settings.device.clone(), prefix: settings.prefix, own: settings.alias }
+}
+
+/// The port that was asked for; else the usual one, or any that is free.
+fn bind(port: Option<u16>) -> Result<Socket, UdpError> {
+    match port {
+        Some(port) => Socket::bind(port),
+        None => match Socket::bind(USUAL_PORT) {
+            Err(UdpError::PortTaken(_)) => Socket::bind(0),
+            bound => bound,
+        },
+    }
+}
+
+/// Thirty-two random bytes of the system's.
+fn draw() -> anyhow::Result<Zeroizing<[u8; 32]>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).context("the system gives no randomness")?;
+    Ok(bytes)
+}

@@ -1,0 +1,115 @@
+//! The running node: starts, feeds the engines, stops. The only reader of the clock.
+//!
+//! ```text
+//! control::Server ── Call ──┐
+//! pump ── Seen ─────────────┤──► Node ──► Vpi: Engine ──► store, socket, pump
+//! timer, signals ───────────┘
+//! ```
+//!
+//! One task on one thread does all of it; packets of running sessions do not come here. In every turn the machine's own
+//! wishes go first, then members, then whatever strangers sent.
+
+mod call;
+mod enter;
+mod node;
+mod ping;
+mod resolve;
+mod status;
+mod vpi;
+
+use std::io::Write as _;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use protocol::engine::Time;
+use tracing::{info, warn};
+
+use crate::config::NodeOptions;
+use crate::control::server::Server;
+use crate::control::{Exit, Failure};
+use crate::loopback::{self, Firewall};
+use crate::privilege;
+use crate::store::settings::VpiSettings;
+use crate::store::state::{Owner, State};
+
+use node::Node;
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, or from keeping its promises.
+pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
+    let user = options.user.as_deref().map(privilege::user).transpose()?;
+    let state = State::open(&options.state, user)?;
+    let owner = user.unwrap_or(state.owner());
+    if owner != state.owner() {
+        let message = format!("{} belongs to another user", options.state.display());
+        return Err(Failure::new(Exit::Failed, message, "chown -R it to the user of --user").into());
+    }
+    let vpis = VpiSettings::list(state.dir())?;
+    runtime()?.block_on(prepare(&vpis, owner))?;
+    privilege::give_up(owner)?;
+    runtime()?.block_on(serve(options, state, vpis))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Sets the machine up for every VPI, or finds out that it is.
+async fn prepare(vpis: &[VpiSettings], owner: Owner) -> anyhow::Result<()> {
+    for vpi in vpis {
+        let plan = loopback::Plan::new(&vpi.device, vpi.prefix, vpi.alias)?;
+        if privilege::is_root() {
+            let firewall = loopback::install(&plan, owner.user).await;
+            if firewall.with_context(|| format!("cannot set this machine up for {}", vpi.name))?
+                == Firewall::NoNft
+            {
+                warn!(vpi = vpi.name, "nft is not installed: set up without the firewall table");
+            }
+        } else if let Some(missing) = loopback::missing(&plan).await?.first() {
+            let message = format!("this machine is not set up for {}: {missing} is missing", vpi.name);
+            return Err(Failure::new(Exit::Failed, message, "run `vpi up` as root once: sudo vpi up").into());
+        }
+    }
+    Ok(())
+}
+
+/// The node's life after its privileges are gone.
+async fn serve(options: NodeOptions, state: State, vpis: Vec<VpiSettings>) -> anyhow::Result<Exit> {
+    let server = Server::bind(&options.control)?;
+    let mut node = Node::new(options, state)?;
+    for settings in vpis {
+        node.open(settings)?;
+    }
+    let (calls, received) = tokio::sync::mpsc::channel(crate::control::server::MAX_CONNECTIONS);
+    let serving = tokio::spawn(async move { server.serve(calls).await });
+    announce_ready(&node)?;
+    let outcome = node.run(received).await;
+    serving.abort();
+    let _ = serving.await;
+    info!("stopped");
+    outcome
+}
+
+/// Tells whoever waits that commands are answered and packets move.
+fn announce_ready(node: &Node) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "vpi is ready: {}", node.summary())?;
+    out.flush()?;
+    // sd_notify(3); a manager that is not there is no failure.
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
+        let notified = std::os::unix::net::UnixDatagram::unbound()
+            .and_then(|sender| sender.send_to(b"READY=1", std::path::Path::new(&socket)));
+        if let Err(error) = notified {
+            warn!(%error, "the service manager could not be told");
+        }
+    }
+    Ok(())
+}
+
+/// Reads both clocks.
+fn time() -> Time {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time { now: Instant::now(), wall_ms: wall.as_millis() as u64 }
+}

@@ -1,0 +1,221 @@
+//! All VPIs of the node, and its main loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use protocol::alias::Pin;
+use protocol::engine::{Command, Engine, Ticket, Time};
+use protocol::identity::{StaticSecret, VpiId};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, channel};
+use tracing::warn;
+
+use super::enter::PendingJoin;
+use super::ping::PingJob;
+use super::vpi::{self, Files, Happening, Secrets, Vpi};
+use super::{enter, time};
+use crate::config::NodeOptions;
+use crate::control::Exit;
+use crate::control::server::Call;
+use crate::pump::{Queues, Seen};
+use crate::store::index::Index;
+use crate::store::settings::VpiSettings;
+use crate::store::state::State;
+use crate::udp::Socket;
+
+/// What members and applications may have waiting (chosen: a burst of every link's notes and messages).
+const SEEN_WAITING: usize = 4_096;
+/// What anybody may have waiting: little, so that a flood is dropped while it is young.
+const VEILED_WAITING: usize = 256;
+/// At start, members heard within this time are called at once (specified: DESIGN §6).
+const RECENT: Duration = Duration::from_secs(600);
+
+/// The running node.
+pub(super) struct Node {
+    pub(super) options: NodeOptions,
+    pub(super) state: State,
+    pub(super) index: Index,
+    pub(super) vpis: BTreeMap<VpiId, Vpi>,
+    pub(super) queues: Queues,
+    pub(super) joins: BTreeMap<VpiId, PendingJoin>,
+    pub(super) invites: BTreeMap<Ticket, Call>,
+    pub(super) pings: Vec<PingJob>,
+    seen: Receiver<(VpiId, Seen)>,
+    veiled: Receiver<(VpiId, Seen)>,
+    last_ticket: Ticket,
+}
+
+impl Node {
+    /// A node without any VPI yet.
+    pub(super) fn new(options: NodeOptions, state: State) -> anyhow::Result<Self> {
+        let (index, set_aside) = Index::open(&state.index_path())?;
+        if let Some(path) = set_aside {
+            warn!(path = %path.display(), "the index was damaged and begins empty; it was set aside");
+        }
+        let ((seen_sender, seen), (veiled_sender, veiled)) = (channel(SEEN_WAITING), channel(VEILED_WAITING));
+        Ok(Self {
+            options,
+            state,
+            index,
+            vpis: BTreeMap::new(),
+            queues: Queues { seen: seen_sender, veiled: veiled_sender },
+            joins: BTreeMap::new(),
+            invites: BTreeMap::new(),
+            pings: Vec::new(),
+            seen,
+            veiled,
+            last_ticket: 0,
+        })
+    }
+
+    /// Opens a VPI that is on disk and on this machine, and calls the members that were near last.
+    pub(super) fn open(&mut self, settings: VpiSettings) -> anyhow::Result<()> {
+        let (time, id) = (time(), settings.id);
+        let mut files = Files::open(&self.state, id, time)?;
+        let epochs = files.epochs(id)?;
+        let (pins, objects) = (std::mem::take(&mut files.pins), files.objects.clone());
+        let config = self.config(&settings, pins, None)?;
+        let engine =
+            Engine::member(config, objects, epochs, time).context("the aliases contradict each other")?;
+        let socket = Arc::new(Socket::bind(settings.port)?);
+        let mut vpi = Vpi::start(settings, engine, files, socket, self.queues.clone())?;
+        vpi.attach()?;
+        vpi.check_floor()?;
+        self.call_members(&mut vpi, time);
+        vpi.drain(&mut self.index, time)?;
+        self.vpis.insert(id, vpi);
+        Ok(())
+    }
+
+    /// What an engine on this machine is made of. `static_secret` is the newest on disk unless one is given.
+    pub(super) fn config(
+        &self,
+        settings: &VpiSettings,
+        pins: Vec<Pin>,
+        static_secret: Option<StaticSecret>,
+    ) -> anyhow::Result<protocol::engine::Config> {
+        let keys = self.state.keys();
+        let static_secret = match static_secret {
+            Some(secret) => secret,
+            None => {
+                let newest = keys.statics(&settings.id)?.into_iter().max_by_key(|(counter, _)| *counter);
+                newest.context("the static key of this VPI is missing: join it again")?.1
+            }
+        };
+        let secrets = Secrets { device: keys.device()?, static_secret };
+        vpi::config((settings.id, settings.prefix), secrets, pins, &self.options.settings)
+    }
+
+    /// Tells the engine where members were last, and calls those of the last minutes: at least one.
+    fn call_members(&mut self, vpi: &mut Vpi, time: Time) {
+        let paths = self.index.last_good_paths(&vpi.engine.vpi()).unwrap_or_else(|error| {
+            warn!(%error);
+            Vec::new()
+        });
+        // The newest is remembered last: the engine tries it first.
+        for path in paths.iter().rev() {
+            vpi.engine.handle_command(Command::Remember(path.device, path.remote), time);
+        }
+        let since = (time.wall_ms / 1_000).saturating_sub(RECENT.as_secs());
+        let recent = paths.iter().enumerate().filter(|(at, path)| *at == 0 || path.last_at >= since);
+        for (_, path) in recent {
+            vpi.engine.handle_command(Command::Connect(path.device), time);
+        }
+    }
+
+    /// One line about what runs.
+    pub(super) fn summary(&self) -> String {
+        if self.vpis.is_empty() {
+            return "no VPI yet; `vpi create NAME` founds one, `vpi join` enters one".to_owned();
+        }
+        let vpis =
+            self.vpis.values().map(|vpi| format!("{} ({})", vpi.settings.name, vpi.engine.own_alias()));
+        vpis.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self, mut calls: Receiver<Call>) -> anyhow::Result<Exit> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some(call) = calls.recv() => self.on_call(call).await?,
+                Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen),
+                Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen),
+                // Last: whatever woke the loop, every turn does what is due.
+                () = wait_until(deadline) => {}
+            }
+            self.turn()?;
+        }
+        let time = time();
+        for vpi in self.vpis.values_mut() {
+            vpi.close(&mut self.index, time);
+        }
+        Ok(Exit::Done)
+    }
+
+    /// A ticket that no request has.
+    pub(super) fn ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    fn on_seen(&mut self, vpi: VpiId, seen: Seen) {
+        if let Some(vpi) = self.vpis.get_mut(&vpi) {
+            vpi.on_seen(seen, time());
+        }
+    }
+
+    /// Does what is due, and everything that the engines want done.
+    pub(super) fn turn(&mut self) -> anyhow::Result<()> {
+        let time = time();
+        self.ping_due(time);
+        self.joins_due(time);
+        let mut happenings = Vec::new();
+        for (id, vpi) in &mut self.vpis {
+            if vpi.engine.poll_timeout().is_some_and(|(at, _)| time.now >= at) {
+                vpi.engine.handle_timeout(time);
+            }
+            happenings
+                .extend(vpi.drain(&mut self.index, time)?.into_iter().map(|happening| (*id, happening)));
+        }
+        for (id, happening) in happenings {
+            self.on_happening(id, happening)?;
+        }
+        Ok(())
+    }
+
+    fn on_happening(&mut self, id: VpiId, happening: Happening) -> anyhow::Result<()> {
+        match happening {
+            Happening::Joined => self.on_joined(id)?,
+            Happening::JoinFailed(failure) => self.on_join_failed(id, failure)?,
+            Happening::Invited(ticket, outcome) => {
+                if let Some(call) = self.invites.remove(&ticket) {
+                    enter::answer_invite(&call, outcome);
+                }
+            }
+            Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let engines = self.vpis.values().filter_map(|vpi| vpi.engine.poll_timeout()).map(|(at, _)| at);
+        let pings = self.pings.iter().map(PingJob::due_at);
+        let joins = self.joins.values().map(PendingJoin::due_at);
+        engines.chain(pings).chain(joins).min()
+    }
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

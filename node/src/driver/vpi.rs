@@ -1,0 +1,349 @@
+//! One VPI of the running node: its engine, and the files, socket and pump that do what the engine wants.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use protocol::engine::{Command, Config, Engine, Event, JoinFailure, Ticket, Time};
+use protocol::forward::Forwarder;
+use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::epoch::EpochSecret;
+use protocol::membership::founding::InviteError;
+use protocol::membership::object::Object;
+use protocol::membership::token::Token;
+use protocol::wire::hello::Suites;
+use tracing::{debug, info, warn};
+
+use crate::config::{Cipher, Settings};
+use crate::metrics::Drops;
+use crate::pump::{Pump, Queues, Seen};
+use crate::store::aliases::Aliases;
+use crate::store::floor::{Floor, Reached};
+use crate::store::index::{Index, IndexError, LastPath};
+use crate::store::keys::{EpochName, Keys};
+use crate::store::objects::ObjectLog;
+use crate::store::settings::VpiSettings;
+use crate::store::state::State;
+use crate::tun::Tun;
+use crate::udp::{Batch, Socket};
+
+/// What the rest of the node has to do or to know after an engine ran.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// This device became a member.
+    Joined,
+    /// It cannot become one.
+    JoinFailed(JoinFailure),
+    /// An invite is made, or not.
+    Invited(Ticket, Result<Box<Token>, InviteError>),
+    /// A ping came back.
+    Pong(Ticket, std::time::Duration),
+}
+
+/// The secrets of one VPI that an engine starts with.
+pub(super) struct Secrets {
+    pub(super) device: SigningSecret,
+    pub(super) static_secret: StaticSecret,
+}
+
+/// One VPI.
+pub(super) struct Vpi {
+    pub(super) settings: VpiSettings,
+    pub(super) engine: Engine,
+    pub(super) drops: Arc<Drops>,
+    /// Dropped before the device that it reads.
+    pump: Pump,
+    tun: Option<Arc<Tun>>,
+    socket: Arc<Socket>,
+    outgoing: Batch,
+    log: ObjectLog,
+    objects: u64,
+    aliases: Aliases,
+    floor: Floor,
+    keys: Keys,
+    /// Newest addresses at which members answered, to be written at the end of the turn.
+    reached: BTreeMap<DeviceId, SocketAddr>,
+}
+
+/// The files of one VPI, opened and read.
+pub(super) struct Files {
+    pub(super) log: ObjectLog,
+    pub(super) objects: Vec<Object>,
+    pub(super) aliases: Aliases,
+    pub(super) pins: Vec<protocol::alias::Pin>,
+    pub(super) floor: Floor,
+    pub(super) keys: Keys,
+}
+
+impl Files {
+    /// Opens the files of `vpi`; damage is set aside and told.
+    pub(super) fn open(state: &State, vpi: VpiId, time: Time) -> anyhow::Result<Self> {
+        let files = state.vpi(&vpi)?;
+        let (log, records, damage) = ObjectLog::open(&files.objects)?;
+        if !damage.is_none() {
+            warn!(%vpi, ?damage, "the object log was damaged; what is missing comes back from other members");
+        }
+        let mut objects = Vec::new();
+        for record in records {
+            match Object::open(&vpi, &record) {
+                Ok(object) => objects.push(object),
+                Err(error) => warn!(%vpi, %error, "a stored object does not verify and is left out"),
+            }
+        }
+        let (aliases, pins, bad) = Aliases::open(&files.aliases, time.wall_ms / 1_000)?;
+        for line in bad {
+            warn!(%vpi, %line, "an alias was set aside");
+        }
+        let floor = Floor::open(&files.floor)?;
+        Ok(Self { log, objects, aliases, pins, floor, keys: state.keys() })
+    }
+
+    /// The epoch secrets on disk.
+    pub(super) fn epochs(&self, vpi: VpiId) -> anyhow::Result<Vec<EpochSecret>> {
+        let epochs = self.keys.epochs(&vpi)?;
+        Ok(epochs.into_iter().map(|(name, secret)| EpochSecret::new(vpi, name.number, secret)).collect())
+    }
+}
+
+impl Vpi {
+    /// Puts an engine to work: its pump runs when this returns.
+    pub(super) fn start(
+        settings: VpiSettings,
+        engine: Engine,
+        files: Files,
+        socket: Arc<Socket>,
+        queues: Queues,
+    ) -> anyhow::Result<Self> {
+        let drops = Arc::new(Drops::default());
+        let forwarder = Forwarder::new(engine.own_alias());
+        let pump = Pump::start((engine.vpi(), forwarder), Arc::clone(&socket), queues, Arc::clone(&drops))
+            .context("cannot start the thread that moves packets")?;
+        Ok(Self {
+            settings,
+            engine,
+            drops,
+            pump,
+            tun: None,
+            socket,
+            outgoing: Batch::new(),
+            log: files.log,
+            objects: files.objects.len() as u64,
+            aliases: files.aliases,
+            floor: files.floor,
+            keys: files.keys,
+            reached: BTreeMap::new(),
+        })
+    }
+
+    /// Attaches to the TUN device.
+    pub(super) fn attach(&mut self) -> Result<(), crate::tun::TunError> {
+        if self.tun.is_none() {
+            let tun = Arc::new(Tun::attach(&self.settings.device)?);
+            self.pump.attach(Arc::clone(&tun));
+            self.tun = Some(tun);
+        }
+        Ok(())
+    }
+
+    /// Lets the TUN device go.
+    pub(super) fn detach(&mut self) {
+        self.pump.detach();
+        self.tun = None;
+    }
+
+    /// Looks at what was reached before; a disk that went back is told.
+    pub(super) fn check_floor(&mut self) -> anyhow::Result<()> {
+        if let Some(rolled_back) = self.floor.check(self.reached_state()) {
+            warn!(
+                vpi = self.settings.name, cause = %rolled_back,
+                "the state folder is older than it once was; what is missing comes back from other members"
+            );
+        }
+        Ok(self.floor.raise(self.reached_state())?)
+    }
+
+    fn reached_state(&self) -> Reached {
+        Reached { charter: 0, epoch: self.engine.epoch(), objects: self.objects }
+    }
+
+    /// Hands the engine what the pump saw, and counts what it drops.
+    pub(super) fn on_seen(&mut self, seen: Seen, time: Time) {
+        let outcome = match seen {
+            Seen::Note(note) => {
+                self.engine.handle_note(note, time);
+                Ok(())
+            }
+            Seen::Message { index, from, bytes } => self.engine.handle_message((index, from), &bytes, time),
+            Seen::Packet(packet) => {
+                self.engine.handle_packet(packet, time);
+                Ok(())
+            }
+            Seen::Veiled { from, bytes } => self.engine.handle_datagram(from, &bytes, time),
+            Seen::Detached => {
+                self.tun = None;
+                Ok(())
+            }
+        };
+        if let Err(reason) = outcome {
+            self.drops.count(reason);
+        }
+    }
+
+    /// Does everything that the engine wants done.
+    ///
+    /// # Errors
+    /// When something cannot be put on disk: the node must not go on promising then.
+    pub(super) fn drain(&mut self, index: &mut Index, time: Time) -> anyhow::Result<Vec<Happening>> {
+        let mut happenings = Vec::new();
+        while let Some(event) = self.engine.poll_event() {
+            happenings.extend(self.on_event(event, time)?);
+        }
+        // The forwarder must know a session before the other end may use it.
+        while let Some(update) = self.engine.poll_update() {
+            self.pump.update(update);
+        }
+        while let Some(transmit) = self.engine.poll_transmit() {
+            if self.outgoing.is_full() {
+                self.flush();
+            }
+            self.outgoing.push(transmit.to, |slot| match slot.get_mut(..transmit.datagram.len()) {
+                Some(place) => {
+                    place.copy_from_slice(&transmit.datagram);
+                    transmit.datagram.len()
+                }
+                None => 0,
+            });
+        }
+        self.flush();
+        while let Some(packet) = self.engine.poll_packet() {
+            if let Some(tun) = &self.tun {
+                let _ = tun.send(&packet);
+            }
+        }
+        self.remember(index, time);
+        Ok(happenings)
+    }
+
+    fn on_event(&mut self, event: Event, time: Time) -> anyhow::Result<Option<Happening>> {
+        match event {
+            Event::Store { ticket, objects, epochs } => {
+                self.store(&objects, &epochs).context("cannot write to the state folder")?;
+                self.engine.handle_command(Command::Stored(ticket), time);
+            }
+            Event::Pinned => {
+                let pins: Vec<_> = self.engine.pins().collect();
+                self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
+            }
+            Event::Joined => return Ok(Some(Happening::Joined)),
+            Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
+            Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
+            Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
+            Event::Reached { device, remote } => {
+                self.reached.insert(device, remote);
+            }
+            Event::Link { device, is_up } => {
+                let (vpi, peer) = (&self.settings.name, device.short());
+                if is_up {
+                    info!(vpi, peer, "link is up");
+                } else {
+                    info!(vpi, peer, "link is down");
+                }
+            }
+            Event::Dropped(reason) => self.drops.count(reason),
+        }
+        Ok(None)
+    }
+
+    /// Secrets first, then the objects that name them.
+    fn store(&mut self, objects: &[Object], epochs: &[EpochSecret]) -> anyhow::Result<()> {
+        for epoch in epochs {
+            let name = EpochName { number: epoch.number(), tag: epoch.tag() };
+            self.keys.put_epoch(&self.engine.vpi(), name, epoch.secret())?;
+        }
+        if !objects.is_empty() {
+            let records: Vec<&[u8]> = objects.iter().map(Object::bytes).map(|bytes| &**bytes).collect();
+            self.log.append(&records)?;
+            self.objects += objects.len() as u64;
+            self.floor.raise(self.reached_state())?;
+        }
+        Ok(())
+    }
+
+    /// Writes down where members answered. What can be rebuilt may fail.
+    fn remember(&mut self, index: &mut Index, time: Time) {
+        if self.reached.is_empty() {
+            return;
+        }
+        let last_at = time.wall_ms / 1_000;
+        let paths: Vec<LastPath> = std::mem::take(&mut self.reached)
+            .into_iter()
+            .map(|(device, remote)| LastPath { device, remote, last_at })
+            .collect();
+        match index.remember_paths(&self.engine.vpi(), &paths) {
+            Ok(()) => {}
+            Err(error @ IndexError::SetAside(_)) => warn!(%error),
+            Err(error @ IndexError::Unusable { .. }) => debug!(%error),
+        }
+    }
+
+    fn flush(&mut self) {
+        let drops = &self.drops;
+        let refused = |to: SocketAddr, bytes, cause| {
+            debug!(%to, bytes, ?cause, "a datagram was not sent");
+            drops.count(protocol::drop::DropReason::SendFailed);
+        };
+        if self.outgoing.is_empty() {
+            return;
+        }
+        if self.socket.send_batch(&mut self.outgoing, refused).is_err() {
+            // The kernel's buffer is full of packets: handshakes and messages are repeated by themselves.
+            self.outgoing.clear();
+        }
+    }
+
+    /// Says goodbye to every member.
+    pub(super) fn close(&mut self, index: &mut Index, time: Time) {
+        self.engine.handle_command(Command::Close, time);
+        if let Err(error) = self.drain(index, time) {
+            warn!(%error, "the last changes were not written");
+        }
+    }
+}
+
+/// The configuration of an engine on this machine.
+pub(super) fn config(
+    (vpi, prefix): (VpiId, std::net::Ipv4Addr),
+    secrets: Secrets,
+    pins: Vec<protocol::alias::Pin>,
+    settings: &Settings,
+) -> anyhow::Result<Config> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).context("the system gives no randomness")?;
+    Ok(Config {
+        vpi,
+        device: secrets.device,
+        static_secret: secrets.static_secret,
+        suites: suites(settings.cipher),
+        rekey_after: settings.rekey_after,
+        idle_after: settings.idle_after,
+        prefix,
+        pins,
+        seed,
+    })
+}
+
+/// The suites that this machine names: AES only where the processor has instructions for it, unless told otherwise.
+fn suites(cipher: Cipher) -> Suites {
+    #[cfg(target_arch = "x86_64")]
+    let has_instructions = std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    let has_instructions = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let has_instructions = false;
+    match cipher {
+        Cipher::ChaCha20 => Suites::CHACHA,
+        Cipher::Auto if !has_instructions => Suites::CHACHA,
+        Cipher::Auto | Cipher::Aes256Gcm => Suites::BOTH,
+    }
+}

@@ -1,0 +1,113 @@
+//! The secrets across restarts, against damage, loose modes and overwriting.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+const VPI: VpiId = VpiId([3; 32]);
+const EPOCH: EpochName = EpochName { number: 4, tag: [0xab, 0x01] };
+
+fn keys() -> (tempfile::TempDir, Keys) {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = Keys::new(dir.path().to_owned());
+    (dir, keys)
+}
+
+#[test]
+fn the_device_key_is_made_once() {
+    let (_dir, keys) = keys();
+
+    let first = keys.device().unwrap().public();
+
+    assert_eq!(keys.device().unwrap().public(), first);
+}
+
+#[test]
+fn secrets_are_found_again_in_order() {
+    let (_dir, keys) = keys();
+    for counter in [10, 2, 0] {
+        keys.put_static(&VPI, counter, &StaticSecret::from_bytes([counter as u8; 32])).unwrap();
+    }
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, EpochName { number: 0, tag: [0, 0] }, &Secret([6; 32])).unwrap();
+    keys.put_root(&VPI, &SigningSecret::from_seed(&[7; 32])).unwrap();
+
+    let statics = keys.statics(&VPI).unwrap();
+    let epochs = keys.epochs(&VPI).unwrap();
+
+    assert_eq!(
+        statics.iter().map(|(c, key)| (*c, key.to_bytes()[0])).collect::<Vec<_>>(),
+        [(0, 0), (2, 2), (10, 10)]
+    );
+    assert_eq!(
+        epochs.iter().map(|(name, secret)| (name.number, secret.0[0])).collect::<Vec<_>>(),
+        [(0, 6), (4, 5)]
+    );
+}
+
+#[test]
+fn files_have_mode_0600_and_folders_0700() {
+    let (_dir, keys) = keys();
+    keys.device().unwrap();
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o7777;
+
+    assert_eq!(mode(keys.dir.join("device")), 0o600);
+    assert_eq!(mode(keys.folder(&VPI)), 0o700);
+    assert_eq!(mode(keys.folder(&VPI).join("epoch-4-ab01")), 0o600);
+    assert_eq!(fs::read_dir(keys.folder(&VPI)).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_others_may_read_is_refused() {
+    let (_dir, keys) = keys();
+    keys.device().unwrap();
+    fs::set_permissions(keys.dir.join("device"), Permissions::from_mode(0o640)).unwrap();
+
+    let error = keys.device().unwrap_err().to_string();
+
+    assert!(error.contains("chmod 600 "), "{error}");
+}
+
+#[test]
+fn every_flipped_bit_and_truncation_of_a_key_file_is_noticed_and_named() {
+    let (_dir, keys) = keys();
+    keys.device().unwrap();
+    let path = keys.dir.join("device");
+    let whole = fs::read(&path).unwrap();
+    let flipped = (0..whole.len() * 8).map(|bit| {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes
+    });
+    let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
+
+    for bytes in flipped.chain(cut).chain([[&whole[..], b"\n"].concat()]) {
+        fs::write(&path, &bytes).unwrap();
+        let error = keys.device().unwrap_err();
+        assert!(matches!(&error, StoreError::Damaged { path: named, .. } if *named == path), "{error}");
+    }
+}
+
+#[test]
+fn a_key_under_another_keys_name_is_noticed() {
+    let (_dir, keys) = keys();
+    keys.put_static(&VPI, 1, &StaticSecret::from_bytes([1; 32])).unwrap();
+    fs::rename(keys.folder(&VPI).join("static-1"), keys.folder(&VPI).join("static-2")).unwrap();
+
+    assert!(matches!(keys.statics(&VPI), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_kept_key_is_never_overwritten_by_another() {
+    let (_dir, keys) = keys();
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    let error = keys.put_epoch(&VPI, EPOCH, &Secret([6; 32])).unwrap_err();
+
+    assert!(matches!(error, StoreError::Exists(_)), "{error}");
+    assert_eq!(keys.epochs(&VPI).unwrap()[0].1, Secret([5; 32]));
+}

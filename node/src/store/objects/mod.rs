@@ -1,0 +1,213 @@
+//! The object log: every signed object of one VPI, append-only.
+//!
+//! In: the envelopes of objects, each kept as it was received. Out: the same after any crash, and what was lost.
+//!
+//! ```text
+//! record = mark 4 | length u32 | CRC32C u32 over length and payload | payload 1..=4,096 bytes    (big-endian)
+//! ```
+//!
+//! A record is acknowledged only after fdatasync(2). Reading never trusts a length: a bad record is set aside and
+//! reading resumes at the next mark that begins a valid one. Who belongs is a function of the *set* of objects, so a
+//! lost record costs that object and nothing else, and peers bring it again. The checksum finds accidents only: every
+//! payload is verified by its signatures like one from the network.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use super::replace::{PRIVATE, append_durably, beside, replace, sync_folder_of};
+
+#[cfg(test)]
+mod tests;
+
+/// Longest payload: a body of 2,048 bytes and 16 signatures (MEMBERSHIP, envelope) fit with room to spare.
+pub(crate) const PAYLOAD_MAX_BYTES: usize = 4_096;
+
+/// Begins every record; not text, and not the beginning of an envelope.
+const MARK: [u8; 4] = [0xb7, b'v', b'o', 0x1a];
+const HEADER_BYTES: usize = 12;
+
+/// The open log of one VPI.
+#[derive(Debug)]
+pub(crate) struct ObjectLog {
+    path: PathBuf,
+    file: File,
+    /// Where the last acknowledged record ends.
+    end: u64,
+    /// Whether bytes of a failed write may stand behind `end`.
+    is_tail_clean: bool,
+}
+
+/// What was wrong with a log when it was opened; the bytes stand in `objects.log.damaged`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// Bad stretches with a valid record behind them: the disk changed what was written.
+    pub(crate) bad_stretches: usize,
+    /// Length of those stretches together.
+    pub(crate) bad_bytes: usize,
+    /// Length of the tail that was cut: an append that a crash interrupted, never acknowledged.
+    pub(crate) torn_bytes: usize,
+}
+
+impl Damage {
+    /// Whether the log was whole.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl ObjectLog {
+    /// Opens the log at `path`, made when absent, and gives the payloads of all whole records in order.
+    ///
+    /// A damaged log is repaired before this returns: bad bytes are moved to `objects.log.damaged`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] only; no content of the file is an error.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Vec<u8>>, Damage), StoreError> {
+        let mut file = open_file(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
+        let scan = Scan::of(&bytes);
+        let damage = scan.damage(bytes.len());
+        if !damage.is_none() {
+            file = repair(path, file, &bytes, &scan, damage)?;
+        }
+        let end = scan.good.iter().map(ExactSizeIterator::len).sum::<usize>() as u64;
+        let payload =
+            |record: &Range<usize>| bytes.get(record.start + HEADER_BYTES..record.end).map(<[u8]>::to_vec);
+        let payloads = scan.good.iter().filter_map(payload).collect();
+        Ok((Self { path: path.to_owned(), file, end, is_tail_clean: true }, payloads, damage))
+    }
+
+    /// Appends `payloads`, each as one record of 1 to 4,096 bytes; all are on disk when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::RecordLength`] before anything is written; [`StoreError::Io`] when the disk refuses, and then
+    /// the log ends where it ended before.
+    pub(crate) fn append(&mut self, payloads: &[&[u8]]) -> Result<(), StoreError> {
+        let mut bytes = Vec::new();
+        for payload in payloads {
+            encode(payload, &mut bytes)?;
+        }
+        self.cut_tail().map_err(StoreError::io("truncate", &self.path))?;
+        // Until the sync has succeeded nobody knows what stands behind `end`.
+        self.is_tail_clean = false;
+        let written = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // A refusal here is made good by the next append, or by the next opening.
+            let _ = self.cut_tail();
+            return Err(StoreError::io("append to", &self.path)(error));
+        }
+        self.end += bytes.len() as u64;
+        self.is_tail_clean = true;
+        Ok(())
+    }
+
+    fn cut_tail(&mut self) -> std::io::Result<()> {
+        if !self.is_tail_clean {
+            self.file.set_len(self.end)?;
+            self.is_tail_clean = true;
+        }
+        Ok(())
+    }
+}
+
+fn open_file(path: &Path) -> Result<File, StoreError> {
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE).open(path);
+    let file = file.map_err(StoreError::io("open", path))?;
+    sync_folder_of(path)?;
+    Ok(file)
+}
+
+fn encode(payload: &[u8], out: &mut Vec<u8>) -> Result<(), StoreError> {
+    if payload.is_empty() || payload.len() > PAYLOAD_MAX_BYTES {
+        return Err(StoreError::RecordLength(payload.len()));
+    }
+    let length = u32::try_from(payload.len()).expect("at most 4,096").to_be_bytes();
+    out.extend_from_slice(&MARK);
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&checksum(length, payload).to_be_bytes());
+    out.extend_from_slice(payload);
+    Ok(())
+}
+
+fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&length), payload)
+}
+
+/// Which stretches of a log are whole records, and which are not.
+struct Scan {
+    good: Vec<Range<usize>>,
+    bad: Vec<Range<usize>>,
+}
+
+impl Scan {
+    fn of(bytes: &[u8]) -> Self {
+        let mut scan = Self { good: Vec::new(), bad: Vec::new() };
+        let mut at = 0;
+        while at < bytes.len() {
+            if let Some(length) = record_at(bytes, at) {
+                scan.good.push(at..at + length);
+                at += length;
+            } else {
+                let next = next_record(bytes, at + 1);
+                scan.bad.push(at..next);
+                at = next;
+            }
+        }
+        scan
+    }
+
+    fn damage(&self, length: usize) -> Damage {
+        let mut damage = Damage::default();
+        for stretch in &self.bad {
+            if stretch.end == length {
+                damage.torn_bytes = stretch.len();
+            } else {
+                damage.bad_stretches += 1;
+                damage.bad_bytes += stretch.len();
+            }
+        }
+        damage
+    }
+}
+
+/// The length of the whole record that begins at `at`, if one does.
+fn record_at(bytes: &[u8], at: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?.strip_prefix(&MARK)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<4>()?;
+    let payload_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    if payload_bytes == 0 || payload_bytes > PAYLOAD_MAX_BYTES {
+        return None;
+    }
+    let payload = rest.get(..payload_bytes)?;
+    (checksum(*length, payload) == u32::from_be_bytes(*sum)).then_some(HEADER_BYTES + payload_bytes)
+}
+
+/// Where the next whole record begins at or after `from`; the end of the log if there is none.
+fn next_record(bytes: &[u8], from: usize) -> usize {
+    let rest = bytes.get(from..).unwrap_or_default();
+    let marks = rest.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+    marks.map(|(offset, _)| from + offset).find(|at| record_at(bytes, *at).is_some()).unwrap_or(bytes.len())
+}
+
+/// Copies the bad bytes aside, then takes them out of the log; a crash between the two only copies them twice.
+fn repair(path: &Path, file: File, bytes: &[u8], scan: &Scan, damage: Damage) -> Result<File, StoreError> {
+    append_durably(&beside(path, "damaged"), &joined(bytes, &scan.bad))?;
+    if damage.bad_stretches == 0 {
+        let cut = file.set_len((bytes.len() - damage.torn_bytes) as u64).and_then(|()| file.sync_all());
+        cut.map_err(StoreError::io("truncate", path))?;
+        return Ok(file);
+    }
+    replace(path, &joined(bytes, &scan.good))?;
+    open_file(path)
+}
+
+fn joined(bytes: &[u8], stretches: &[Range<usize>]) -> Vec<u8> {
+    stretches.iter().filter_map(|stretch| bytes.get(stretch.clone())).flatten().copied().collect()
+}

@@ -1,0 +1,208 @@
+//! The log against truncation, flipped bits, torn writes and a full disk.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
+
+use super::*;
+
+/// Records of several lengths, one of which holds the beginning of a record.
+fn records() -> Vec<Vec<u8>> {
+    vec![
+        vec![1; 1],
+        (0..=90).collect(),
+        [&MARK[..], &[0, 0, 0, 9], &[7; 40]].concat(),
+        vec![0; 33],
+        vec![0xff; 20],
+    ]
+}
+
+fn written(path: &Path, records: &[Vec<u8>]) -> Vec<u8> {
+    let (mut log, _, _) = ObjectLog::open(path).unwrap();
+    log.append(&records.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    fs::read(path).unwrap()
+}
+
+/// Where each record ends.
+fn ends(records: &[Vec<u8>]) -> Vec<usize> {
+    records
+        .iter()
+        .scan(0, |end, record| {
+            *end += HEADER_BYTES + record.len();
+            Some(*end)
+        })
+        .collect()
+}
+
+#[test]
+fn what_was_appended_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let records = records();
+    written(&path, &records[..2]);
+    written(&path, &records[2..]);
+
+    let (_, read, damage) = ObjectLog::open(&path).unwrap();
+
+    assert_eq!(read, records);
+    assert!(damage.is_none());
+    assert!(!beside(&path, "damaged").exists());
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn every_truncation_keeps_all_whole_records_and_cuts_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let records = records();
+    let whole = written(&path, &records);
+    let ends = ends(&records);
+
+    for length in 0..=whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        let kept = ends.iter().filter(|end| **end <= length).count();
+        let torn = length - kept.checked_sub(1).map_or(0, |last| ends[last]);
+
+        let (mut log, read, damage) = ObjectLog::open(&path).unwrap();
+        assert_eq!(read, records[..kept], "at {length}");
+        assert_eq!(damage, Damage { torn_bytes: torn, ..Damage::default() }, "at {length}");
+
+        log.append(&[b"after"]).unwrap();
+        let (_, read, damage) = ObjectLog::open(&path).unwrap();
+        assert_eq!(read.last().unwrap(), b"after");
+        assert_eq!(read.len(), kept + 1);
+        assert!(damage.is_none());
+    }
+}
+
+#[test]
+fn every_flipped_bit_costs_the_record_it_is_in_and_no_other() {
+    let records = records();
+    let dir = tempfile::tempdir().unwrap();
+    let whole = written(&dir.path().join("objects.log"), &records);
+    let ends = ends(&records);
+
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let hit = ends.iter().filter(|end| **end <= bit / 8).count();
+        let mut expected = records.clone();
+        expected.remove(hit);
+
+        let scan = Scan::of(&bytes);
+
+        let read: Vec<_> = scan.good.iter().map(|r| bytes[r.start + HEADER_BYTES..r.end].to_vec()).collect();
+        assert_eq!(read, expected, "bit {bit}");
+        assert_eq!(scan.bad.len(), 1, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_bad_record_is_moved_aside_and_the_log_is_whole_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let records = records();
+    let mut bytes = written(&path, &records);
+    let (from, to) = (ends(&records)[0], ends(&records)[1]);
+    bytes[from + 20] ^= 1;
+    bytes.extend_from_slice(&MARK);
+    fs::write(&path, &bytes).unwrap();
+
+    let (mut log, read, damage) = ObjectLog::open(&path).unwrap();
+    log.append(&[b"after"]).unwrap();
+
+    assert_eq!(damage, Damage { bad_stretches: 1, bad_bytes: to - from, torn_bytes: MARK.len() });
+    assert_eq!(read, [&records[..1], &records[2..]].concat());
+    assert_eq!(fs::read(beside(&path, "damaged")).unwrap(), [&bytes[from..to], &MARK].concat());
+    let (_, read, damage) = ObjectLog::open(&path).unwrap();
+    assert_eq!(read, [&records[..1], &records[2..], &[b"after".to_vec()]].concat());
+    assert!(damage.is_none());
+}
+
+#[test]
+fn a_tail_that_was_allocated_and_never_written_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let records = records();
+    let whole = written(&path, &records);
+    let from = ends(&records)[3];
+    for length in from..whole.len() {
+        let mut bytes = whole[..length].to_vec();
+        bytes.resize(4_096, 0);
+        fs::write(&path, &bytes).unwrap();
+
+        let (_, read, damage) = ObjectLog::open(&path).unwrap();
+
+        assert_eq!(read, records[..4], "at {length}");
+        assert_eq!(damage, Damage { torn_bytes: 4_096 - from, ..Damage::default() }, "at {length}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_log_yield_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let zeros = vec![0; 8_192];
+    let marks = MARK.repeat(2_048);
+    let lengths: Vec<u8> = [&MARK[..], &[0xff; 8]].concat().repeat(100);
+
+    for bytes in [zeros, marks, lengths] {
+        fs::write(&path, &bytes).unwrap();
+        let (_, read, damage) = ObjectLog::open(&path).unwrap();
+        assert!(read.is_empty());
+        assert_eq!(damage.torn_bytes, bytes.len());
+    }
+}
+
+#[test]
+fn records_of_no_length_or_too_long_are_refused_before_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let (mut log, _, _) = ObjectLog::open(&path).unwrap();
+
+    for record in [vec![], vec![0; PAYLOAD_MAX_BYTES + 1]] {
+        let error = log.append(&[b"first", &record]).unwrap_err();
+        assert!(matches!(error, StoreError::RecordLength(length) if length == record.len()));
+    }
+    log.append(&[&[0; PAYLOAD_MAX_BYTES]]).unwrap();
+
+    assert_eq!(ObjectLog::open(&path).unwrap().1, [vec![0; PAYLOAD_MAX_BYTES]]);
+}
+
+/// Set in the process that [`an_append_the_disk_refuses_leaves_the_log_as_it_was`] starts again under a file size limit.
+const LIMITED_LOG: &str = "VPI_LIMITED_LOG";
+
+#[test]
+fn an_append_the_disk_refuses_leaves_the_log_as_it_was() {
+    if let Some(path) = std::env::var_os(LIMITED_LOG) {
+        return fill(Path::new(&path));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let this = std::env::current_exe().unwrap();
+    let name = "store::objects::tests::an_append_the_disk_refuses_leaves_the_log_as_it_was";
+
+    // A write beyond the limit is cut short, and the next one refused: as on a full disk.
+    let script = r#"ulimit -f 24; trap '' XFSZ; exec "$0" --exact "$1""#;
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .arg(this)
+        .arg(name)
+        .env(LIMITED_LOG, &path)
+        .output()
+        .unwrap();
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let (_, read, damage) = ObjectLog::open(&path).unwrap();
+    assert_eq!(read.last().unwrap(), b"a short one still fits");
+    assert_eq!(read.len(), 6);
+    assert!(damage.is_none());
+}
+
+/// Appends until the disk refuses, then something short.
+fn fill(path: &Path) {
+    let (mut log, _, _) = ObjectLog::open(path).unwrap();
+    let refused = (0..10).map(|_| log.append(&[&[3; PAYLOAD_MAX_BYTES]])).find_map(Result::err);
+    assert!(matches!(refused, Some(StoreError::Io { .. })));
+    log.append(&[b"a short one still fits"]).unwrap();
+}

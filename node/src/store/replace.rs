@@ -1,0 +1,98 @@
+//! Replaces a whole file so that a crash leaves the former or the next content, never a mixture.
+//!
+//! Temporary file beside it, fsync, rename, fsync of the folder. The folder belongs to one process (the state's
+//! lock), so the temporary name is fixed and a leftover is overwritten.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// Permission bits of every file in the state folder.
+pub(super) const PRIVATE: u32 = 0o600;
+
+/// Writes `bytes` to `path` (mode 0600), durable when it returns.
+///
+/// # Errors
+/// [`StoreError::Io`]; `path` then holds the former content or all of the next one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let next = beside(path, "new");
+    let written = write_next(&next, bytes).and_then(|()| fs::rename(&next, path));
+    if written.is_err() {
+        // The former content still stands; a leftover would only be overwritten by the next attempt.
+        let _ = fs::remove_file(&next);
+    }
+    written.map_err(StoreError::io("write", path))?;
+    sync_folder_of(path)
+}
+
+/// Removes `path`, durable when it returns; a file that is not there is as good as removed.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    for file in [beside(path, "new"), path.to_owned()] {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &file)(error));
+            }
+            _ => {}
+        }
+    }
+    sync_folder_of(path)
+}
+
+/// Appends `bytes` to `path` (made with mode 0600 when absent), durable when it returns.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(super) fn append_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let write = || {
+        let mut file = OpenOptions::new().append(true).create(true).mode(PRIVATE).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(StoreError::io("append to", path))?;
+    sync_folder_of(path)
+}
+
+/// Reads the whole file; `None` when there is none.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+/// Makes the names in the folder of `path` durable.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(super) fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", folder))
+}
+
+/// The path of the file `NAME.suffix` beside `NAME`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn write_next(next: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(next)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

@@ -1,0 +1,182 @@
+//! `vpi.toml`: what this machine chose for one VPI.
+//!
+//! In: the choices made by `create` and `join`. Out: the same at each start. Nothing in it is agreed with other
+//! members but the id and the own name; a person may edit it while no node runs.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::{fs, io};
+
+use protocol::identity::VpiId;
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::replace::{read, replace};
+
+/// Name of the file in the folder of its VPI.
+pub(super) const FILE: &str = "vpi.toml";
+
+/// One VPI on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VpiSettings {
+    /// What the VPI is called here: its own name, or `home-2` when another `home` came first.
+    pub(crate) name: String,
+    /// Which VPI it is, as 64 hexadecimal digits.
+    #[serde(with = "hexadecimal")]
+    pub(crate) id: VpiId,
+    /// Its TUN device, such as `vpi-home`.
+    pub(crate) device: String,
+    /// First address of its /16, such as `127.80.0.0`.
+    pub(crate) prefix: Ipv4Addr,
+    /// Where the other members reach this device; within the /16.
+    pub(crate) alias: Ipv4Addr,
+    /// UDP port of the data socket.
+    pub(crate) port: u16,
+    /// Addresses under which this device can be reached from outside, as told by `--endpoint`.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// What this device calls itself in the VPI.
+    pub(crate) member: String,
+}
+
+impl VpiSettings {
+    /// Writes the settings to `path` by rename.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; the file is then as before.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), StoreError> {
+        let text = toml::to_string(self).map_err(|error| settings_error(path, error.to_string()))?;
+        replace(path, text.as_bytes())
+    }
+
+    /// The settings of all VPIs below the state folder `dir`, by name; needs no lock.
+    ///
+    /// A VPI without the file was being created or joined when the node died; it is left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] without a state folder; [`StoreError::Settings`] that names the key when one is unknown, missing or senseless; [`StoreError::Io`]. For the
+    /// first file that fails.
+    pub(crate) fn list(dir: &Path) -> Result<Vec<Self>, StoreError> {
+        let folder = dir.join("vpi");
+        let mut found = Vec::new();
+        let entries = fs::read_dir(&folder).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing(dir.to_owned()),
+            _ => StoreError::io("list", &folder)(error),
+        })?;
+        for entry in entries {
+            let path = entry.map_err(StoreError::io("list", &folder))?.path().join(FILE);
+            if let Some(bytes) = read(&path)? {
+                found.push(Self::decode(&path, &bytes)?);
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn decode(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
+        let settings: Self =
+            toml::from_slice(bytes).map_err(|error| settings_error(path, error.message().to_owned()))?;
+        let problem = settings.problem(path);
+        problem.map_or(Ok(settings), |problem| Err(settings_error(path, problem.to_owned())))
+    }
+
+    fn problem(&self, path: &Path) -> Option<&'static str> {
+        let [first, second, ..] = self.prefix.octets();
+        let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        if self.prefix != Ipv4Addr::new(127, second, 0, 0) {
+            Some("`prefix` is not the first address of a /16 of 127.0.0.0/8")
+        } else if self.alias.octets()[..2] != [first, second] {
+            Some("`alias` is outside `prefix`")
+        } else if folder.and_then(VpiId::from_hex).is_some_and(|folder| folder != self.id) {
+            Some("`id` is not the VPI that its folder is named after")
+        } else {
+            None
+        }
+    }
+}
+
+fn settings_error(path: &Path, reason: String) -> StoreError {
+    StoreError::Settings { path: path.to_owned(), reason }
+}
+
+/// A VPI ID as text.
+mod hexadecimal {
+    use protocol::identity::VpiId;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(id: &VpiId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<VpiId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        VpiId::from_hex(&text).ok_or_else(|| D::Error::custom("`id` is not 64 hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::state::State;
+
+    fn settings(name: &str, id: u8) -> VpiSettings {
+        VpiSettings {
+            name: name.into(),
+            id: VpiId([id; 32]),
+            device: format!("vpi-{name}"),
+            prefix: Ipv4Addr::new(127, 80, 0, 0),
+            alias: Ipv4Addr::new(127, 80, 12, 7),
+            port: 41_414,
+            endpoints: vec!["192.0.2.1:41414".parse().unwrap(), "[2001:db8::1]:41414".parse().unwrap()],
+            member: "nas".into(),
+        }
+    }
+
+    #[test]
+    fn all_vpis_of_a_state_folder_are_listed_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        for settings in [settings("work", 1), settings("home", 2)] {
+            settings.save(&state.vpi(&settings.id).unwrap().settings).unwrap();
+        }
+        state.vpi(&VpiId([3; 32])).unwrap();
+
+        assert_eq!(VpiSettings::list(state.dir()).unwrap(), [settings("home", 2), settings("work", 1)]);
+    }
+
+    #[test]
+    fn an_unknown_or_missing_key_is_an_error_that_names_it() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        let text = toml::to_string(&settings("home", 1)).unwrap();
+
+        for (text, key) in
+            [(format!("colour = 1\n{text}"), "colour"), (text.replace("port = 41414\n", ""), "port")]
+        {
+            fs::write(&path, text).unwrap();
+            let error = VpiSettings::list(state.dir()).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(FILE) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_that_contradict_each_other_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        let good = settings("home", 1);
+
+        for (bad, key) in [
+            (VpiSettings { alias: Ipv4Addr::new(127, 81, 1, 1), ..good.clone() }, "`alias`"),
+            (VpiSettings { prefix: Ipv4Addr::new(127, 80, 1, 0), ..good.clone() }, "`prefix`"),
+            (VpiSettings { prefix: Ipv4Addr::new(10, 80, 0, 0), ..good.clone() }, "`prefix`"),
+            (VpiSettings { id: VpiId([2; 32]), ..good.clone() }, "`id`"),
+        ] {
+            bad.save(&path).unwrap();
+            let error = VpiSettings::list(state.dir()).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The socket itself: bound once, then batches in and out, with errors sorted into those that mean something.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Type};
+
+use super::{Batch, UdpError, sys};
+
+/// *Chosen*: asked of the kernel for each direction; 4 MiB are 30 ms at 1 Gbit/s, which a burst of 64 full
+/// GSO buffers fits in. The kernel silently gives less, down to `net.core.rmem_max` and `wmem_max`.
+const BUFFER_BYTES: usize = 4 << 20;
+
+/// *Chosen*: how many errors left by ICMP are passed over in one call before it says that it would block.
+const STALE_ERRORS_MAX: usize = 64;
+
+/// Why one datagram was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is larger than the outgoing device's MTU.
+    TooBig,
+    /// Anything else: no route, an address of a family that this machine lacks, a local firewall, no memory.
+    Unsent(ErrorKind),
+}
+
+/// Which addresses the socket takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// IPv4 only.
+    V4,
+    /// Both; IPv4 as `::ffff:a.b.c.d` towards the kernel only.
+    Dual,
+}
+
+/// The non-blocking data socket.
+pub(crate) struct Socket {
+    pub(super) socket: socket2::Socket,
+    family: Family,
+    port: u16,
+}
+
+impl Socket {
+    /// Binds to `port`, or to one that the kernel chooses for 0, on all addresses.
+    ///
+    /// Falls back to IPv4 alone where the kernel has no IPv6.
+    ///
+    /// # Errors
+    /// [`UdpError`]; a port that is taken for either family is never shared.
+    pub(crate) fn bind(port: u16) -> Result<Self, UdpError> {
+        let bound = match bind(Family::Dual, port) {
+            Err(error) if is_without_ipv6(&error) => bind(Family::V4, port),
+            other => other,
+        };
+        bound.map_err(|source| match source.kind() {
+            ErrorKind::AddrInUse => UdpError::PortTaken(port),
+            ErrorKind::PermissionDenied => UdpError::PortForbidden(port),
+            _ => UdpError::Io { port, source },
+        })
+    }
+
+    /// The port it is bound to.
+    pub(crate) fn local_port(&self) -> u16 {
+        self.port
+    }
+
+    /// Receives up to [`super::batch::BATCH_MAX`] datagrams into `batch`, in place of what is in it; returns their number.
+    ///
+    /// Sources are never IPv4-mapped. Datagrams that are empty, or larger than [`super::batch::SLOT_BYTES`] and therefore
+    /// none of ours, are counted but not in the batch.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; others only if the socket or the machine's memory is gone.
+    pub(crate) fn recv_batch(&self, batch: &mut Batch) -> io::Result<usize> {
+        for _ in 0..STALE_ERRORS_MAX {
+            match batch.fill(|slots, entries| sys::receive(self.as_fd(), slots, entries)) {
+                Err(error) if is_passing(&error) || is_of_icmp(&error) => {}
+                other => return other,
+            }
+        }
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    /// Sends the datagrams of `batch` in their order and empties it.
+    ///
+    /// One that cannot be sent is skipped: `refused` is given its destination, its length in bytes and why.
+    ///
+    /// # Errors
+    /// `WouldBlock` only, when the kernel's buffer is full: the unsent rest stays in the batch for the next
+    /// call.
+    pub(crate) fn send_batch(
+        &self,
+        batch: &mut Batch,
+        mut refused: impl FnMut(SocketAddr, usize, Refusal),
+    ) -> io::Result<()> {
+        let mut stale = 0;
+        while let Some((to, datagram)) = batch.first_unsent() {
+            match sys::send(self.as_fd(), self.family, batch.unsent()) {
+                Ok(sent) => batch.advance(sent),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(error),
+                Err(error) if is_passing(&error) && stale < STALE_ERRORS_MAX => stale += 1,
+                Err(error) => {
+                    refused(to, datagram.len(), refusal(&error));
+                    batch.advance(1);
+                }
+            }
+        }
+        batch.clear();
+        Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// One attempt, for the one family or both.
+pub(super) fn bind(family: Family, port: u16) -> io::Result<Socket> {
+    let (domain, address) = match family {
+        Family::V4 => (Domain::IPV4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        Family::Dual => (Domain::IPV6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+    };
+    let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if family == Family::Dual {
+        socket.set_only_v6(false)?;
+    }
+    sys::always_set_df(socket.as_fd(), family)?;
+    socket.bind(&address.into())?;
+    for set in [socket2::Socket::set_recv_buffer_size, socket2::Socket::set_send_buffer_size] {
+        // A smaller buffer loses bursts and nothing else.
+        if let Err(error) = set(&socket, BUFFER_BYTES) {
+            tracing::debug!(%error, "udp buffer keeps its size");
+        }
+    }
+    let port = socket.local_addr()?.as_socket().map_or(port, |address| address.port());
+    Ok(Socket { socket, family, port })
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+/// Whether an error says nothing of the datagram at hand: a signal, or a closed port that was met earlier.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INTR | Errno::CONNREFUSED))
+}
+
+/// Whether an error comes from an ICMP message (Linux `icmp_err_convert`). Sending has some of them for
+/// reasons of its own; receiving has not.
+fn is_of_icmp(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::NETUNREACH
+                | Errno::HOSTUNREACH
+                | Errno::HOSTDOWN
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::MSGSIZE
+                | Errno::NONET
+                | Errno::PROTO
+                | Errno::ACCESS
+        )
+    )
+}
+
+fn refusal(error: &io::Error) -> Refusal {
+    match Errno::from_io_error(error) {
+        Some(Errno::MSGSIZE) => Refusal::TooBig,
+        _ => Refusal::Unsent(error.kind()),
+    }
+}

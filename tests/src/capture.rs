@@ -1,0 +1,190 @@
+//! Frames on the wire: tcpdump at a port of the switch, and its file (pcap, draft-ietf-opsawg-pcap) read back.
+//!
+//! The port stands outside the host, so what is seen there is what left it, whatever its own firewall would hide.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::topology::command_inside;
+use crate::{Lab, wait};
+
+/// How long tcpdump may take to start, and to end.
+const LIMIT: Duration = Duration::from_secs(10);
+const UDP: u8 = 17;
+
+/// A running tcpdump. Dropping it ends it.
+pub struct Capture {
+    child: Child,
+    file: PathBuf,
+    log: PathBuf,
+}
+
+/// One IPv4 packet inside an Ethernet frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The outer source; its port is 0 unless the packet is UDP.
+    pub source: SocketAddr,
+    /// The outer destination; its port is 0 unless the packet is UDP.
+    pub destination: SocketAddr,
+    /// The IP protocol: 1 ICMP, 6 TCP, 17 UDP …
+    pub protocol: u8,
+    /// The UDP payload; of other protocols everything behind the IP header.
+    pub payload: Vec<u8>,
+}
+
+impl Capture {
+    /// Starts tcpdump at the switch's port of `host`, whole frames unless `options` say otherwise. The file is
+    /// `NAME.pcap` in the lab's evidence.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn at_port(lab: &Lab, host: &str, filter: &str, name: &str, options: &[&str]) -> Result<Self> {
+        let file = lab.evidence().join(format!("{name}.pcap"));
+        let log = lab.evidence().join(format!("{name}.tcpdump"));
+        let path = file.to_string_lossy();
+        let mut words = vec!["-i", host, "-n", "-U", "-B", "16384", "-Z", "root", "-w", &path];
+        words.extend_from_slice(options);
+        words.push(filter);
+        let child = command_inside(&lab.switch(), "tcpdump", &words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("tcpdump does not start")?;
+        let capture = Self { child, file, log };
+        wait::until("tcpdump to listen", LIMIT, || {
+            Ok(capture.said()?.contains("listening on").then_some(()))
+        })?;
+        Ok(capture)
+    }
+
+    /// The frames so far, in the order of the wire.
+    ///
+    /// # Errors
+    /// The file is not what tcpdump writes.
+    pub fn frames(&self) -> Result<Vec<Frame>> {
+        read_frames(&self.file)
+    }
+
+    /// Ends the capture and returns all frames.
+    ///
+    /// # Errors
+    /// tcpdump missed some: nothing can be said about such a capture.
+    pub fn finish(mut self) -> Result<Vec<Frame>> {
+        let process = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not zero")?;
+        kill_process(process, Signal::INT)?;
+        wait::until("tcpdump to end", LIMIT, || Ok(self.child.try_wait()?))?;
+        let said = self.said()?;
+        ensure!(said.contains("\n0 packets dropped by kernel"), "the capture has holes: {said}");
+        self.frames()
+    }
+
+    fn said(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a pcap file of Ethernet frames: header 24, then each frame behind 16 bytes with its length at 8. A torn
+/// last frame, as a running capture has it, is left out.
+fn read_frames(path: &Path) -> Result<Vec<Frame>> {
+    let bytes = fs::read(path)?;
+    let Some((header, mut rest)) = bytes.split_at_checked(24) else { return Ok(Vec::new()) };
+    ensure!(
+        header.starts_with(&0xa1b2_c3d4_u32.to_ne_bytes()),
+        "{} is no pcap file of this machine",
+        path.display()
+    );
+    let mut frames = Vec::new();
+    while let Some((record, tail)) = rest.split_at_checked(16) {
+        let length = u32::from_ne_bytes([record[8], record[9], record[10], record[11]]);
+        let Some((frame, tail)) = tail.split_at_checked(usize::try_from(length)?) else { break };
+        frames.extend(parse_ethernet(frame));
+        rest = tail;
+    }
+    Ok(frames)
+}
+
+/// An IPv4 packet, complete or cut by the capture; anything else is not looked at.
+fn parse_ethernet(frame: &[u8]) -> Option<Frame> {
+    let packet = frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))?;
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    let length = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
+    let address = |at: usize| {
+        let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+        Some(IpAddr::V4(Ipv4Addr::from(octets)))
+    };
+    let body = packet.get(header..length.min(packet.len()))?;
+    Some(parse_transport(*packet.get(9)?, address(12)?, address(16)?, body))
+}
+
+fn parse_transport(protocol: u8, source: IpAddr, destination: IpAddr, body: &[u8]) -> Frame {
+    let (ports, payload) = match body {
+        [s0, s1, d0, d1, _, _, _, _, payload @ ..] if protocol == UDP => {
+            ((u16::from_be_bytes([*s0, *s1]), u16::from_be_bytes([*d0, *d1])), payload)
+        }
+        other => ((0, 0), other),
+    };
+    Frame {
+        source: SocketAddr::new(source, ports.0),
+        destination: SocketAddr::new(destination, ports.1),
+        protocol,
+        payload: payload.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A capture of one UDP datagram with the payload `hi`, padded by Ethernet.
+    fn capture_of_one() -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([0x08, 0x00, 0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2]);
+        frame.extend([0x12, 0x34, 0, 53, 0, 10, 0, 0, b'h', b'i', 0, 0, 0, 0]);
+        let length = u32::try_from(frame.len()).unwrap().to_ne_bytes();
+        let mut bytes = 0xa1b2_c3d4_u32.to_ne_bytes().to_vec();
+        bytes.extend([0; 20 + 8]);
+        bytes.extend(length);
+        bytes.extend(length);
+        bytes.extend(frame);
+        bytes
+    }
+
+    #[test]
+    fn a_datagram_is_read_back_with_its_addresses_and_without_padding() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), capture_of_one()).unwrap();
+        let expected = Frame {
+            source: "10.77.0.1:4660".parse().unwrap(),
+            destination: "10.77.0.2:53".parse().unwrap(),
+            protocol: UDP,
+            payload: b"hi".to_vec(),
+        };
+        assert_eq!(read_frames(file.path()).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn a_torn_last_frame_is_left_out() {
+        let whole = capture_of_one();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for length in 0..whole.len() {
+            fs::write(file.path(), &whole[..length]).unwrap();
+            let frames = read_frames(file.path()).unwrap();
+            assert!(frames.is_empty(), "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A lab and its hosts: namespaces made and removed by `netns-scripts/run.sh`, one lab a scenario.
+//!
+//! [`scenario`] is the frame of every test: it makes the lab, runs the body, and either removes everything or keeps
+//! the evidence (each node's log, and the head of every frame at the port of host `a`) and says where it lies.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::capture::Capture;
+use crate::process::{Answer, finish};
+
+/// How long a command that only talks to its own node may take.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs `body` in a lan of `hosts` hosts; `name` is short, of `a-z0-9-`, and no other scenario's.
+///
+/// # Panics
+/// The body failed, or the lab could not be made. The message says why and where the evidence lies.
+pub fn scenario(name: &str, hosts: usize, body: impl FnOnce(&Lab) -> Result<()>) {
+    let lab = Lab::lan(name, hosts).unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
+    if let Err(error) = body(&lab) {
+        panic!("{name}: {error:#}");
+    }
+}
+
+/// Held by a scenario that loads the machine or measures time, so that two of them do not disturb each other.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A scenario that failed in its turn leaves nothing behind that the next could trip over.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A network of this scenario's own. Dropping it ends everything that runs inside and removes it.
+pub struct Lab {
+    name: String,
+    evidence: PathBuf,
+    hosts: Vec<Host>,
+    recording: Option<Capture>,
+}
+
+impl Lab {
+    /// Puts up a lan (`netns-scripts/topologies/lan.sh`).
+    ///
+    /// # Errors
+    /// Not root, a script that fails, or an evidence folder that cannot be made.
+    pub fn lan(scenario: &str, hosts: usize) -> Result<Self> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "the scenarios make network namespaces and need root: run them as root, or without the feature netns"
+        );
+        let evidence = target_folder()?.join("lab").join(scenario);
+        if evidence.exists() {
+            fs::remove_dir_all(&evidence)?;
+        }
+        fs::create_dir_all(&evidence)?;
+        let name = format!("lab{}-{scenario}", process::id());
+        let made = script(&["up", "lan", "--name", &name, "--hosts", &hosts.to_string()])?;
+        let hosts =
+            made.lines().skip(1).map(|line| Host::read(line, &name, &evidence)).collect::<Result<_>>()?;
+        let mut lab = Self { name, evidence, hosts, recording: None };
+        // Heads only, in a ring of two files, so that a long scenario does not fill the disk.
+        let ring = ["-s", "160", "-C", "20", "-W", "2"];
+        lab.recording = Some(Capture::at_port(&lab, "a", "ip or arp", "wire", &ring)?);
+        Ok(lab)
+    }
+
+    /// A host by its name: `a`, `b`, `c` …
+    ///
+    /// # Errors
+    /// The lab has no such host.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.hosts.iter().find(|host| host.name == name).ok_or_else(|| anyhow!("the lab has no host {name}"))
+    }
+
+    /// The namespace of the switch, whose ports are called as the hosts.
+    #[must_use]
+    pub fn switch(&self) -> String {
+        format!("{}-lan", self.name)
+    }
+
+    /// Writes down what stands on each host at the moment of a failure, as far as it can be asked.
+    fn keep_facts(&self) {
+        for host in &self.hosts {
+            let ask = "vpi=$0; for ask in \"$vpi status --drops\" 'ip address' 'ip route show table all' \
+                       'ss -anp' 'nft list ruleset'; do echo \"# $ask\"; $ask 2>&1; done";
+            let vpi = vpi_binary().unwrap_or_else(|_| "vpi".to_owned());
+            if let Ok(answer) = host.run("sh", &["-c", ask, &vpi], COMMAND_LIMIT) {
+                // The evidence is best effort: the failure itself is reported either way.
+                let _ = fs::write(self.evidence.join(format!("{}.facts", host.name)), answer.stdout);
+            }
+        }
+    }
+
+    /// Where the files of this scenario lie that are kept if it fails.
+    #[must_use]
+    pub fn evidence(&self) -> &Path {
+        &self.evidence
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.recording.take());
+        if thread::panicking() {
+            self.keep_facts();
+        }
+        if let Err(error) = script(&["down", &self.name]) {
+            eprintln!("the lab {} is still up: {error:#}", self.name);
+        }
+        if thread::panicking() {
+            eprintln!("evidence of the failure: {}", self.evidence.display());
+        } else {
+            // Nothing hangs on it: the next run of this scenario empties the folder first.
+            let _ = fs::remove_dir_all(&self.evidence);
+        }
+    }
+}
+
+/// One namespace with an address, a state folder for its node and a log that is kept if the scenario fails.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// `a`, `b`, `c` …
+    pub name: String,
+    /// Its address on the lan.
+    pub address: Ipv4Addr,
+    /// The state folder of its node (`VPI_STATE`).
+    pub state: PathBuf,
+    /// Where its node's standard error is written.
+    pub log: PathBuf,
+    namespace: String,
+}
+
+impl Host {
+    fn read(line: &str, lab: &str, evidence: &Path) -> Result<Self> {
+        let mut words = line.split_whitespace();
+        let mut word =
+            || words.next().with_context(|| format!("a host's line is name, namespace, address: {line}"));
+        let (name, namespace) = (word()?.to_owned(), word()?.to_owned());
+        let address = word()?.parse()?;
+        let state = Path::new("/run/vpi-labs").join(lab).join(&name).join("state");
+        let log = evidence.join(format!("{name}.log"));
+        Ok(Self { name, address, state, log, namespace })
+    }
+
+    /// A command that will run on this host, with `VPI_STATE` set. It keeps its process id when it starts.
+    #[must_use]
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = command_inside(&self.namespace, program, arguments);
+        command.env("VPI_STATE", &self.state);
+        command
+    }
+
+    /// Runs a program on this host to its end, for at most `limit`.
+    ///
+    /// # Errors
+    /// It does not start, or does not end in time.
+    pub fn run(&self, program: &str, arguments: &[&str], limit: Duration) -> Result<Answer> {
+        finish(self.command(program, arguments), "", limit)
+    }
+
+    /// Runs a `vpi` command on this host.
+    ///
+    /// # Errors
+    /// It does not start, or does not end within [`COMMAND_LIMIT`].
+    pub fn vpi(&self, arguments: &[&str]) -> Result<Answer> {
+        self.vpi_reading("", arguments)
+    }
+
+    /// Runs a `vpi` command on this host, with `input` on its standard input.
+    ///
+    /// # Errors
+    /// As [`Host::vpi`].
+    pub fn vpi_reading(&self, input: &str, arguments: &[&str]) -> Result<Answer> {
+        finish(self.command(&vpi_binary()?, arguments), input, COMMAND_LIMIT)
+    }
+
+    /// Runs `act` on a thread inside this host's namespace; the sockets that it opens belong there for good.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or `act` fails.
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = fs::File::open(Path::new("/run/netns").join(&self.namespace))?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                use std::os::fd::AsFd;
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                act()
+            });
+            inside.join().map_err(|_| anyhow!("a thread on host {} panicked", self.name))?
+        })
+    }
+}
+
+/// A command that will run inside a namespace.
+pub(crate) fn command_inside(namespace: &str, program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, program]).args(arguments);
+    command
+}
+
+/// The binary under test: `VPI_BIN`, or `vpi` in the folder where this profile's binaries lie.
+///
+/// # Errors
+/// There is no such file.
+pub fn vpi_binary() -> Result<String> {
+    let path = match std::env::var_os("VPI_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => target_folder()?.join("release/vpi"),
+    };
+    ensure!(path.is_file(), "{} is missing: build it with cargo build --release -p node", path.display());
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// The target folder of this build: the test binary lies in `TARGET/PROFILE/deps/`.
+fn target_folder() -> Result<PathBuf> {
+    let binary = std::env::current_exe()?;
+    let folder = binary.ancestors().nth(3).context("the test binary lies in no target folder")?;
+    Ok(folder.to_path_buf())
+}
+
+fn script(arguments: &[&str]) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../netns-scripts/run.sh");
+    let output = Command::new(path).args(arguments).env("LAB_TRACE", "/dev/null").output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "run.sh {} failed: {stderr}", arguments.join(" "));
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,23 @@
+//! What applications do: unchanged programs and plain sockets, opened inside a host's namespace.
+
+mod bulk;
+mod echo;
+mod held;
+mod listener;
+mod web;
+
+pub use bulk::{Transfer, transfer};
+pub use echo::{EchoServer, Flow};
+pub use held::HeldConnection;
+pub use listener::{Listener, read_greeting};
+pub use web::{WebServer, fetch};
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// How long any single read or connect of an application may take.
+const IO_LIMIT: Duration = Duration::from_secs(10);
+
+fn anywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
