@@ -22,6 +22,9 @@ const PREFIX: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 0);
 /// A link without applications is not renewed after this long.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
 
+/// Wall clocks differ by less than this: what a freshly started node answers after it ran that long.
+const MAX_AHEAD: Duration = Duration::from_millis(1_000);
+
 /// One machine: what outlives a crash, and the node that runs or does not.
 pub(crate) struct Host {
     pub(crate) name: String,
@@ -30,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     pub(crate) rekey_after: Duration,
     pub(crate) suites: Suites,
+    /// How far its wall clock is ahead of the slowest one.
+    pub(crate) ahead: Duration,
     pub(crate) disk: Disk,
     /// Counts starts, so that what a former process asked of the disk is not told to a later one.
     pub(crate) boot: u64,
@@ -77,6 +82,7 @@ impl Host {
             address,
             rekey_after,
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
+            ahead: chance.between(Duration::ZERO, MAX_AHEAD),
             disk: Disk::default(),
             boot: 0,
             node: None,

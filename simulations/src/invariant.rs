@@ -80,13 +80,24 @@ impl Watch {
     }
 }
 
-/// Only members are answered, and no input makes a host send without measure.
-pub(crate) fn check_transmits(transmits: &[Transmit], known: &[SocketAddr]) -> Result<(), String> {
+/// Bytes of a challenge: a sealed probe.
+const CHALLENGE_BYTES: usize = 41;
+
+/// Only members are answered, and no input makes a host send without measure. Who has brought a genuine datagram from
+/// its own address, as a member that moved would, may be challenged; it gets nothing more.
+pub(crate) fn check_transmits(
+    transmits: &[Transmit],
+    known: &[SocketAddr],
+    may_challenge: bool,
+) -> Result<(), String> {
     if transmits.len() > MAX_TRANSMITS_AT_ONCE {
         return Err(format!("{} datagrams for one input", transmits.len()));
     }
     for transmit in transmits {
         if transmit.to == adversary::address() {
+            if may_challenge && transmit.datagram.len() == CHALLENGE_BYTES {
+                continue;
+            }
             return Err(format!("a stranger was answered with {} bytes", transmit.datagram.len()));
         }
         if !known.contains(&transmit.to) {

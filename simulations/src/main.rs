@@ -62,7 +62,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { seed, trace } => {
-            let trace = if trace { Trace::Print } else { Trace::Off };
+            let trace = if trace { Trace::to(std::io::stdout()) } else { Trace::default() };
             if run(seed, trace) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Command::Sweep { seeds, seconds, all } => sweep(seeds, seconds.map(Duration::from_secs), all),
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 
 /// Runs one seed; says what failed, and how to see it again.
 fn run(seed: u64, trace: Trace) -> bool {
-    let (_, outcome) = scenario::run(seed, trace);
+    let outcome = scenario::run(seed, trace);
     if let Err(what) = &outcome {
         println!("seed {seed} failed: {what}");
         println!("replay: cargo run --release -p simulations -- run --seed {seed} --trace");
@@ -87,7 +87,7 @@ fn sweep(seeds: Range<u64>, limit: Option<Duration>, all: bool) -> ExitCode {
             break;
         }
         done += 1;
-        failed += u64::from(!run(seed, Trace::Off));
+        failed += u64::from(!run(seed, Trace::default()));
         if failed > 0 && !all {
             break;
         }

@@ -49,9 +49,9 @@ impl Ledger {
         self.packets.values()
     }
 
-    /// How many were sent and did not arrive.
-    pub(crate) fn missing(&self) -> usize {
-        self.iter().filter(|sent| sent.arrived_at.is_none()).count()
+    /// How many were sent at `since` or later and did not arrive.
+    pub(crate) fn missing_since(&self, since: Duration) -> usize {
+        self.iter().filter(|sent| sent.at >= since && sent.arrived_at.is_none()).count()
     }
 
     /// When an answer to a packet from `from` to `to`, sent at `since` or later, first came back.

@@ -17,6 +17,8 @@ pub(crate) struct Conditions {
     pub(crate) twice_percent: u64,
     /// Datagrams that others overtake, in a hundred.
     pub(crate) late_percent: u64,
+    /// Data datagrams, in a hundred, that a stranger on the way sends on from its own address.
+    pub(crate) diverted_percent: u64,
     /// UDP payloads beyond this many bytes are lost.
     pub(crate) mtu_bytes: usize,
 }
@@ -30,6 +32,7 @@ impl Conditions {
             loss_percent: 0,
             twice_percent: 0,
             late_percent: 0,
+            diverted_percent: 0,
             mtu_bytes: 1_500 - 28,
         }
     }
@@ -42,6 +45,7 @@ impl Conditions {
             loss_percent: chance.below(31),
             twice_percent: chance.below(20),
             late_percent: chance.below(20),
+            diverted_percent: *chance.pick(&[0, 0, 0, 3]),
             mtu_bytes: *chance.pick(&[1_232, 1_300, 1_472, 1_472]),
         }
     }

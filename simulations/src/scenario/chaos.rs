@@ -12,6 +12,9 @@ use crate::world::World;
 /// How long after the faults packets must flow.
 const RECOVERY: Duration = Duration::from_secs(30);
 
+/// How long after the faults all agree on who belongs: a rekey, and a crashed peer to be noticed before it.
+const CONVERGENCE: Duration = Duration::from_secs(170);
+
 /// Everything.
 pub(super) fn chaos(world: &mut World) -> Result<(), String> {
     let rekey_after = world.chance.between(secs(10), secs(120));
@@ -22,11 +25,17 @@ pub(super) fn chaos(world: &mut World) -> Result<(), String> {
         world.disk_delay = world.chance.between(ms(1), ms(300));
     }
     for _ in 1..count {
-        let members = [world.hosts[a].address];
+        // Any member may let others in.
+        let known = if world.chance.percent(50) { 1 } else { world.hosts.len() };
+        let members: Vec<_> = world.hosts.iter().take(known).map(|host| host.address).collect();
         let token = invite(world, a, 1, &members)?;
         let host = joiner(world, &token, rekey_after)?;
         if world.chance.percent(30) {
             disturb_join(world, (a, host));
+        }
+        for _ in 0..4 {
+            let after = world.chance.between(ms(0), secs(5));
+            world.later(after, Action::Attack { shots: 3 });
         }
         joined(world, host, secs(180))?;
         // Whoever died in the middle of it runs again.
@@ -71,7 +80,7 @@ fn two(world: &mut World, count: usize) -> (usize, usize) {
 fn draw(world: &mut World, count: usize) -> Action {
     let (from, to) = two(world, count);
     let bytes = *world.chance.pick(&[40, 200, 1_000, 1_168, 1_300, 1_420]);
-    match world.chance.below(20) {
+    match world.chance.below(21) {
         0..=7 => {
             let (wants_echo, pause) = (world.chance.percent(50), world.chance.between(ms(5), ms(400)));
             let left = world.chance.below(150) as u32 + 1;
@@ -91,6 +100,7 @@ fn draw(world: &mut World, count: usize) -> Action {
         15 => Action::Remember { host: from, of: to },
         16 => Action::Ping { from, to },
         17 => Action::Internet(Conditions::drawn(&mut world.chance)),
+        18 => Action::Disk(world.chance.between(ms(0), secs(1))),
         _ => Action::Attack { shots: 8 },
     }
 }
@@ -105,13 +115,8 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
     for host in 0..count {
         world.start(host)?;
     }
-    // Everybody hears from the founder first, who knows everybody.
-    let founders = (1..count).map(|b| (0, b));
-    let others = (1..count).flat_map(|b| (1..b).map(move |a| (a, b)));
-    for (first, second) in founders.chain(others) {
-        if first == 1 && second == 2 {
-            converge(world, count)?;
-        }
+    converge(world, count)?;
+    for (first, second) in (0..count).flat_map(|b| (0..b).map(move |a| (a, b))) {
         let (from, to) = if world.chance.percent(50) { (first, second) } else { (second, first) };
         // Where both have moved, nobody but a third could tell them.
         world.act(Action::Remember { host: from, of: to })?;
@@ -123,20 +128,24 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
     quiet(world)
 }
 
-/// News that was lost arrives with the next rekey of a link in use.
+/// Who lost news of a member hears of it with the next rekey of a link in use.
 fn converge(world: &mut World, count: usize) -> Result<(), String> {
-    let left = 170;
-    for to in 1..count {
-        world.act(Action::Stream { from: 0, to, bytes: 100, wants_echo: true, pause: secs(1), left })?;
+    if agreed(world, count).is_ok() {
+        return Ok(());
     }
-    world.run_until(secs(u64::from(left)), |world| agreed(world, count).is_ok())?;
+    for (from, to) in (0..count).flat_map(|b| (0..b).map(move |a| (a, b))) {
+        world.act(Action::Remember { host: from, of: to })?;
+        let (pause, left) = (secs(1), CONVERGENCE.as_secs() as u32);
+        world.act(Action::Stream { from, to, bytes: 100, wants_echo: true, pause, left })?;
+    }
+    world.run_until(CONVERGENCE, |world| agreed(world, count).is_ok())?;
     agreed(world, count)
 }
 
 /// Without applications nobody sends: not at once, but once what was begun is over.
 fn quiet(world: &mut World) -> Result<(), String> {
     // Applications of `converge`, then `idle_after`, then the last session's end.
-    world.run_for(secs(170 + 300 + 180 + 30))?;
+    world.run_for(CONVERGENCE + secs(300 + 180 + 30))?;
     let sent = world.sent;
     world.run_for(secs(600))?;
     match world.sent - sent {

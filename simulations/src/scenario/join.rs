@@ -2,7 +2,7 @@
 
 use protocol::engine::Event;
 
-use super::setup::{agreed, founder, invite, joined, joiner, talk};
+use super::setup::{agreed, founder, invite, joined, joiner, pair, talk, wish};
 use super::{ms, secs};
 use crate::action::Action;
 use crate::net::link::Conditions;
@@ -59,4 +59,30 @@ pub(super) fn lost_answer(world: &mut World) -> Result<(), String> {
     let order = if world.chance.percent(50) { (a, b) } else { (b, a) };
     talk(world, order, secs(30))?;
     agreed(world, 2)
+}
+
+/// An admin dies before its invite is on disk: the next invite forks no history, for nobody has heard of the first.
+pub(super) fn forgotten_invite(world: &mut World) -> Result<(), String> {
+    let (a, b) = pair(world, secs(60))?;
+    world.disk_delay = world.chance.between(ms(50), ms(500));
+    wish(world, a, 1, &[])?;
+    let until_death = world.chance.between(ms(1), world.disk_delay);
+    world.run_for(until_death)?;
+    world.act(Action::Crash { host: a, loses_all: true })?;
+    world.run_for(ms(500))?;
+    world.disk_delay = ms(0);
+    world.start(a)?;
+    // An admin signs nothing after a start until it has settled with one other member.
+    talk(world, (a, b), secs(5))?;
+    let members = [world.hosts[b].address, world.hosts[a].address];
+    let token = invite(world, a, 1, &members)?;
+    let c = joiner(world, &token, secs(60))?;
+    joined(world, c, secs(10))?;
+    // Until the news is with everybody: an address of nobody is not remembered.
+    world.run_for(secs(3))?;
+    for member in [a, b] {
+        world.act(Action::Remember { host: member, of: c })?;
+        talk(world, (member, c), secs(5))?;
+    }
+    agreed(world, 3)
 }

@@ -19,7 +19,7 @@ pub(super) fn founder(world: &mut World, rekey_after: Duration) -> Result<usize,
     let root = SigningSecret::from_seed(&world.chance.bytes());
     let recovery = SigningSecret::from_seed(&world.chance.bytes());
     let secret = Secret(world.chance.bytes());
-    let wall_secs = world.time().wall_ms / 1_000;
+    let wall_secs = world.time(host).wall_ms / 1_000;
     let founder = &mut world.hosts[host];
     let founded = found(&Founding {
         name: "home",
@@ -41,6 +41,18 @@ pub(super) fn founder(world: &mut World, rekey_after: Duration) -> Result<usize,
     Ok(host)
 }
 
+/// Has `admin` begin to make an invite whose token names `members`.
+pub(super) fn wish(
+    world: &mut World,
+    admin: usize,
+    max_uses: u64,
+    members: &[SocketAddr],
+) -> Result<(), String> {
+    let wish = InviteWish { name: None, max_uses, seconds: None, bound_device: None };
+    let request = Box::new(InviteRequest { wish, members: members.to_vec(), offline: false });
+    world.give(admin, Input::Command(Command::Invite(1, request)))
+}
+
 /// Has `admin` make an invite whose token names `members`; returns the token's text.
 pub(super) fn invite(
     world: &mut World,
@@ -49,9 +61,7 @@ pub(super) fn invite(
     members: &[SocketAddr],
 ) -> Result<String, String> {
     world.heard.clear();
-    let wish = InviteWish { name: None, max_uses, seconds: None, bound_device: None };
-    let request = Box::new(InviteRequest { wish, members: members.to_vec(), offline: false });
-    world.give(admin, Input::Command(Command::Invite(1, request)))?;
+    wish(world, admin, max_uses, members)?;
     let invited = |world: &World| world.heard.iter().any(|(_, event)| matches!(event, Event::Invited { .. }));
     if !world.run_until(secs(5), invited)? {
         return Err("no invite came of a wish".to_owned());
@@ -67,7 +77,7 @@ pub(super) fn invite(
 /// Adds a host and starts it with a token.
 pub(super) fn joiner(world: &mut World, text: &str, rekey_after: Duration) -> Result<usize, String> {
     let host = world.add_host(rekey_after);
-    let wall_secs = world.time().wall_ms / 1_000;
+    let wall_secs = world.time(host).wall_ms / 1_000;
     world.hosts[host].take_token(text, wall_secs, &mut world.chance)?;
     world.start(host)?;
     Ok(host)
@@ -114,7 +124,7 @@ pub(super) fn pair(world: &mut World, rekey_after: Duration) -> Result<(usize, u
 
 /// Every host sees the same epoch and the same `count` members.
 pub(super) fn agreed(world: &World, count: usize) -> Result<(), String> {
-    let now = world.time().now;
+    let now = world.instant();
     let views: Vec<_> = world.hosts.iter().map(|host| host.view(now)).collect();
     match views.first() {
         Some(Some(first))

@@ -1,21 +1,21 @@
 //! One clock, one queue, all hosts. Whatever happens, happens in [`World::step`], one thing at a time.
 
+mod outputs;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use protocol::engine::{Command, Event, Time};
-use protocol::wire::header::VEILED;
+use protocol::engine::{Event, Time};
 
 use crate::action::Action;
 use crate::adversary::{self, Adversary};
 use crate::chance::Chance;
-use crate::disk::Write;
-use crate::host::{Host, Input, Outputs};
+use crate::host::{Host, Input};
 use crate::invariant::{self, Watch};
 use crate::net::link::Conditions;
 use crate::trace::Trace;
-use crate::traffic::{self, Ledger, Sent};
+use crate::traffic::Ledger;
 
 /// The wall clock at the start of every run, in milliseconds since 1970.
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -43,12 +43,16 @@ pub(crate) struct World {
     /// Datagrams sent so far, and the initiations, responses and joins among them.
     pub(crate) sent: u64,
     pub(crate) veiled: u64,
+    /// ICMP errors that nodes told their applications.
+    pub(crate) errors: u64,
     pub(crate) now: Duration,
     base: Instant,
     queue: BTreeMap<(Duration, u64), Occurrence>,
     next: u64,
     watches: Vec<Watch>,
     known: Vec<SocketAddr>,
+    /// A stranger has brought a genuine datagram as its own: its address may be challenged.
+    has_diverted: bool,
     adversary: Adversary,
 }
 
@@ -65,6 +69,7 @@ impl World {
             heard: Vec::new(),
             sent: 0,
             veiled: 0,
+            errors: 0,
             now: Duration::ZERO,
             // Only differences to it are ever looked at.
             base: Instant::now(),
@@ -72,6 +77,7 @@ impl World {
             next: 0,
             watches: Vec::new(),
             known: Vec::new(),
+            has_diverted: false,
             adversary: Adversary::default(),
         }
     }
@@ -87,9 +93,15 @@ impl World {
         number
     }
 
-    /// Both clocks.
-    pub(crate) fn time(&self) -> Time {
-        Time { now: self.base + self.now, wall_ms: EPOCH_MS + self.now.as_millis() as u64 }
+    /// Both clocks of `host`.
+    pub(crate) fn time(&self, host: usize) -> Time {
+        let skew = self.hosts.get(host).map_or(Duration::ZERO, |host| host.ahead);
+        Time { now: self.instant(), wall_ms: EPOCH_MS + (self.now + skew).as_millis() as u64 }
+    }
+
+    /// The monotonic clock of all hosts.
+    pub(crate) fn instant(&self) -> Instant {
+        self.base + self.now
     }
 
     /// Lets `action` happen `after` this long.
@@ -160,11 +172,11 @@ impl World {
     }
 
     fn wake(&mut self, host: usize) -> Result<(), String> {
-        let time = self.time();
+        let now = self.instant();
         let timeout = self.hosts[host].node.as_ref().and_then(|node| node.timeout);
         if let Some((_, why)) = timeout {
             self.trace.line(self.now, format_args!("{host} wakes for {why}"));
-            self.watches[host].on_timeout(time.now, self.now, why)?;
+            self.watches[host].on_timeout(now, self.now, why)?;
         }
         self.give(host, Input::Timeout)
     }
@@ -203,138 +215,13 @@ impl World {
         self.take(host, outputs)
     }
 
-    fn stored(&mut self, host: usize, boot: u64) -> Result<(), String> {
-        if self.hosts[host].boot != boot || self.hosts[host].node.is_none() {
-            return Ok(());
-        }
-        match self.hosts[host].disk.commit_first() {
-            Some(ticket) => self.give(host, Input::Command(Command::Stored(ticket))),
-            None => Ok(()),
-        }
-    }
-
-    /// Gives a running node an input and takes what comes of it.
-    pub(crate) fn give(&mut self, host: usize, input: Input) -> Result<(), String> {
-        let outputs = self.handle(host, input);
-        self.take(host, outputs)
-    }
-
-    fn handle(&mut self, host: usize, input: Input) -> Outputs {
-        let time = self.time();
-        self.hosts[host].node.as_mut().map(|node| node.handle(input, time)).unwrap_or_default()
-    }
-
-    fn take(&mut self, host: usize, outputs: Outputs) -> Result<(), String> {
-        for reason in &outputs.dropped {
-            self.trace.line(self.now, format_args!("{host} drops: {reason}"));
-        }
-        invariant::check_transmits(&outputs.transmits, &self.known)?;
-        for transmit in outputs.transmits {
-            self.send(host, transmit.to, transmit.datagram);
-        }
-        for packet in outputs.packets {
-            self.arrived(host, &packet)?;
-        }
-        for event in outputs.events {
-            self.on_event(host, event)?;
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, host: usize, to: SocketAddr, bytes: Vec<u8>) {
-        self.sent += 1;
-        self.veiled += u64::from(bytes.first() == Some(&VEILED));
-        let arrivals = self.internet.arrivals(bytes.len(), &mut self.chance);
-        let (length, first) = (bytes.len(), bytes.first().copied().unwrap_or(0));
-        self.trace.line(
-            self.now,
-            format_args!("{host} sends {length} ({first:02x}) to {to}, arriving {}x", arrivals.len()),
-        );
-        let from = self.hosts[host].address;
-        for after in arrivals {
-            let bytes = bytes.clone();
-            self.schedule(after, Occurrence::Datagram { from, to, bytes, is_genuine: true });
-        }
-    }
-
-    fn arrived(&mut self, host: usize, packet: &[u8]) -> Result<(), String> {
-        let Some(number) = invariant::check_packet(packet, host, &self.hosts, &mut self.ledger)? else {
-            self.trace.line(self.now, format_args!("{host} tells an application of an error"));
-            return Ok(());
-        };
-        self.trace.line(self.now, format_args!("{host} gets packet {number}"));
-        let now = self.now;
-        let Some(sent) = self.ledger.get_mut(number) else { return Ok(()) };
-        sent.arrived_at = Some(now);
-        let Sent { from, bytes, wants_echo, .. } = *sent;
-        if wants_echo { self.send_packet((host, from), bytes, (false, Some(number))) } else { Ok(()) }
-    }
-
-    /// An application sends a packet; to somebody whose alias is not known there, it sends none.
-    pub(crate) fn send_packet(
-        &mut self,
-        (from, to): (usize, usize),
-        bytes: usize,
-        (wants_echo, echo_of): (bool, Option<u64>),
-    ) -> Result<(), String> {
-        let (own, peer) = (self.hosts[from].id(), self.hosts[to].id());
-        let aliases = self.hosts[from].alias_of(&own).zip(self.hosts[from].alias_of(&peer));
-        let Some(aliases) = aliases.filter(|_| self.hosts[from].node.is_some()) else { return Ok(()) };
-        let bytes = bytes.max(traffic::MIN_BYTES);
-        let sent = Sent { from, to, bytes, at: self.now, wants_echo, echo_of, arrived_at: None };
-        let number = self.ledger.add(sent);
-        self.trace.line(self.now, format_args!("{from} sends packet {number}, {bytes} bytes, to {to}"));
-        self.give(from, Input::Packet(traffic::packet(number, bytes, aliases)))
-    }
-
-    fn on_event(&mut self, host: usize, event: Event) -> Result<(), String> {
-        self.trace.line(self.now, format_args!("{host} says {}", crate::report::event(&event)));
-        self.watches[host].on_event(&event)?;
-        match event {
-            Event::Store { ticket, objects, epochs } => {
-                self.write(host, Write::Store { ticket, objects, epochs })?;
-            }
-            Event::Pinned => self.pin(host)?,
-            Event::Joined => {
-                self.write(host, Write::Joined)?;
-                self.heard.push((host, event));
-            }
-            Event::Reached { device, remote } => {
-                self.hosts[host].disk.remembered.insert(device, remote);
-            }
-            Event::JoinFailed(_) | Event::Invited { .. } | Event::Pong { .. } => {
-                self.heard.push((host, event))
-            }
-            Event::Link { .. } | Event::Dropped(_) => {}
-        }
-        Ok(())
-    }
-
-    fn pin(&mut self, host: usize) -> Result<(), String> {
-        let pins = self.hosts[host].node.as_ref().map(|node| node.engine.pins().collect());
-        if let Some(pins) = pins {
-            self.hosts[host].disk.pins = pins;
-        }
-        self.watches[host].on_pins(&self.hosts[host])
-    }
-
-    fn write(&mut self, host: usize, write: Write) -> Result<(), String> {
-        self.hosts[host].write(write);
-        let boot = self.hosts[host].boot;
-        if self.disk_delay.is_zero() && self.hosts[host].disk.under_way.len() == 1 {
-            return self.stored(host, boot);
-        }
-        self.schedule(self.disk_delay, Occurrence::Stored { host, boot });
-        Ok(())
-    }
-
     /// Starts a node from its disk.
     pub(crate) fn start(&mut self, host: usize) -> Result<(), String> {
         if self.hosts[host].node.is_some() || self.hosts[host].disk.vpi.is_none() {
             return Ok(());
         }
         self.trace.line(self.now, format_args!("{host} starts"));
-        let time = self.time();
+        let time = self.time(host);
         self.hosts[host].start(time, &mut self.chance)?;
         self.watches[host].on_start();
         self.give(host, Input::Start)?;
@@ -366,6 +253,6 @@ impl World {
 
     /// Nobody's alarms rang.
     pub(crate) fn check_alarms(&self) -> Result<(), String> {
-        self.hosts.iter().try_for_each(|host| invariant::check_alarms(host, self.time().now))
+        self.hosts.iter().try_for_each(|host| invariant::check_alarms(host, self.instant()))
     }
 }

@@ -1,0 +1,143 @@
+//! What comes of what a node did: datagrams on their way, packets at applications, things to be kept.
+
+use std::net::SocketAddr;
+
+use protocol::engine::{Command, Event};
+use protocol::wire::header::{DATA, VEILED};
+
+use super::{Occurrence, World};
+use crate::disk::Write;
+use crate::host::{Input, Outputs};
+use crate::traffic::{self, Sent};
+use crate::{adversary, invariant, report};
+
+impl World {
+    /// Gives a running node an input and takes what comes of it.
+    pub(crate) fn give(&mut self, host: usize, input: Input) -> Result<(), String> {
+        let outputs = self.handle(host, input);
+        self.take(host, outputs)
+    }
+
+    /// An application sends a packet; to somebody whose alias is not known there, it sends none.
+    pub(crate) fn send_packet(
+        &mut self,
+        (from, to): (usize, usize),
+        bytes: usize,
+        (wants_echo, echo_of): (bool, Option<u64>),
+    ) -> Result<(), String> {
+        let (own, peer) = (self.hosts[from].id(), self.hosts[to].id());
+        let aliases = self.hosts[from].alias_of(&own).zip(self.hosts[from].alias_of(&peer));
+        let Some(aliases) = aliases.filter(|_| self.hosts[from].node.is_some()) else { return Ok(()) };
+        let bytes = bytes.max(traffic::MIN_BYTES);
+        let sent = Sent { from, to, bytes, at: self.now, wants_echo, echo_of, arrived_at: None };
+        let number = self.ledger.add(sent);
+        self.trace.line(self.now, format_args!("{from} sends packet {number}, {bytes} bytes, to {to}"));
+        self.give(from, Input::Packet(traffic::packet(number, bytes, aliases)))
+    }
+
+    pub(super) fn handle(&mut self, host: usize, input: Input) -> Outputs {
+        let time = self.time(host);
+        self.hosts[host].node.as_mut().map(|node| node.handle(input, time)).unwrap_or_default()
+    }
+
+    pub(super) fn take(&mut self, host: usize, outputs: Outputs) -> Result<(), String> {
+        for reason in &outputs.dropped {
+            self.trace.line(self.now, format_args!("{host} drops: {reason}"));
+        }
+        invariant::check_transmits(&outputs.transmits, &self.known, self.has_diverted)?;
+        for transmit in outputs.transmits {
+            self.send(host, transmit.to, &transmit.datagram);
+        }
+        for packet in outputs.packets {
+            self.arrived(host, &packet)?;
+        }
+        for event in outputs.events {
+            self.on_event(host, event)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, host: usize, to: SocketAddr, bytes: &[u8]) {
+        self.sent += 1;
+        self.veiled += u64::from(bytes.first() == Some(&VEILED));
+        let arrivals = self.internet.arrivals(bytes.len(), &mut self.chance);
+        let (length, first) = (bytes.len(), bytes.first().copied().unwrap_or(0));
+        self.trace.line(
+            self.now,
+            format_args!("{host} sends {length} ({first:02x}) to {to}, arriving {}x", arrivals.len()),
+        );
+        let is_data = bytes.first() == Some(&DATA);
+        let diverts = is_data && self.chance.percent(self.internet.diverted_percent);
+        self.has_diverted |= diverts;
+        let from = if diverts { adversary::address() } else { self.hosts[host].address };
+        for after in arrivals {
+            let bytes = bytes.to_vec();
+            self.schedule(after, Occurrence::Datagram { from, to, bytes, is_genuine: true });
+        }
+    }
+
+    fn arrived(&mut self, host: usize, packet: &[u8]) -> Result<(), String> {
+        let Some(number) = invariant::check_packet(packet, host, &self.hosts, &mut self.ledger)? else {
+            self.trace.line(self.now, format_args!("{host} tells an application of an error"));
+            self.errors += 1;
+            return Ok(());
+        };
+        self.trace.line(self.now, format_args!("{host} gets packet {number}"));
+        let now = self.now;
+        let Some(sent) = self.ledger.get_mut(number) else { return Ok(()) };
+        sent.arrived_at = Some(now);
+        let Sent { from, bytes, wants_echo, .. } = *sent;
+        if wants_echo { self.send_packet((host, from), bytes, (false, Some(number))) } else { Ok(()) }
+    }
+
+    fn on_event(&mut self, host: usize, event: Event) -> Result<(), String> {
+        self.trace.line(self.now, format_args!("{host} says {}", report::event(&event)));
+        self.watches[host].on_event(&event)?;
+        match event {
+            Event::Store { ticket, objects, epochs } => {
+                self.write(host, Write::Store { ticket, objects, epochs })?;
+            }
+            Event::Pinned => self.pin(host)?,
+            Event::Joined => {
+                self.write(host, Write::Joined)?;
+                self.heard.push((host, event));
+            }
+            Event::Reached { device, remote } => {
+                self.hosts[host].disk.remembered.insert(device, remote);
+            }
+            Event::JoinFailed(_) | Event::Invited { .. } | Event::Pong { .. } => {
+                self.heard.push((host, event));
+            }
+            Event::Link { .. } | Event::Dropped(_) => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn pin(&mut self, host: usize) -> Result<(), String> {
+        let pins = self.hosts[host].node.as_ref().map(|node| node.engine.pins().collect());
+        if let Some(pins) = pins {
+            self.hosts[host].disk.pins = pins;
+        }
+        self.watches[host].on_pins(&self.hosts[host])
+    }
+
+    fn write(&mut self, host: usize, write: Write) -> Result<(), String> {
+        self.hosts[host].write(write);
+        let boot = self.hosts[host].boot;
+        if self.disk_delay.is_zero() && self.hosts[host].disk.under_way.len() == 1 {
+            return self.stored(host, boot);
+        }
+        self.schedule(self.disk_delay, Occurrence::Stored { host, boot });
+        Ok(())
+    }
+
+    pub(super) fn stored(&mut self, host: usize, boot: u64) -> Result<(), String> {
+        if self.hosts[host].boot != boot || self.hosts[host].node.is_none() {
+            return Ok(());
+        }
+        match self.hosts[host].disk.commit_first() {
+            Some(ticket) => self.give(host, Input::Command(Command::Stored(ticket))),
+            None => Ok(()),
+        }
+    }
+}
