@@ -13,7 +13,7 @@ use crate::membership::exchange;
 use crate::membership::object::Object;
 use crate::path::Probe;
 use crate::tunnel::timers::REKEY_AFTER_DATAGRAMS;
-use crate::wire::message::{Message, MessageError, PAGE_IDS};
+use crate::wire::message::{Message, MessageError, NEWS_PAGE, PAGE_IDS};
 
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
 const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
@@ -35,6 +35,9 @@ impl Engine {
             MessageError::Unknown => DropReason::MessageUnknown,
             MessageError::Malformed => DropReason::MessageMalformed,
         })?;
+        // Where nothing is routed yet, the forwarder does not watch the source.
+        peer.path.on_source(from, time.now);
+        let mut outcome = Ok(());
         match message {
             Message::Probe { id, .. } => self.send_message_to(&device, &Message::Echo { id }, from, time),
             Message::Echo { id } => self.on_echo(&device, id, time),
@@ -49,14 +52,14 @@ impl Engine {
             Message::Get { id, offset } => self.on_get(&device, id, offset, time),
             Message::Piece { id, offset, total, bytes } => {
                 if let Some(object) = peer.exchange.on_piece(id, (offset, total), bytes) {
-                    self.on_object(&device, &object, time)?;
+                    outcome = self.on_object(&device, &object, time);
                 }
             }
             Message::Settled { heard } => self.on_settled(&device, heard, time),
             Message::Close { .. } => self.on_close(&device, index, time),
         }
         self.send_due_messages(&device, time);
-        Ok(())
+        outcome
     }
 
     /// Takes in what the forwarder saw.
@@ -104,6 +107,8 @@ impl Engine {
                 break;
             }
         }
+        self.has_settled |=
+            self.peers.get(device).is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete());
         self.settle(device, time);
         self.refresh_route(device, time);
     }
@@ -152,7 +157,6 @@ impl Engine {
     fn on_both_settled(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.settlement = Settlement::Done;
-        self.has_settled = true;
         let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
         self.out.updates.extend(allowed);
         self.flush(device, time);
@@ -178,10 +182,8 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
-        let taken = self.roster.receive(bytes)?;
-        if !taken.is_empty() {
-            self.on_news(taken, Some(from), time);
-        }
+        let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };
+        self.on_news(vec![object], Some(from), time);
         Ok(())
     }
 
@@ -206,8 +208,7 @@ impl Engine {
             self.peers.keys().filter(|device| Some(*device) != from).copied().collect();
         for device in devices {
             for &(kind, id) in news.iter().take(PAGE_IDS) {
-                // Page 0 of a single id, unasked: worth asking for.
-                self.send_message(&device, &Message::List { kind, page: 0, ids: vec![id] }, time);
+                self.send_message(&device, &Message::List { kind, page: NEWS_PAGE, ids: vec![id] }, time);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::peer::{Attempt, Pings, Reach, Settlement};
 use super::roster::EpochKeys;
 use super::{Engine, Time};
 use crate::drop::DropReason;
-use crate::forward::{Update, send_packet};
+use crate::forward::{Outbound, Update, send_packet};
 use crate::gate;
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
@@ -146,10 +146,16 @@ impl Engine {
         let session = self.open_session(&device, (index, Role::Initiator), keys.into_halves(suite), time);
         let Some((peer, mut session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
         session.began_at = sent_at;
+        // Where the response came from is used if the initiation was sent there; any other address is challenged first.
+        let remote = peer.path.candidates().find(|candidate| *candidate == from);
+        let remote = remote.or_else(|| peer.path.candidates().next()).unwrap_or(from);
         let replaced = peer.sessions.add_initiated(session, peer.is_lower);
         self.forget(replaced.map(|session| session.index));
         let rtt = time.now.saturating_duration_since(sent_at);
-        self.on_link_up(&device, (from, Some(rtt)), time);
+        self.on_link_up(&device, (remote, Some(rtt)), time);
+        if let Some(peer) = self.peers.get_mut(&device) {
+            peer.path.on_source(from, time.now);
+        }
         // The other end sends on the session only after it opened something with it.
         self.send_keepalive(&device, time);
         self.flush(&device, time);
@@ -194,6 +200,8 @@ impl Engine {
         let was_up = peer.sessions.current(time.now).is_some();
         if is_equal {
             peer.settlement = Settlement::Done;
+            let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
+            self.out.updates.extend(allowed);
         } else if peer.is_settled() || !was_up {
             peer.settlement = Settlement::Open { theirs: false, again_at: time.now };
         }
@@ -213,7 +221,6 @@ impl Engine {
         peer.timers.on_received(false, time.now);
         peer.last_seen_secs = Some(time.wall_secs());
         peer.path.select(remote, rtt, time.now);
-        self.has_settled |= peer.is_settled();
         self.out.events.push_back(Event::Reached { device: *device, remote });
         if !was_up {
             self.out.events.push_back(Event::Link { device: *device, is_up: true });
@@ -250,8 +257,11 @@ impl Engine {
         if let Some(route) = peer.route.clone() {
             let (fresh, stale) = peer.take_held(time.now);
             for packet in fresh {
-                send_packet(&packet, &route, &peer.traffic, &mut self.out);
-                peer.timers.on_sent(time.now);
+                match send_packet(&packet, &route, &peer.traffic, &mut self.out) {
+                    Outbound::Sent | Outbound::Hold => peer.timers.on_sent(time.now),
+                    Outbound::TooLarge(error) => self.out.packets.push_back(error.to_vec()),
+                    Outbound::Drop(reason) => self.out.events.push_back(Event::Dropped(reason)),
+                }
             }
             self.out.events.extend((0..stale).map(|_| Event::Dropped(DropReason::PacketQueue)));
         }

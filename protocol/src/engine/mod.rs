@@ -105,7 +105,8 @@ pub struct Engine {
     indices: BTreeMap<u32, DeviceId>,
     next_link: u32,
     storing: witness::Storing,
-    /// Since the start, this node has settled with another member: its records are not older than what that one knows.
+    /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
+    /// what that one knows.
     has_settled: bool,
     out: Outbox,
 }

@@ -8,9 +8,6 @@ use crate::membership::{Insertion, Membership, ObjectSet, Refusal, reduce};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
 
-/// Links that wait for the charter at most: it is asked for together with them.
-const MAX_EARLY: usize = 64;
-
 /// The keys of one epoch that every datagram may need, derived once.
 #[derive(Clone)]
 pub(super) struct EpochKeys {
@@ -26,8 +23,6 @@ pub(super) struct Roster {
     epochs: Epochs,
     /// The keys of each held epoch, the newest first.
     keys: Vec<EpochKeys>,
-    /// Links that came before the charter.
-    early: Vec<Object>,
 }
 
 impl Roster {
@@ -37,15 +32,11 @@ impl Roster {
         epochs: impl IntoIterator<Item = EpochSecret>,
     ) -> Self {
         let mut set = ObjectSet::new(vpi);
-        // The charter's number is the lowest: without it, links are refused.
-        let mut objects: Vec<Object> = objects.into_iter().collect();
-        objects.sort_by_key(Object::kind);
-        for object in &objects {
-            set.insert(object);
+        for object in objects {
+            set.insert(&object);
         }
         let membership = reduce(&set);
-        let mut roster =
-            Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new(), early: Vec::new() };
+        let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new() };
         for epoch in epochs {
             roster.add_epoch(epoch);
         }
@@ -68,6 +59,12 @@ impl Roster {
             .iter()
             .map(|epoch| EpochKeys { tag: epoch.tag(), veil: epoch.veil_key(), psk: epoch.psk() })
             .collect();
+    }
+
+    /// Takes the one secret that a joiner has, by a witness's word: it takes the place of any other.
+    pub(super) fn set_provisional(&mut self, epoch: EpochSecret) {
+        self.epochs = Epochs::new();
+        self.add_epoch(epoch);
     }
 
     /// The newest epoch's secret, if any is held.
@@ -111,32 +108,19 @@ impl Roster {
         taken
     }
 
-    /// Takes an object's bytes from a member; returns what is now in the set and was not before.
-    ///
-    /// While the charter is not known, nobody's links can be placed: they wait for it.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Vec<Object>, DropReason> {
+    /// Takes an object's bytes from a member; returns it if it is now in the set and was not before.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Option<Object>, DropReason> {
         let object = Object::open(self.objects.vpi(), bytes).map_err(|error| match error {
             ObjectError::UnknownKind(_) => DropReason::ObjectUnknown,
             _ => DropReason::ObjectInvalid,
         })?;
         match self.objects.insert(&object) {
-            Insertion::Known => Ok(Vec::new()),
+            Insertion::Known => Ok(None),
             Insertion::Refused(Refusal::LaterCharter) => Err(DropReason::ObjectUnknown),
-            Insertion::Refused(Refusal::Stranger)
-                if self.membership.charter().is_none() && self.early.len() < MAX_EARLY =>
-            {
-                self.early.push(object);
-                Ok(Vec::new())
-            }
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
             Insertion::Stored { .. } => {
                 self.membership = reduce(&self.objects);
-                let mut taken = vec![object];
-                if self.membership.charter().is_some() {
-                    let early = std::mem::take(&mut self.early);
-                    taken.extend(self.insert(early));
-                }
-                Ok(taken)
+                Ok(Some(object))
             }
         }
     }

@@ -142,9 +142,11 @@ impl Engine {
         let seen = self.roster.newest_epoch().map_or(0, EpochSecret::number);
         let admit = witness::admit(&self.config.vpi, question, &self.config.device, seen, time.wall_secs())
             .map_err(|_| DropReason::JoinRefused)?;
-        let objects = [question.invite_object(), question.join_object(), &admit].map(Object::clone);
+        // The Admit before the Join: a join that a member vouches for is not crowded out by others of its invite.
+        let objects = [question.invite_object(), &admit, question.join_object()].map(Object::clone);
         let taken = self.roster.insert(objects);
         self.on_news(taken, None, time);
-        Ok(admit)
+        let is_kept = self.roster.objects().get(&question.join_object().id()).is_some();
+        if is_kept { Ok(admit) } else { Err(DropReason::ObjectBound) }
     }
 }

@@ -161,6 +161,8 @@ struct Link {
     route: Option<Route>,
     traffic: Arc<Traffic>,
     sent_noted_at: Option<Instant>,
+    /// Something was sent since the last note of something received: the answer is worth a note at once.
+    is_answer_due: bool,
     received_noted_at: Option<Instant>,
     packets_noted_at: Option<Instant>,
     source_noted_at: Option<Instant>,
@@ -284,6 +286,7 @@ impl Forwarder {
         let Some(route) = &link.route else { return Outbound::Hold };
         let outcome = send_packet(packet, route, &link.traffic, egress);
         if due(&mut link.sent_noted_at, now) {
+            link.is_answer_due = true;
             self.notes.push_back(Note::Sent(id));
         }
         outcome
@@ -302,6 +305,7 @@ impl Forwarder {
             route: None,
             traffic,
             sent_noted_at: None,
+            is_answer_due: false,
             received_noted_at: None,
             packets_noted_at: None,
             source_noted_at: None,
@@ -312,7 +316,8 @@ impl Forwarder {
 
 impl Link {
     fn note_received(&mut self, id: LinkId, from: SocketAddr, now: Instant, notes: &mut VecDeque<Note>) {
-        if due(&mut self.received_noted_at, now) {
+        let is_answer = std::mem::take(&mut self.is_answer_due);
+        if due(&mut self.received_noted_at, now) || is_answer {
             notes.push_back(Note::Received { link: id, packets: false });
         }
         let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);

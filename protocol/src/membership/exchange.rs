@@ -26,8 +26,11 @@ const URGENT_STEPS: usize = 1;
 const MAX_OUTSTANDING: usize = 16;
 /// A question is asked again after this long, ± 20 %.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// A question asked this often without an answer counts as rejected: the peer listed what it does not give.
-const MAX_ATTEMPTS: u8 = 10;
+/// A piece asked for this often without an answer counts as rejected: the peer listed what it does not give.
+const MAX_ATTEMPTS: u32 = 10;
+/// A list that does not come is asked for ever more rarely, down to once in so many pauses, and never given up: nobody may
+/// keep a Remove from a member by keeping a datagram from it.
+const SLOWEST: u32 = 10;
 /// Questions that wait their turn at most: a VPI of 4,096 members has fewer objects worth asking for at once.
 const MAX_WAITING: usize = 16_384;
 /// Pages of one kind at most, 32 ids each.
@@ -44,7 +47,7 @@ enum Question {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     again_at: Instant,
-    attempts: u8,
+    attempts: u32,
 }
 
 /// One exchange with one member. The default is one that asks for nothing but what it is told of.
@@ -58,6 +61,8 @@ pub struct Exchange {
     wanted: BTreeSet<ObjectId>,
     /// Steps begun; all of them in an exchange that was never started.
     begun: usize,
+    /// Something that was listed was not given.
+    is_lacking: bool,
 }
 
 impl Default for Exchange {
@@ -68,6 +73,7 @@ impl Default for Exchange {
             partial: BTreeMap::new(),
             wanted: BTreeSet::new(),
             begun: STEPS.len(),
+            is_lacking: false,
         }
     }
 }
@@ -89,6 +95,12 @@ impl Exchange {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.begun == STEPS.len() && self.waiting.is_empty() && self.outstanding.is_empty()
+    }
+
+    /// Says whether nothing is left to ask, and everything that was listed is here.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_done() && !self.is_lacking
     }
 
     /// Takes in a page of ids, asked for or not. `is_known` says which objects are held already.
@@ -136,17 +148,17 @@ impl Exchange {
         let question = again.or_else(|| {
             (self.outstanding.len() < MAX_OUTSTANDING).then(|| self.waiting.pop_front()).flatten()
         })?;
-        let again_at = now + jittered(RETRY_AFTER, rng);
-        let asked = self.outstanding.entry(question).or_insert(Asked { again_at, attempts: 0 });
-        *asked = Asked { again_at, attempts: asked.attempts + 1 };
-        if asked.attempts > MAX_ATTEMPTS {
-            self.reject(question);
-            return self.poll_question(rng, now);
+        let attempts = self.outstanding.get(&question).map_or(0, |asked| asked.attempts) + 1;
+        let again_at = now + jittered(RETRY_AFTER, rng) * attempts.min(SLOWEST);
+        self.outstanding.insert(question, Asked { again_at, attempts });
+        match question {
+            Question::Ids { kind, page } => Some(Message::Ids { kind, page }),
+            Question::Get { id, .. } if attempts > MAX_ATTEMPTS => {
+                self.reject(id, question);
+                self.poll_question(rng, now)
+            }
+            Question::Get { id, offset } => Some(Message::Get { id, offset }),
         }
-        Some(match question {
-            Question::Ids { kind, page } => Message::Ids { kind, page },
-            Question::Get { id, offset } => Message::Get { id, offset },
-        })
     }
 
     /// When [`Exchange::poll_question`] is to be asked again, if nothing arrives.
@@ -155,12 +167,11 @@ impl Exchange {
         self.outstanding.values().map(|asked| asked.again_at).min()
     }
 
-    fn reject(&mut self, question: Question) {
+    fn reject(&mut self, id: ObjectId, question: Question) {
         self.outstanding.remove(&question);
-        if let Question::Get { id, .. } = question {
-            self.partial.remove(&id);
-            self.wanted.remove(&id);
-        }
+        self.partial.remove(&id);
+        self.wanted.remove(&id);
+        self.is_lacking = true;
         self.advance();
     }
 
@@ -260,12 +271,39 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_ends_the_exchange_in_bounded_time_and_questions() {
-        let mut peer = Peer { objects: objects(1), lossy: 1, asked: 0 };
-        let (exchange, got, took) = run(&mut peer);
-        assert!(exchange.is_done() && got.is_empty());
-        assert_eq!(peer.asked, STEPS.concat().len() * usize::from(MAX_ATTEMPTS));
-        assert!(took < Duration::from_secs(25), "{took:?}");
+    fn a_silent_peer_is_asked_ever_more_rarely_and_never_settles() {
+        let (start, mut rng) = (Instant::now(), Rng::from_seed([1; 32]));
+        let (mut exchange, mut now, mut asked) = (Exchange::start(), start, 0);
+        while now < start + Duration::from_secs(600) {
+            while exchange.poll_question(&mut rng, now).is_some() {
+                asked += 1;
+            }
+            now = exchange.poll_timeout().unwrap();
+        }
+        assert!(!exchange.is_settled() && !exchange.is_complete());
+        assert!((300..450).contains(&asked), "{asked} in ten minutes");
+    }
+
+    #[test]
+    fn an_object_that_is_listed_and_not_given_is_rejected_and_remembered_as_lacking() {
+        let (mut rng, mut now) = (Rng::from_seed([1; 32]), Instant::now());
+        let mut exchange = Exchange::start();
+        loop {
+            while let Some(question) = exchange.poll_question(&mut rng, now) {
+                if let Message::Ids { kind, page } = question {
+                    exchange.on_list(
+                        (kind, page),
+                        if kind == 1 { &[ObjectId([5; 32])] } else { &[] },
+                        |_| false,
+                    );
+                }
+            }
+            match exchange.poll_timeout() {
+                Some(at) => now = at,
+                None => break,
+            }
+        }
+        assert!(exchange.is_settled() && exchange.is_done() && !exchange.is_complete());
     }
 
     #[test]

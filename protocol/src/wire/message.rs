@@ -13,6 +13,8 @@ use crate::identity::ObjectId;
 
 /// Ids in one page of a list at most: 1,024 bytes, so that it fits the first path size.
 pub const PAGE_IDS: usize = 32;
+/// The page of a list that nobody asked for: ids worth knowing.
+pub const NEWS_PAGE: u16 = u16::MAX;
 /// Bytes of an object in one piece at most.
 pub const PIECE_BYTES: usize = 1_000;
 
@@ -41,7 +43,7 @@ pub enum Message<'m> {
         /// From 0.
         page: u16,
     },
-    /// One page of ids, asked for (one that is not full is the last); or ids worth knowing, unasked.
+    /// One page of ids, asked for (one that is not full is the last); or, unasked, ids worth knowing ([`NEWS_PAGE`]).
     List {
         /// The kind's number.
         kind: u8,
