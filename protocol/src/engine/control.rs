@@ -37,6 +37,7 @@ impl Engine {
         })?;
         // Where nothing is routed yet, the forwarder does not watch the source.
         peer.path.on_source(from, time.now);
+        peer.timers.on_received(false, time.now);
         let mut outcome = Ok(());
         match message {
             Message::Probe { id, .. } => self.send_message_to(&device, &Message::Echo { id }, from, time),
@@ -102,6 +103,7 @@ impl Engine {
             if let Some(probe) = peer.path.poll_probe(&mut self.rng, time.now) {
                 self.send_probe(device, probe, time);
             } else if let Some(question) = peer.exchange.poll_question(&mut self.rng, time.now) {
+                peer.timers.on_asked(time.now);
                 self.send_message(device, &question, time);
             } else {
                 break;
@@ -110,6 +112,9 @@ impl Engine {
         self.has_settled |=
             self.peers.get(device).is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete());
         self.settle(device, time);
+        if self.peers.get(device).is_some_and(|peer| peer.timers.is_dead(time.now)) {
+            self.wake(device, time);
+        }
         self.refresh_route(device, time);
     }
 
@@ -124,11 +129,7 @@ impl Engine {
         let heard = *theirs;
         *again_at = time.now + SETTLE_AGAIN;
         peer.timers.on_asked(time.now);
-        let is_dead = peer.timers.is_dead(time.now);
         self.send_message(device, &Message::Settled { heard }, time);
-        if is_dead {
-            self.wake(device, time);
-        }
         if heard {
             self.on_both_settled(device, time);
         }

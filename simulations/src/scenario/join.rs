@@ -74,7 +74,6 @@ pub(super) fn forgotten_invite(world: &mut World) -> Result<(), String> {
     world.start(a)?;
     // An admin signs nothing after a start until it has settled with one other member.
     talk(world, (a, b), secs(5))?;
-    world.run_for(secs(5))?;
     let members = [world.hosts[b].address, world.hosts[a].address];
     let token = invite(world, a, 1, &members)?;
     let c = joiner(world, &token, secs(60))?;

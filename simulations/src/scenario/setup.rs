@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::engine::{Command, Event, InviteRequest};
 use protocol::identity::{Secret, SigningSecret};
 use protocol::membership::epoch::EpochSecret;
-use protocol::membership::founding::{Founding, InviteWish, found};
+use protocol::membership::founding::{Founding, InviteError, InviteWish, found};
 
 use super::{ms, secs};
 use crate::action::Action;
@@ -53,25 +53,32 @@ pub(super) fn wish(
     world.give(admin, Input::Command(Command::Invite(1, request)))
 }
 
-/// Has `admin` make an invite whose token names `members`; returns the token's text.
+/// Has `admin` make an invite whose token names `members`; returns the token's text. An admin that started anew asks
+/// again until it has settled with another member.
 pub(super) fn invite(
     world: &mut World,
     admin: usize,
     max_uses: u64,
     members: &[SocketAddr],
 ) -> Result<String, String> {
-    world.heard.clear();
-    wish(world, admin, max_uses, members)?;
-    let invited = |world: &World| world.heard.iter().any(|(_, event)| matches!(event, Event::Invited { .. }));
-    if !world.run_until(secs(5), invited)? {
-        return Err("no invite came of a wish".to_owned());
+    let give_up_at = world.now + secs(60);
+    loop {
+        world.heard.clear();
+        wish(world, admin, max_uses, members)?;
+        let invited =
+            |world: &World| world.heard.iter().any(|(_, event)| matches!(event, Event::Invited { .. }));
+        if !world.run_until(secs(5), invited)? {
+            return Err("no invite came of a wish".to_owned());
+        }
+        let outcome = world.heard.drain(..).find_map(|(_, event)| match event {
+            Event::Invited { outcome, .. } => Some(outcome),
+            _ => None,
+        });
+        match outcome.ok_or("an invite got lost")? {
+            Err(InviteError::Unsettled) if world.now < give_up_at => world.run_for(secs(1))?,
+            outcome => return Ok(outcome.map_err(|error| error.to_string())?.to_text().to_string()),
+        }
     }
-    let outcome = world.heard.drain(..).find_map(|(_, event)| match event {
-        Event::Invited { outcome, .. } => Some(outcome),
-        _ => None,
-    });
-    let token = outcome.ok_or("an invite got lost")?.map_err(|error| error.to_string())?;
-    Ok(token.to_text().to_string())
 }
 
 /// Adds a host and starts it with a token.
