@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# netns-scripts/test.sh: everything that must hold before a change lands (HOUSE_STYLE §9), one command.
+# netns-scripts/test.sh: everything that must hold before a change lands, one command.
 #
 #   test.sh           all steps; prints each one's time, and at the end what failed and the test runner's last lines
 #   test.sh STEP...   only these; the names are those that are printed
@@ -40,7 +40,7 @@ step_shellcheck() {
     shellcheck -x -P SCRIPTDIR netns-scripts/*.sh netns-scripts/topologies/*.sh .ci/run
 }
 
-# The direction rule (HOUSE_STYLE §2): what decides knows nothing of how it is done.
+# The direction rule: what decides knows nothing of how it is done.
 step_direction() {
     local crates outward
     crates=$(cargo tree -p protocol -e normal --prefix none --format '{p}')

@@ -53,7 +53,7 @@ impl Default for Settings {
     }
 }
 
-/// Which packet cipher a node prefers (DESIGN §4, *Transport AEAD*).
+/// Which packet cipher a node prefers (protocol/README, *Transport AEAD*).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Cipher {

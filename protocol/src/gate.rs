@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::drop::DropReason;
 use crate::identity::StaticKey;
 
-/// How old a question may be, and how far ahead its clock (specified: DESIGN §4).
+/// How old a question may be, and how far ahead its clock (specified: README §7).
 pub const MAX_AGE: Duration = Duration::from_secs(120);
 
 /// How long the nonce of an answered question is remembered: as long as it can pass the check of its age, from 120 s

@@ -1,4 +1,4 @@
-//! The veil: seals and opens every datagram that is not data (DESIGN §4 *Veiled*).
+//! The veil: seals and opens every datagram that is not data (README §4 *Veiled*).
 //!
 //! ```text
 //! header (clear, authenticated) | XChaCha20-Poly1305( time_ms u64 | type u8 | body ) | tag 16

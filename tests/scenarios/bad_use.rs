@@ -1,4 +1,4 @@
-//! Bad use: one clear sentence on standard error, and the exit code of INTERFACE.md.
+//! Bad use: one clear sentence on standard error, and the exit code of node/README.
 
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;

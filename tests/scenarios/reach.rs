@@ -104,14 +104,14 @@ fn an_open_tcp_connection_outlives_five_rekeys() {
     });
 }
 
-/// The receiver indices of data datagrams from `source` (DESIGN §4: 0x80, three zeros, index u32): one a session.
+/// The receiver indices of data datagrams from `source` (protocol/README: 0x80, three zeros, index u32): one a session.
 fn receiver_indices(frames: &[Frame], source: SocketAddr) -> BTreeSet<Vec<u8>> {
     let from =
         frames.iter().filter(|frame| frame.source == source && frame.payload.starts_with(&[0x80, 0, 0, 0]));
     from.filter_map(|frame| Some(frame.payload.get(4..8)?.to_vec())).collect()
 }
 
-/// Sends one datagram of each size and expects it back; 1,140 bytes fit the smallest path there is (DESIGN §4).
+/// Sends one datagram of each size and expects it back; 1,140 bytes fit the smallest path there is (protocol/README).
 fn echo_every_size(from: &Host, target: SocketAddr) -> Result<()> {
     let socket = from.enter(|| Ok(std::net::UdpSocket::bind(("0.0.0.0", 0))?))?;
     socket.connect(target)?;

@@ -139,7 +139,7 @@ fn cause(probes: &[Probe], before: &[Frame], answered: SocketAddr) -> Option<&'s
     probes.iter().find(|probe| probe.bytes == asked.payload).map(|probe| probe.kind)
 }
 
-// Forms of DESIGN §4 and of other protocols, as first bytes and a length; the rest is noise.
+// Forms of protocol/README and of other protocols, as first bytes and a length; the rest is noise.
 const FORMS: [(&str, &[u8], usize); 14] = [
     ("nothing", &[], 0),
     ("one byte", &[0x81], 1),

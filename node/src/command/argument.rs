@@ -8,10 +8,10 @@ use protocol::identity::DeviceId;
 /// The longest name of a VPI: its device `vpi-NAME` must fit the 15 bytes of an interface's name.
 const MAX_VPI_NAME: usize = 11;
 
-/// The longest name of a member (MEMBERSHIP.md, *Join*).
+/// The longest name of a member (protocol/README, *Join*).
 const MAX_MEMBER_NAME: usize = 32;
 
-/// The longest life of an invite, in seconds: 30 days (MEMBERSHIP.md, *Token*).
+/// The longest life of an invite, in seconds: 30 days (protocol/README §12).
 const MAX_LIFETIME_S: u32 = 30 * 86_400;
 
 /// Reads the name of a VPI to be founded.

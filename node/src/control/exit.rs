@@ -1,6 +1,6 @@
 //! How a command ends: its exit code, and the reason in words.
 //!
-//! Owns the exit codes that INTERFACE.md promises. The node names one in each failure that it reports, so that a
+//! Owns the exit codes that node/README promises. The node names one in each failure that it reports, so that a
 //! command passes on what the node decided.
 
 use std::process::ExitCode;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The command keeps its side open until the last reply: closing it withdraws the request. The shapes under
-//! [`Status`] are the JSON that INTERFACE.md promises; the rest may change with any version.
+//! [`Status`] are the JSON that node/README promises; the rest may change with any version.
 
 use std::{
     fmt,
@@ -135,7 +135,7 @@ pub(crate) struct Invite {
     /// The one device that may join.
     #[serde(with = "id::optional")]
     pub device: Option<DeviceId>,
-    /// Sign without having settled with another member since the start (MEMBERSHIP.md, *rollback*).
+    /// Sign without having settled with another member since the start (protocol/README §12).
     pub offline: bool,
 }
 
@@ -205,7 +205,7 @@ pub(crate) struct Entered {
     pub plan: Plan,
 }
 
-/// What one VPI has on this machine (DESIGN §3); the MTU is the same for all.
+/// What one VPI has on this machine (node/README, On the machine); the MTU is the same for all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// Name of the TUN device, `vpi-` and 1 to 11 of `[a-z0-9-]`.

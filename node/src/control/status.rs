@@ -1,4 +1,4 @@
-//! The state of a node as `vpi status --json` shows it. Names and shapes are promised in INTERFACE.md.
+//! The state of a node as `vpi status --json` shows it. Names and shapes are promised in node/README.
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 

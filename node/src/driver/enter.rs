@@ -33,7 +33,7 @@ const USUAL_PORT: u16 = 41_414;
 const JOIN_WITHIN: Duration = Duration::from_secs(60);
 /// The pause between two lines for the person who waits.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-/// Addresses of this device in a token (specified: MEMBERSHIP, "Token").
+/// Addresses of this device in a token (specified: protocol/README §12).
 const TOKEN_ADDRESSES: usize = 4;
 
 /// A `vpi join` that waits for an answer.

@@ -29,7 +29,7 @@ use crate::udp::Socket;
 const SEEN_WAITING: usize = 4_096;
 /// What anybody may have waiting: little, so that a flood is dropped while it is young.
 const VEILED_WAITING: usize = 256;
-/// At start, members heard within this time are called at once (specified: DESIGN §6).
+/// At start, members heard within this time are called at once (specified: protocol/README).
 const RECENT: Duration = Duration::from_secs(600);
 
 /// The running node.

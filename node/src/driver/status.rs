@@ -1,4 +1,4 @@
-//! `vpi status`: what the engines know, in the shape that INTERFACE promises.
+//! `vpi status`: what the engines know, in the shape that node/README promises.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};

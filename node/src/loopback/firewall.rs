@@ -1,4 +1,4 @@
-//! One nftables table a VPI, named as its device, that repeats the promises of DESIGN §3 in the kernel.
+//! One nftables table a VPI, named as its device, that repeats in the kernel what node/README, On the machine, promises.
 //!
 //! It names only its own device and /16, and replaces only itself, in one transaction of `nft -f -`.
 

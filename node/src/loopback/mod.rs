@@ -1,6 +1,6 @@
 //! Puts aliases, routes, guard and nftables on this machine, and takes them off.
 //!
-//! The set-up of DESIGN §3 for one VPI, and nothing else, in the order in which it is made:
+//! The set-up of one VPI (node/README, On the machine), and nothing else, in the order in which it is made:
 //!
 //! ```text
 //! guard     unreachable 127.80.0.0/16 table local metric 65535     first on, last off: fail closed

@@ -16,7 +16,7 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::Plan;
 
-/// *Specified* (DESIGN §3): behind every other route of the same prefix.
+/// *Specified* (node/README, On the machine): behind every other route of the same prefix.
 const GUARD_METRIC: u32 = 65_535;
 /// *Specified* (Linux `rtnetlink.h`): the table of addresses, which every lookup begins with.
 const TABLE_LOCAL: u8 = 255;

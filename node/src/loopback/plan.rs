@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::{LoopbackError, pool};
 use crate::tun;
 
-/// *Specified* (DESIGN §4): the MTU of every VPI's device, in bytes.
+/// *Specified* (protocol/README): the MTU of every VPI's device, in bytes.
 pub(crate) const MTU_BYTES: u32 = 1420;
 
 /// *Chosen*: every device's name begins so, which keeps clear of other tools' devices and nft's keywords.

@@ -1,4 +1,4 @@
-//! The pool 127.64.0.0/10: 64 prefixes of 65,536 addresses, one for each VPI on this machine (DESIGN §3).
+//! The pool 127.64.0.0/10: 64 prefixes of 65,536 addresses, one for each VPI on this machine (node/README, On the machine).
 //!
 //! A prefix is free if no address of the machine, no bound socket and no route of table local lies in it.
 //! The last means another VPI's guard, which stands while that VPI's node and device are away.

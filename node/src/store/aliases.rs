@@ -19,7 +19,7 @@ use protocol::identity::DeviceId;
 use super::StoreError;
 use super::replace::{append_durably, beside, read, replace};
 
-/// How long a removed device keeps its alias: DESIGN §3, so that no other key gets a known address soon.
+/// How long a removed device keeps its alias, so that no other key gets a known address soon.
 const REMOVED_KEEP_SECONDS: u64 = 90 * 24 * 60 * 60;
 
 /// The file of pins of one VPI.

@@ -2,7 +2,7 @@
 //!
 //! In: charter version, epoch number and object count after each change. Out: a warning when the objects at hand fall
 //! short of it, which is what a restored backup or a rolled-back disk looks like. An admin that was rolled back could
-//! sign a second history; it must settle with another member first (DESIGN §9).
+//! sign a second history; it must settle with another member first (node/README, What survives).
 //!
 //! ```text
 //! charter 2

@@ -1,4 +1,4 @@
-//! What survives a restart (DESIGN §9).
+//! What survives a restart (node/README, What survives).
 //!
 //! Owns every file below the state folder but the control socket:
 //!

@@ -1,7 +1,7 @@
 //! A join that was asked and is not yet answered.
 //!
 //! Written before the question is first sent, so that a joiner killed at any moment asks again with the *same* Join:
-//! that is not a second use of the invite (MEMBERSHIP, joining). It holds the token, hence it stands among the keys.
+//! that is not a second use of the invite (protocol/README §12). It holds the token, hence it stands among the keys.
 //!
 //! ```text
 //! file = token '\n' Join envelope in hexadecimal '\n' 8 digits of CRC32C over both lines '\n'

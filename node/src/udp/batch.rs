@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// *Chosen*: datagrams a system call; more gain nothing measurable (PERFORMANCE).
+/// *Chosen*: datagrams a system call; more gain nothing measurable.
 pub(crate) const BATCH_MAX: usize = 64;
 
 /// *Chosen*: the largest datagram of ours is 1,460 bytes (TUN MTU 1,420, data 32, relay label 8); the power of

@@ -1,6 +1,6 @@
 //! Which prefix a VPI, and which suffix a device would like.
 //!
-//! In: identifiers. Out: the same choice on every machine that nothing stands in the way of; see DESIGN §3.
+//! In: identifiers. Out: the same choice on every machine that nothing stands in the way of; see README §13.
 //!
 //! ```text
 //! 127 . 64 + (hash of VPI) mod 64 . suffix high . suffix low        suffix = 1 + hash of (VPI, device, attempt)
@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use crate::identity::{DeviceId, VpiId, sha256};
 
-/// *Specified* (DESIGN §3): the pool is 127.64.0.0/10, clear of other users of 127.0.0.0/8.
+/// *Specified* (README §13): the pool is 127.64.0.0/10, clear of other users of 127.0.0.0/8.
 const POOL_SECOND_OCTET: u8 = 64;
 /// How many /16 the pool holds.
 const PREFIXES: u8 = 64;

@@ -2,7 +2,7 @@
 //!
 //! Owns which alias a member has on this machine ([`assign`] says which is preferred, [`table`] who holds which)
 //! and puts the two aliases of a session into its packets ([`mod@rewrite`]). An alias is each machine's own choice:
-//! nothing here is told to or taken from others. DESIGN §3.
+//! nothing here is told to or taken from others. README §13.
 
 pub mod assign;
 pub mod rewrite;

@@ -2,7 +2,7 @@
 //!
 //! In: a packet that a peer's session carried, and the two addresses that it has on this machine. Out: the same
 //! packet with those, all checksums carried along (RFC 1624), also inside the quote of an ICMP error, so that
-//! the socket which the error is about is found. DESIGN §3.
+//! the socket which the error is about is found. README §13.
 //!
 //! | payload | also changed |
 //! |---|---|

@@ -2,7 +2,7 @@
 //!
 //! In: the pins of earlier runs, and members as they are first seen. Out: each one's alias, for good: a pin
 //! outlives its device's membership, so that no address ever means another member than it did yesterday. When a
-//! pin is old enough to be left out (90 days after removal, DESIGN §3) is for whoever keeps the file to say.
+//! pin is old enough to be left out (90 days after removal, README §13) is for whoever keeps the file to say.
 //! This is the slow path's table; the pump has a snapshot of its own.
 
 use std::collections::BTreeMap;

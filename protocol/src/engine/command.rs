@@ -67,7 +67,7 @@ impl Engine {
     }
 
     fn make_invite(&mut self, request: &InviteRequest, time: Time) -> Result<Box<Token>, InviteError> {
-        // A disk that went back would make this admin sign a second history (MEMBERSHIP, *rollback*).
+        // A disk that went back would make this admin sign a second history (README §12).
         if !self.has_settled && !self.peers.is_empty() && !request.offline {
             return Err(InviteError::Unsettled);
         }

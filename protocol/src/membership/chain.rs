@@ -1,4 +1,4 @@
-//! An admin's chain: what of it counts (MEMBERSHIP, "Reducer" 2).
+//! An admin's chain: what of it counts (README §11, rule 2).
 //!
 //! The part that counts is the prefix in which every object names the one before it. Two objects at one place, or
 //! one that names another predecessor than the one here, prove a fork: allows from there on are void.

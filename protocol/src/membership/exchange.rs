@@ -1,4 +1,4 @@
-//! How two members bring their objects together: the asking side (DESIGN §6).
+//! How two members bring their objects together: the asking side (README §9).
 //!
 //! The asker does all the work: it asks for the ids of each kind, page by page, then for the pieces of what it does not
 //! have, and asks again for what does not come. The answering side keeps no state. Kinds that decide who may be talked
@@ -22,7 +22,7 @@ const STEPS: [&[u8]; 2] = [&[1, 5, 6], &[7, 2, 3, 4]];
 /// Steps after which packets may pass.
 const URGENT_STEPS: usize = 1;
 
-/// Questions that wait for an answer at most (specified: DESIGN §6).
+/// Questions that wait for an answer at most (specified: README §9).
 const MAX_OUTSTANDING: usize = 16;
 /// A question is asked again after this long, ± 20 %.
 const RETRY_AFTER: Duration = Duration::from_millis(500);

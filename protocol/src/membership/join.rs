@@ -1,4 +1,4 @@
-//! Joining: the question and the answer (MEMBERSHIP, "Joining"). What lies between them is in witness.rs.
+//! Joining: the question and the answer (README §12). What lies between them is in witness.rs.
 //!
 //! ```text
 //! question = length u16 ‖ Join envelope ‖ length u16 ‖ Invite envelope

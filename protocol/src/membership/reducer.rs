@@ -1,5 +1,5 @@
 //! The reducer: a set of objects in, who belongs out. A pure function, so that every member that holds the same
-//! objects finds the same, in whatever order they came (MEMBERSHIP, "Reducer").
+//! objects finds the same, in whatever order they came (README §11).
 //!
 //! ```text
 //! charter ─► chains ─► invites ─► rounds over joins ─► members ─► names, static keys

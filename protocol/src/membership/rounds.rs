@@ -1,4 +1,4 @@
-//! Which joins count: the rounds of MEMBERSHIP "Reducer" 5.
+//! Which joins count: the rounds of README §11, rule 5.
 //!
 //! A round looks only at the Admits of devices that became members in the round before: any other Admit was
 //! looked at already, and its join is in, or its invite was full. The whole is thus linear in the objects.

@@ -6,7 +6,7 @@ use super::chain::Chain;
 use super::object::{Admit, Body, Capabilities, Charter, Invite, Object, WhoMayAdmit};
 use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, VpiId};
 
-/// Seconds by which clocks may differ where an invite's end is judged (specified: MEMBERSHIP, "Joining").
+/// Seconds by which clocks may differ where an invite's end is judged (specified: README §12).
 pub const INVITE_GRACE_SECONDS: u64 = 300;
 
 /// Who belongs to one VPI, a pure function of a set of objects.

@@ -20,7 +20,7 @@ use super::epoch::EpochTag;
 use super::object::{Body, Invite, Object};
 use crate::identity::{Secret, SigningSecret, VpiId, derive};
 
-/// Addresses of members in one token, and of beacons, at most each (specified: MEMBERSHIP, "Token").
+/// Addresses of members in one token, and of beacons, at most each (specified: README §12).
 pub const MAX_ADDRESSES: usize = 4;
 
 /// Letters of a token, line breaks included, at most (chosen: four times the largest that can be made).

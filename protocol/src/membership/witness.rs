@@ -1,4 +1,4 @@
-//! What a witness makes of a question (MEMBERSHIP, "Joining"): the checks, and the Admit.
+//! What a witness makes of a question (README §12): the checks, and the Admit.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ pub enum Verdict {
 
 /// Decides what `own`, a member, does with `question` at `wall_secs` (unix seconds).
 ///
-/// The checks stand in the order of MEMBERSHIP "Joining". Expiry is judged before anything that is already
+/// The checks stand in the order of README §12. Expiry is judged before anything that is already
 /// stored: members of the past know every Join, and must not get answers for ever by sending one again.
 #[must_use]
 pub fn consider(

@@ -15,14 +15,14 @@ use crate::wire::header::DATA_OVERHEAD_BYTES;
 
 /// The inner packet that every path carries, in bytes: a UDP payload of 1,200 (specified: RFC 8899 §5.1.2, RFC 9000).
 pub const BASE_PACKET_BYTES: u16 = 1_200 - DATA_OVERHEAD_BYTES as u16;
-/// The largest inner packet, in bytes: the MTU of the TUN device (specified: DESIGN §4).
+/// The largest inner packet, in bytes: the MTU of the TUN device (specified: README §14).
 pub const FULL_PACKET_BYTES: u16 = 1_420;
 
-/// Addresses kept for one member (specified: DESIGN §6, presence carries as many).
+/// Addresses kept for one member (specified: README §14, presence carries as many).
 const MAX_CANDIDATES: usize = 8;
 /// Probes waiting for an echo at most.
 const MAX_OUTSTANDING: usize = 8;
-/// Challenges to unvalidated addresses: at most three a second (specified: DESIGN §8).
+/// Challenges to unvalidated addresses: at most three a second (specified: README §14).
 const CHALLENGE_PAUSE: Duration = Duration::from_millis(334);
 /// A probe without an echo is forgotten after this long.
 const PROBE_LIFE: Duration = Duration::from_secs(5);

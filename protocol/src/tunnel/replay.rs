@@ -3,7 +3,7 @@
 //! A ring of 64-bit blocks; moving forward clears whole blocks and shifts nothing. Only authentic datagrams may be
 //! marked, so a forger cannot move the window.
 
-/// How far behind the highest counter a datagram may arrive, in datagrams (specified: DESIGN §4).
+/// How far behind the highest counter a datagram may arrive, in datagrams (specified: README §2–6).
 pub const WINDOW: u64 = 8192;
 
 const BLOCK_BITS: u64 = 64;

@@ -7,7 +7,7 @@ use aws_lc_rs::aead::{Aad, LessSafeKey};
 use super::suite::{Suite, nonce};
 use crate::wire::header::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, write_data_header};
 
-/// Datagrams that one session may seal at most; a rekey is due long before (specified: DESIGN §4, 2^32; the margin
+/// Datagrams that one session may seal at most; a rekey is due long before (specified: README §6, 2^32; the margin
 /// of 2^20 lets many threads notice it without ever wrapping or reusing a counter).
 pub const REJECT_AFTER_DATAGRAMS: u64 = (1 << 32) + (1 << 20);
 

@@ -1,4 +1,4 @@
-//! Up to three sessions with one member: previous, current, next (DESIGN §4 *Simultaneous start*).
+//! Up to three sessions with one member: previous, current, next (README §6 *Simultaneous start*).
 //!
 //! The initiator of a handshake sends on its session at once. The responder keeps it as *next* and sends on it only
 //! after a datagram opened with it, which proves that the initiator has the keys. Of two handshakes that crossed, the

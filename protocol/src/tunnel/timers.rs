@@ -13,7 +13,7 @@ use crate::random::{Rng, jittered};
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// The default age at which a session in use is renewed (specified); the setting `rekey_after` takes 10–120 s.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
-/// Datagrams after which a session is renewed whatever its age (specified: DESIGN §4).
+/// Datagrams after which a session is renewed whatever its age (specified: README §6).
 pub const REKEY_AFTER_DATAGRAMS: u64 = 1 << 32;
 /// The responder waits this much longer than the initiator before it renews (chosen: three retries of the initiator
 /// fit).
@@ -22,7 +22,7 @@ const RESPONDER_EXTRA: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// Sending for this long without hearing anything means that the session is dead (specified: keepalive + retry).
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
-/// Pauses between the attempts of one handshake (specified: DESIGN §4); the last one repeats.
+/// Pauses between the attempts of one handshake (specified: README §6); the last one repeats.
 const RETRIES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
 

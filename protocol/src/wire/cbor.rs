@@ -15,10 +15,10 @@ use minicbor::data::Type;
 use minicbor::decode::Error as DecodeError;
 use minicbor::{Decoder, Encoder};
 
-/// Levels of arrays and maps, the outermost counted (specified: MEMBERSHIP, "Envelope").
+/// Levels of arrays and maps, the outermost counted (specified: README §10).
 pub const MAX_DEPTH: usize = 4;
 
-/// The first field number that a decoder keeps without knowing it (specified: MEMBERSHIP, "Envelope").
+/// The first field number that a decoder keeps without knowing it (specified: README §10).
 pub const FIRST_EXTENSION: u64 = 64;
 
 /// Why bytes are not the map that was expected.

@@ -1,4 +1,4 @@
-//! The first bytes of every datagram on the data socket (DESIGN §4).
+//! The first bytes of every datagram on the data socket (README §2–4).
 //!
 //! ```text
 //! data     0x80 | 0 0 0 | receiver index u32 | counter u64 | ciphertext | tag 16

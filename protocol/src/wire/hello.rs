@@ -1,4 +1,4 @@
-//! What each end says of itself in the two handshake messages (DESIGN §4 *Handshake*).
+//! What each end says of itself in the two handshake messages (README §5 *Handshake*).
 //!
 //! ```text
 //! initiation   hello | count u8 (≤ 4) | count × (length u16 | envelope)

@@ -1,4 +1,4 @@
-//! In-session messages: what two members say to each other inside data datagrams (DESIGN §4, §6).
+//! In-session messages: what two members say to each other inside data datagrams (README §8, §6).
 //!
 //! The first byte, 0x01–0x3f, is the type; integers are big-endian.
 //!

@@ -40,7 +40,7 @@ pub(crate) struct Keys {
 pub(crate) struct EpochName {
     /// Number of the epoch.
     pub(crate) number: u64,
-    /// First two bytes derived from the secret (DESIGN §4).
+    /// First two bytes derived from the secret (protocol/README).
     pub(crate) tag: [u8; 2],
 }
 

@@ -23,7 +23,7 @@ use super::replace::{PRIVATE, append_durably, beside, replace, sync_folder_of};
 #[cfg(test)]
 mod tests;
 
-/// Longest payload: a body of 2,048 bytes and 16 signatures (MEMBERSHIP, envelope) fit with room to spare.
+/// Longest payload: a body of 2,048 bytes and 16 signatures (protocol/README, envelope) fit with room to spare.
 pub(crate) const PAYLOAD_MAX_BYTES: usize = 4_096;
 
 /// Begins every record; not text, and not the beginning of an envelope.

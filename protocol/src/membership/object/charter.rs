@@ -19,10 +19,10 @@ use crate::wire::cbor::{
     CborError, Extensions, IN_MEMORY, MapReader, MapWriter, read_bytes, read_list, read_tuple, read_uint,
 };
 
-/// Roots of one charter, at most (specified: MEMBERSHIP, "Objects").
+/// Roots of one charter, at most (specified: README §10).
 pub const MAX_ROOTS: usize = 8;
 
-/// Admins of one charter, at most (specified: MEMBERSHIP, "Objects").
+/// Admins of one charter, at most (specified: README §10).
 pub const MAX_ADMINS: usize = 16;
 
 /// Retired admins and pardons of one charter, at most each (chosen: what a body of 2,048 bytes holds beside the

@@ -7,10 +7,10 @@ use super::{Kind, ObjectError};
 use crate::identity::{PublicKey, SigningSecret};
 use crate::wire::cbor::{IN_MEMORY, MapReader, canonical, read_bytes, read_list, read_tuple};
 
-/// Bytes of a body, at most (specified: MEMBERSHIP, "Envelope").
+/// Bytes of a body, at most (specified: README §10).
 pub const MAX_BODY_BYTES: usize = 2_048;
 
-/// Signatures on one object, at most (specified: MEMBERSHIP, "Envelope").
+/// Signatures on one object, at most (specified: README §10).
 pub const MAX_SIGNATURES: usize = 16;
 
 /// Bytes of an envelope, at most: array head, version, the body behind a three-byte head, the list's head, and

@@ -14,7 +14,7 @@ use crate::wire::cbor::{
     CborError, Extensions, IN_MEMORY, MapReader, MapWriter, read_bytes, read_list, read_uint,
 };
 
-/// The longest life of an invite, in seconds: 30 days (specified: MEMBERSHIP, "Token").
+/// The longest life of an invite, in seconds: 30 days (specified: README §12).
 pub const MAX_INVITE_SECONDS: u64 = 30 * 24 * 3_600;
 
 /// Uses of one invite, at most (chosen: the default member cap).
@@ -23,7 +23,7 @@ pub const MAX_USES: u64 = 4_096;
 /// Groups that one invite grants, at most (chosen: they must fit the token beside the rest).
 const MAX_GROUPS: usize = 8;
 
-/// Admitters of one invite, at most (specified: MEMBERSHIP, "Objects").
+/// Admitters of one invite, at most (specified: README §10).
 const MAX_ADMITTERS: usize = 2;
 
 /// One permission to join.

@@ -39,10 +39,10 @@ pub use invite::{Invite, MAX_INVITE_SECONDS, MAX_USES};
 pub use join::{Admit, Join};
 pub use signed::{Object, ObjectError};
 
-/// Letters of a device's name, at most (specified: MEMBERSHIP, "Objects"); it becomes a DNS label.
+/// Letters of a device's name, at most (specified: README §10); it becomes a DNS label.
 pub const MAX_DEVICE_NAME: usize = 32;
 
-/// Letters of a VPI's name, at most (specified: MEMBERSHIP, "Objects"): `vpi-` and the name fit a device name
+/// Letters of a VPI's name, at most (specified: README §10): `vpi-` and the name fit a device name
 /// of Linux (15).
 pub const MAX_VPI_NAME: usize = 11;
 

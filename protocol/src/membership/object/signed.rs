@@ -48,7 +48,7 @@ impl Object {
     /// Opens the envelope `bytes`, at most [`MAX_OBJECT_BYTES`](super::MAX_OBJECT_BYTES), as an object of `vpi`.
     ///
     /// The received bytes are verified first, by exactly the keys that the body names; then the body is decoded
-    /// strictly; then encoding the result must give the same bytes again (MEMBERSHIP, "Envelope").
+    /// strictly; then encoding the result must give the same bytes again (README §10).
     ///
     /// # Errors
     /// An [`ObjectError`] that says which of it does not hold.
