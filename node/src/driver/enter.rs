@@ -181,9 +181,6 @@ impl Node {
     fn question(&self, token: &Token, join: &Join, time: Time) -> anyhow::Result<(Question, StaticSecret)> {
         let (keys, id, wall_secs) = (self.state.keys(), *token.vpi(), time.wall_ms / 1_000);
         let (device, invite) = (keys.device()?, token.invite());
-        if wall_secs > invite.not_after + protocol::membership::INVITE_GRACE_SECONDS {
-            return Err(refusal(JoinFailure::Expired));
-        }
         if invite.bound_device.is_some_and(|bound| bound != device.public()) {
             let advice = "ask for one made with this device's code: vpi request-code";
             return Err(Failure::new(Exit::Refused, "the invite is bound to another device", advice).into());
@@ -202,6 +199,10 @@ impl Node {
         let former = former.and_then(|object| Question::new(object, token.invite_object().clone()));
         if let Some(question) = former.filter(|question| question.bodies().0.invite_id == invite.invite_id) {
             return Ok((question, static_secret));
+        }
+        // A join that was asked in time goes on; a new one does not begin late, whatever grace a witness would give.
+        if wall_secs > invite.not_after {
+            return Err(refusal(JoinFailure::Expired));
         }
         let joiner = Joiner {
             device: &device,
