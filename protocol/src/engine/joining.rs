@@ -140,6 +140,9 @@ impl Engine {
 
     /// Once this device's own reducer finds both it and its witness to be members, it is one.
     pub(super) fn check_joined(&mut self, time: Time) {
+        if self.joining.is_some() {
+            self.roster.forget_unnamed_epochs();
+        }
         let own = self.config.device.public();
         let Some(joining) = &self.joining else { return };
         let Some(witness) = joining.witness else { return };

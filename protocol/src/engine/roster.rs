@@ -49,6 +49,7 @@ impl Roster {
         for epoch in epochs {
             roster.add_epoch(epoch);
         }
+        roster.forget_unnamed_epochs();
         roster
     }
 
@@ -68,6 +69,26 @@ impl Roster {
             .iter()
             .map(|epoch| EpochKeys { tag: epoch.tag(), veil: epoch.veil_key(), psk: epoch.psk() })
             .collect();
+    }
+
+    /// Forgets the secrets that no Epoch object names, if one is held that the newest names: whoever holds a token can
+    /// give a joiner a secret under any number, and it would be the newest for ever.
+    pub(super) fn forget_unnamed_epochs(&mut self) {
+        let named = |epoch: &EpochSecret| {
+            self.membership
+                .epochs()
+                .any(|state| state.number == epoch.number() && state.secret_hash == epoch.hash())
+        };
+        let (kept, unnamed): (Vec<_>, Vec<_>) = self.epochs.iter().cloned().partition(named);
+        let newest = self.membership.epoch();
+        let is_at_newest =
+            newest.is_some_and(|state| kept.iter().any(|epoch| epoch.number() == state.number));
+        if is_at_newest && !unnamed.is_empty() {
+            self.epochs = Epochs::new();
+            for epoch in kept {
+                self.add_epoch(epoch);
+            }
+        }
     }
 
     /// The newest epoch's secret, if any is held.
