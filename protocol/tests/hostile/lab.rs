@@ -18,47 +18,48 @@ use protocol::tunnel::Sealer;
 use protocol::wire::hello::Suites;
 
 /// Where the stranger is.
-pub const STRANGER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 666);
+pub(crate) const STRANGER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 666);
 
 /// One node.
-pub struct Node {
-    pub address: SocketAddr,
-    pub device: SigningSecret,
-    pub engine: Engine,
-    pub forwarder: Forwarder,
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) device: SigningSecret,
+    pub(crate) engine: Engine,
+    pub(crate) forwarder: Forwarder,
     /// Packets that came out for applications.
-    pub packets: Vec<Vec<u8>>,
+    pub(crate) packets: Vec<Vec<u8>>,
     /// Everything that was to be stored.
-    pub stored: Vec<Object>,
-    pub dropped: Vec<DropReason>,
-    pub is_joined: bool,
+    pub(crate) stored: Vec<Object>,
+    pub(crate) dropped: Vec<DropReason>,
+    pub(crate) is_joined: bool,
     /// The latest sending halves, with where they send to.
-    pub sealers: Vec<(SocketAddr, Arc<Sealer>)>,
+    pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
     token: Option<Box<Token>>,
 }
 
 /// A datagram on its way.
 #[derive(Clone)]
-pub struct Flight {
-    pub from: SocketAddr,
-    pub to: SocketAddr,
-    pub bytes: Vec<u8>,
+pub(crate) struct Flight {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// All nodes, and the wire between them.
-pub struct Lab {
-    pub vpi: VpiId,
-    pub nodes: Vec<Node>,
-    pub wire: VecDeque<Flight>,
+pub(crate) struct Lab {
+    pub(crate) vpi: VpiId,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) wire: VecDeque<Flight>,
     /// Every datagram that was ever delivered.
-    pub heard: Vec<Flight>,
+    pub(crate) heard: Vec<Flight>,
     start: Instant,
     passed: Duration,
 }
 
 impl Lab {
     /// A founder and `joiners` members who joined through it, all linked with it.
-    pub fn new(joiners: u8) -> Self {
+    pub(crate) fn new(joiners: u8) -> Self {
         let address = SocketAddr::from(([192, 0, 2, 1], 41_414));
         let (device, static_secret) = keys(1);
         let secret = Secret([9; 32]);
@@ -114,23 +115,23 @@ impl Lab {
         assert!(self.nodes[usize::from(n) - 1].is_joined, "member {n} joined");
     }
 
-    pub fn time(&self) -> Time {
+    pub(crate) fn time(&self) -> Time {
         Time { now: self.start + self.passed, wall_ms: WALL_MS + self.passed.as_millis() as u64 }
     }
 
-    pub fn id(&self, node: usize) -> DeviceId {
+    pub(crate) fn id(&self, node: usize) -> DeviceId {
         self.nodes[node].device.public()
     }
 
     /// Gives a node a command, and drains it.
-    pub fn command(&mut self, node: usize, command: Command) {
+    pub(crate) fn command(&mut self, node: usize, command: Command) {
         let time = self.time();
         self.nodes[node].engine.handle_command(command, time);
         self.drain(node);
     }
 
     /// Gives a node a datagram, and drains it; returns what it said about it.
-    pub fn datagram(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) -> Option<DropReason> {
+    pub(crate) fn datagram(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) -> Option<DropReason> {
         let (time, mut bytes) = (self.time(), bytes.to_vec());
         let there = &mut self.nodes[node];
         let verdict = match there.forwarder.inbound(from, &mut bytes, time.now) {
@@ -153,7 +154,7 @@ impl Lab {
     }
 
     /// Gives a node a packet of an application.
-    pub fn packet(&mut self, node: usize, packet: Vec<u8>) {
+    pub(crate) fn packet(&mut self, node: usize, packet: Vec<u8>) {
         let (time, mut sent) = (self.time(), Vec::new());
         let there = &mut self.nodes[node];
         if there.forwarder.outbound(&packet, &mut Datagrams(&mut sent), time.now) == Outbound::Hold {
@@ -165,7 +166,7 @@ impl Lab {
     }
 
     /// Delivers what is on the wire, and what comes of it.
-    pub fn deliver(&mut self) {
+    pub(crate) fn deliver(&mut self) {
         while let Some(flight) = self.wire.pop_front() {
             if let Some(node) = self.nodes.iter().position(|node| node.address == flight.to) {
                 self.heard.push(flight.clone());
@@ -175,7 +176,7 @@ impl Lab {
     }
 
     /// Lets `length` pass, in steps of 10 ms.
-    pub fn run(&mut self, length: Duration) {
+    pub(crate) fn run(&mut self, length: Duration) {
         let end = self.passed + length;
         while self.passed < end {
             self.deliver();
@@ -195,10 +196,10 @@ impl Lab {
     }
 
     /// Says whether a packet of `from` comes out at `to` within three seconds.
-    pub fn reaches(&mut self, from: usize, to: usize) -> bool {
+    pub(crate) fn reaches(&mut self, from: usize, to: usize) -> bool {
         let id = self.id(to);
         let aliases = self.nodes[from].engine.pins();
-        let suffix = aliases.filter(|pin| pin.device == id).map(|pin| pin.suffix).next().unwrap();
+        let suffix = aliases.into_iter().find(|pin| pin.device == id).unwrap().suffix;
         let [c, d] = suffix.to_be_bytes();
         let packet = udp(self.nodes[from].engine.own_alias(), Ipv4Addr::new(127, 80, c, d));
         self.nodes[to].packets.clear();
@@ -256,7 +257,7 @@ impl Node {
     }
 
     /// The newest sending half of the link to `to`.
-    pub fn sealer(&self, to: SocketAddr) -> Option<Arc<Sealer>> {
+    pub(crate) fn sealer(&self, to: SocketAddr) -> Option<Arc<Sealer>> {
         self.sealers.iter().rev().find(|(remote, _)| *remote == to).map(|(_, sealer)| Arc::clone(sealer))
     }
 
@@ -300,7 +301,7 @@ fn keys(n: u8) -> (SigningSecret, StaticSecret) {
 }
 
 /// What the engine of member `n` is made of.
-pub fn config(vpi: VpiId, n: u8) -> Config {
+pub(crate) fn config(vpi: VpiId, n: u8) -> Config {
     let (device, static_secret) = keys(n);
     Config {
         vpi,

@@ -1,5 +1,11 @@
 //! What strangers and members can do to a node from outside: nothing that breaks it, and of strangers it says nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "the lab is test code, and its clock starts somewhere"
+)]
+
 mod lab;
 
 use std::net::SocketAddr;
@@ -32,7 +38,7 @@ fn what_a_stranger_alters_or_makes_up_is_not_answered_and_breaks_nothing() {
         let flight = &recorded[below(&mut rng, recorded.len())];
         let altered = alter(&flight.bytes, &mut rng);
         // Also in the name of the sender: then it may be answered, but never elsewhere.
-        let from = if rng.next_u32() % 4 == 0 { flight.from } else { STRANGER };
+        let from = if one_in(4, &mut rng) { flight.from } else { STRANGER };
         lab.datagram(VICTIM, from, &altered);
     }
     lab.run(Duration::from_secs(1));
@@ -48,10 +54,10 @@ fn what_a_member_says_breaks_nothing() {
         for _ in 0..4_000 {
             let bytes = saying(&lab, &mut rng);
             say(&mut lab, &bytes);
-            if rng.next_u32() % 8 == 0 {
+            if one_in(8, &mut rng) {
                 lab.run(Duration::from_millis(10));
             }
-            if lab.nodes[ROGUE].engine.status(lab.time().now).members.is_empty() || rng.next_u32() % 64 == 0 {
+            if one_in(64, &mut rng) {
                 // What it said may have ended its sessions.
                 let victim = lab.id(VICTIM);
                 lab.command(ROGUE, Command::Connect(victim));
@@ -163,7 +169,7 @@ fn offer(lab: &mut Lab, object: &Object) {
 fn saying(lab: &Lab, rng: &mut Rng) -> Vec<u8> {
     let stored = &lab.nodes[VICTIM].stored;
     let known = &stored[below(rng, stored.len())];
-    let id = if rng.next_u32() % 2 == 0 { known.id() } else { ObjectId(random::bytes(rng)) };
+    let id = if one_in(2, rng) { known.id() } else { ObjectId(random::bytes(rng)) };
     let kind = (rng.next_u32() % 12) as u8;
     let (page, offset) = (edge(rng), edge(rng));
     let message = match rng.next_u32() % 14 {
@@ -177,8 +183,8 @@ fn saying(lab: &Lab, rng: &mut Rng) -> Vec<u8> {
         4 => Message::Get { id, offset }.encode(),
         5 => Message::Piece { id, offset, total: edge(rng), bytes: &known.bytes()[..below(rng, 90) + 1] }
             .encode(),
-        6 => Message::Settled { heard: rng.next_u32() % 2 == 0 }.encode(),
-        7 if rng.next_u32() % 16 == 0 => Message::Close { reason: kind }.encode(),
+        6 => Message::Settled { heard: one_in(2, rng) }.encode(),
+        7 if one_in(16, rng) => Message::Close { reason: kind }.encode(),
         8 | 9 => return offered(lab, known, rng),
         10 => packet(rng),
         _ => {
@@ -187,16 +193,16 @@ fn saying(lab: &Lab, rng: &mut Rng) -> Vec<u8> {
             bytes
         }
     };
-    if rng.next_u32() % 4 == 0 { alter(&message, rng) } else { message }
+    if one_in(4, rng) { alter(&message, rng) } else { message }
 }
 
 /// A list or a piece of an object that is altered, or that the rogue may sign.
 fn offered(lab: &Lab, known: &Object, rng: &mut Rng) -> Vec<u8> {
     let rogue = &lab.nodes[ROGUE].device;
     let made_up = SigningSecret::from_seed(&[below(rng, 250) as u8; 32]);
-    let signer = if rng.next_u32() % 2 == 0 { rogue } else { &made_up };
+    let signer = if one_in(2, rng) { rogue } else { &made_up };
     let (time, extensions) = (u64::from(rng.next_u32()), Extensions::default());
-    let body = if rng.next_u32() % 2 == 0 {
+    let body = if one_in(2, rng) {
         let static_key = StaticSecret::from_bytes(random::bytes(rng)).public();
         Body::Rekey(Rekey { device: signer.public(), counter: time, static_key, time, extensions })
     } else {
@@ -209,11 +215,11 @@ fn offered(lab: &Lab, known: &Object, rng: &mut Rng) -> Vec<u8> {
         })
     };
     let object = Object::sign(&lab.vpi, &body, &[signer]).unwrap();
-    let bytes = if rng.next_u32() % 2 == 0 { object.bytes().to_vec() } else { alter(known.bytes(), rng) };
+    let bytes = if one_in(2, rng) { object.bytes().to_vec() } else { alter(known.bytes(), rng) };
     let bytes = &bytes[..bytes.len().min(1_000)];
     // Under one of a few ids, so that a piece often meets the list that asked for it.
     let id = ObjectId([(rng.next_u32() % 4) as u8; 32]);
-    if rng.next_u32() % 2 == 0 || bytes.is_empty() {
+    if one_in(2, rng) || bytes.is_empty() {
         Message::List { kind: object.kind() as u8, page: 0, ids: vec![id] }.encode()
     } else {
         Message::Piece { id, offset: 0, total: bytes.len() as u16, bytes }.encode()
@@ -224,14 +230,14 @@ fn offered(lab: &Lab, known: &Object, rng: &mut Rng) -> Vec<u8> {
 fn packet(rng: &mut Rng) -> Vec<u8> {
     let mut packet = noise(rng, 100);
     packet.resize(packet.len().max(20), 0);
-    packet[0] = if rng.next_u32() % 8 == 0 { 0x46 } else { 0x45 };
+    packet[0] = if one_in(8, rng) { 0x46 } else { 0x45 };
     let length = (packet.len() as u16).to_be_bytes();
     packet[2..4].copy_from_slice(&length);
-    if rng.next_u32() % 2 == 0 {
+    if one_in(2, rng) {
         packet[6..8].fill(0);
     }
     packet[9] = [1, 6, 17, 47][below(rng, 4)];
-    if let Some(kind) = packet.get_mut(20).filter(|_| rng.next_u32() % 2 == 0) {
+    if let Some(kind) = packet.get_mut(20).filter(|_| one_in(2, rng)) {
         *kind = [0, 3, 5, 8, 11, 12][below(rng, 6)];
     }
     packet
@@ -257,7 +263,7 @@ fn alter(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
 fn noise(rng: &mut Rng, most: usize) -> Vec<u8> {
     let mut bytes = vec![0; below(rng, most)];
     rng.fill_bytes(&mut bytes);
-    if let Some(first) = bytes.first_mut().filter(|_| rng.next_u32() % 2 == 0) {
+    if let Some(first) = bytes.first_mut().filter(|_| one_in(2, rng)) {
         *first = [0x80, 0x81, 0x82, 0x45][below(rng, 4)];
     }
     bytes
@@ -273,4 +279,8 @@ fn edge(rng: &mut Rng) -> u16 {
 
 fn below(rng: &mut Rng, limit: usize) -> usize {
     rng.next_u32() as usize % limit
+}
+
+fn one_in(n: u32, rng: &mut Rng) -> bool {
+    rng.next_u32().is_multiple_of(n)
 }
