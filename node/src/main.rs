@@ -18,6 +18,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
@@ -28,10 +29,16 @@ use crate::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match start_logging(cli.default_log_filter()).and_then(|()| cli.run()) {
+    match start(cli.default_log_filter()).and_then(|()| cli.run()) {
         Ok(exit) => exit.into(),
         Err(error) => report(&error).into(),
     }
+}
+
+/// What every command does first.
+fn start(default_filter: &str) -> anyhow::Result<()> {
+    privilege::keep_memory_private().context("cannot keep this process out of core dumps")?;
+    start_logging(default_filter)
 }
 
 /// Logs to standard error as `VPI_LOG` and `VPI_LOG_FORMAT` say.

@@ -8,6 +8,7 @@ use std::io;
 
 use caps::CapSet;
 use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::store::state::Owner;
 
@@ -53,6 +54,17 @@ pub(crate) fn give_up(owner: Owner) -> Result<(), PrivilegeError> {
         clear(set)?;
     }
     rustix::thread::set_no_new_privs(true).map_err(io::Error::from)?;
+    // Another user makes the kernel choose anew.
+    Ok(keep_memory_private()?)
+}
+
+/// Sees to it that no core dump holds a key or a token, and that no other process of this user reads this one's memory.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn keep_memory_private() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }
 

@@ -24,6 +24,11 @@ const MAX_NONCES: usize = 65_536;
 const PEER: Rate = Rate { per_second: 2.0, burst: 4.0 };
 /// Questions looked at from one source: a household behind one address can start at once.
 const SOURCE: Rate = Rate { per_second: 20.0, burst: 40.0 };
+/// Joins looked at in all, whatever their source: 50 a second. A token that is used up still opens the veil until it
+/// expires, and its holder can write any source: it must neither cost more than a hundredth of a core nor fill more
+/// than a fifth of the nonces.
+const JOINS: Rate = Rate { per_second: 50.0, burst: 100.0 };
+
 /// Sources and peers counted at once. Only holders of a key get this far.
 const MAX_BUCKETS: usize = 4_096;
 /// Initiations of one peer that are older than the newest answered one are late copies, for this long. A peer whose
@@ -48,8 +53,11 @@ pub struct Gate {
     seen: BTreeMap<[u8; 24], ()>,
     order: VecDeque<(Instant, [u8; 24])>,
     sources: Buckets<IpAddr>,
+    joins: Buckets<()>,
     peers: Buckets<StaticKey>,
     newest: BTreeMap<StaticKey, (u64, Instant)>,
+    /// The newest initiation of each peer that was heard and left unanswered for its rate.
+    unanswered: BTreeMap<StaticKey, (u64, Instant)>,
 }
 
 impl Gate {
@@ -61,8 +69,10 @@ impl Gate {
             seen: BTreeMap::new(),
             order: VecDeque::new(),
             sources: Buckets::new(SOURCE),
+            joins: Buckets::new(JOINS),
             peers: Buckets::new(PEER),
             newest: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
         }
     }
 
@@ -91,9 +101,23 @@ impl Gate {
         }
     }
 
-    /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. A late one is
-    /// remembered too: it was heard, and whoever sends it again is a stranger. `is_member` says
-    /// whether the static key is a current member's.
+    /// Says the same of a joiner's question, of which there may also be too many in all.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn look_at_join(
+        &mut self,
+        question: &Question,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.look(question, wall_ms, now)?;
+        if self.joins.take((), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. One that is late,
+    /// or one of too many, is not answered later either: it was heard, and whoever sends it again is a stranger.
+    /// `is_member` says whether the static key is a current member's.
     ///
     /// # Errors
     /// The reason for silence.
@@ -107,7 +131,12 @@ impl Gate {
         if !is_member {
             return Err(DropReason::NotMember);
         }
+        if self.was_unanswered(question, peer, now) {
+            return Err(DropReason::VeilReplayed);
+        }
         if !self.peers.take(*peer, now) {
+            let newest = self.unanswered.get(peer).map_or(0, |(time_ms, _)| *time_ms);
+            self.unanswered.insert(*peer, (question.time_ms.max(newest), now));
             return Err(DropReason::RateLimited);
         }
         self.remember(question.nonce, now)?;
@@ -126,6 +155,12 @@ impl Gate {
     /// The reason for silence.
     pub fn answer_join(&mut self, question: &Question, now: Instant) -> Result<(), DropReason> {
         self.remember(question.nonce, now)
+    }
+
+    /// Says whether the question, or one that `peer` made later, came when it was one of too many.
+    fn was_unanswered(&mut self, question: &Question, peer: &StaticKey, now: Instant) -> bool {
+        self.unanswered.retain(|_, (_, at)| now < *at + REMEMBER);
+        self.unanswered.get(peer).is_some_and(|(time_ms, _)| question.time_ms <= *time_ms)
     }
 
     fn remember(&mut self, nonce: [u8; 24], now: Instant) -> Result<(), DropReason> {
@@ -262,6 +297,45 @@ mod tests {
         let later = now + ORDER_FOR;
         assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, later), Err(DropReason::VeilReplayed));
         assert_eq!(gate.answer(&question(3, WALL), &MEMBER, true, later), Ok(()), "its clock was set back");
+    }
+
+    #[test]
+    fn an_initiation_that_was_one_of_too_many_is_not_answered_when_a_stranger_sends_it_again() {
+        let (mut gate, now) = gate();
+        let made = |n: u8| question(n, WALL + u64::from(n));
+        for n in 1..=4 {
+            assert_eq!(gate.answer(&made(n), &MEMBER, true, now), Ok(()));
+        }
+        assert_eq!(gate.answer(&made(5), &MEMBER, true, now), Err(DropReason::RateLimited));
+        for seconds in [1, 11, 60, 119] {
+            let later = now + Duration::from_secs(seconds);
+            let again = gate
+                .look(&made(5), WALL + seconds * 1_000, later)
+                .and_then(|()| gate.answer(&made(5), &MEMBER, true, later));
+            assert_eq!(again, Err(DropReason::VeilReplayed), "after {seconds} s");
+        }
+        let later = now + Duration::from_secs(1);
+        assert_eq!(gate.answer(&made(6), &MEMBER, true, later), Ok(()), "its next attempt is");
+    }
+
+    #[test]
+    fn the_holder_of_a_used_token_cannot_silence_the_gate_for_members() {
+        let (mut gate, start) = gate();
+        let mut answered = 0;
+        for step in 0..400_000u64 {
+            let (now, wall_ms) = (start + Duration::from_millis(step), WALL + step);
+            let mut question = question(0, wall_ms);
+            question.nonce[..8].copy_from_slice(&step.to_be_bytes());
+            // A source of its own for each.
+            question.source = SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9));
+            let looked = gate.look_at_join(&question, wall_ms, now);
+            answered += u64::from(looked.and_then(|()| gate.answer_join(&question, now)).is_ok());
+        }
+        assert!(answered < 400 * 50 + 200, "{answered} in 400 seconds");
+        let (now, wall_ms) = (start + Duration::from_secs(400), WALL + 400_000);
+        let initiation = question(9, wall_ms);
+        assert_eq!(gate.look(&initiation, wall_ms, now), Ok(()));
+        assert_eq!(gate.answer(&initiation, &MEMBER, true, now), Ok(()));
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod join;
 #[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
+mod privilege;
+#[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
 mod restart;

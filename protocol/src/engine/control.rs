@@ -28,9 +28,6 @@ impl Engine {
     ) -> Result<(), DropReason> {
         let device = *self.indices.get(&index).ok_or(DropReason::UnknownIndex)?;
         let peer = self.peers.get_mut(&device).ok_or(DropReason::UnknownIndex)?;
-        if !peer.take_message(time.now) {
-            return Err(DropReason::MessageFlood);
-        }
         let message = Message::decode(bytes).map_err(|error| match error {
             MessageError::Unknown => DropReason::MessageUnknown,
             MessageError::Malformed => DropReason::MessageMalformed,
@@ -183,6 +180,9 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
+        if !self.peers.get_mut(from).is_some_and(|peer| peer.take_object(time.now)) {
+            return Err(DropReason::ObjectBound);
+        }
         let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };
         self.on_news(vec![object], Some(from), time);
         Ok(())

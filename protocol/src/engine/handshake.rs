@@ -220,8 +220,14 @@ impl Engine {
         }
         peer.timers.on_received(false, time.now);
         peer.last_seen_secs = Some(time.wall_secs());
-        peer.path.select(remote, rtt, time.now);
-        self.out.events.push_back(Event::Reached { device: *device, remote });
+        // Whoever hears a handshake can pass it on from elsewhere: a path that is used is left only for an echo.
+        let used = peer.path.remote().filter(|used| *used != remote);
+        if used.is_some() {
+            peer.path.on_source(remote, time.now);
+        } else {
+            peer.path.select(remote, rtt, time.now);
+        }
+        self.out.events.push_back(Event::Reached { device: *device, remote: used.unwrap_or(remote) });
         if !was_up {
             self.out.events.push_back(Event::Link { device: *device, is_up: true });
         }

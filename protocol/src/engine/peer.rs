@@ -20,10 +20,11 @@ const MAX_HELD: usize = 64;
 const HOLD_FOR: Duration = Duration::from_secs(10);
 /// Pings that wait for one link at once.
 const MAX_PINGS: usize = 16;
-/// In-session messages of one member: this many at once, and this many a second. A full exchange of a large VPI with
-/// a near member stays below it.
-const MESSAGE_BURST: f64 = 1_024.0;
-const MESSAGES_PER_SECOND: f64 = 2_048.0;
+/// Objects taken from one member: this many at once, and this many a second. The burst is the exchange of a VPI of two
+/// thousand; what is beyond comes with a later one. Each object costs signatures, a run of the reducer and a place in
+/// the log, and a member can make them without end.
+const OBJECT_BURST: f64 = 8_192.0;
+const OBJECTS_PER_SECOND: f64 = 4.0;
 
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
@@ -82,7 +83,7 @@ pub(super) struct Peer {
     pub(super) last_seen_secs: Option<u64>,
     /// The route that the forwarder has.
     pub(super) route: Option<Route>,
-    messages: (f64, Option<Instant>),
+    objects: (f64, Option<Instant>),
 }
 
 /// Pings that somebody asked for.
@@ -134,7 +135,7 @@ impl Peer {
             traffic: Arc::default(),
             last_seen_secs: None,
             route: None,
-            messages: (MESSAGE_BURST, None),
+            objects: (OBJECT_BURST, None),
         }
     }
 
@@ -163,14 +164,14 @@ impl Peer {
         (fresh, stale)
     }
 
-    /// Says whether one more in-session message is within bounds.
-    pub(super) fn take_message(&mut self, now: Instant) -> bool {
-        let (tokens, at) = self.messages;
+    /// Says whether one more object of this member is within bounds.
+    pub(super) fn take_object(&mut self, now: Instant) -> bool {
+        let (tokens, at) = self.objects;
         let gained =
-            at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * MESSAGES_PER_SECOND);
-        let tokens = (tokens + gained).min(MESSAGE_BURST);
+            at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * OBJECTS_PER_SECOND);
+        let tokens = (tokens + gained).min(OBJECT_BURST);
         let fits = tokens >= 1.0;
-        self.messages = (if fits { tokens - 1.0 } else { tokens }, Some(now));
+        self.objects = (if fits { tokens - 1.0 } else { tokens }, Some(now));
         fits
     }
 

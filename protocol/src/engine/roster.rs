@@ -37,7 +37,13 @@ impl Roster {
         }
         let membership = reduce(&set);
         let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new() };
-        for epoch in epochs {
+        // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
+        let is_named = |epoch: &EpochSecret| {
+            let mut known = roster.membership.epochs();
+            known.any(|state| (state.number, state.secret_hash) == (epoch.number(), epoch.hash()))
+        };
+        let (named, unnamed): (Vec<_>, Vec<_>) = epochs.into_iter().partition(is_named);
+        for epoch in if named.is_empty() { unnamed } else { named } {
             roster.add_epoch(epoch);
         }
         roster

@@ -98,7 +98,7 @@ impl Engine {
             return Err(DropReason::VeilType);
         }
         let asked = gate::Question { nonce: header.nonce, time_ms: content.time_ms, source };
-        self.gate.look(&asked, time.wall_ms, time.now)?;
+        self.gate.look_at_join(&asked, time.wall_ms, time.now)?;
         let question = Question::decode(&self.config.vpi, &content.body)?;
         if question.bodies().1.invite_id != invite {
             return Err(DropReason::JoinRefused);

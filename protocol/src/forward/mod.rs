@@ -30,6 +30,11 @@ pub use traffic::Traffic;
 /// The pause between two notes of one sort about one link.
 const NOTE_PAUSE: Duration = Duration::from_secs(1);
 
+/// In-session messages of one member: this many at once, and this many a second. A full exchange of a large VPI with
+/// a near member stays below it; and no member fills the queue behind which all others wait.
+const MESSAGE_BURST: f64 = 1_024.0;
+const MESSAGES_PER_SECOND: f64 = 2_048.0;
+
 /// Names a link between engine and forwarder; never reused while the engine lives.
 pub type LinkId = u32;
 
@@ -166,6 +171,8 @@ struct Link {
     received_noted_at: Option<Instant>,
     packets_noted_at: Option<Instant>,
     source_noted_at: Option<Instant>,
+    /// Messages that are within bounds, and since when.
+    messages: (f64, Option<Instant>),
 }
 
 /// Moves the packets of one VPI.
@@ -256,7 +263,13 @@ impl Forwarder {
         let packets = receiver.packets;
         match plaintext.first() {
             None => Inbound::Keepalive,
-            Some(first) if message::TYPES.contains(first) => Inbound::Message { index, bytes: plaintext },
+            Some(first) if message::TYPES.contains(first) => {
+                if link.take_message(now) {
+                    Inbound::Message { index, bytes: plaintext }
+                } else {
+                    Inbound::Drop(DropReason::MessageFlood)
+                }
+            }
             Some(_) if !packets => Inbound::Drop(DropReason::ControlOnly),
             Some(_) => {
                 let Some(alias) = link.alias else { return Inbound::Drop(DropReason::ControlOnly) };
@@ -309,6 +322,7 @@ impl Forwarder {
             received_noted_at: None,
             packets_noted_at: None,
             source_noted_at: None,
+            messages: (MESSAGE_BURST, None),
         };
         self.links.insert(id, link);
     }
@@ -324,6 +338,17 @@ impl Link {
         if elsewhere && due(&mut self.source_noted_at, now) {
             notes.push_back(Note::Source { link: id, from });
         }
+    }
+
+    /// Says whether one more in-session message is within bounds.
+    fn take_message(&mut self, now: Instant) -> bool {
+        let (tokens, at) = self.messages;
+        let gained =
+            at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * MESSAGES_PER_SECOND);
+        let tokens = (tokens + gained).min(MESSAGE_BURST);
+        let fits = tokens >= 1.0;
+        self.messages = (if fits { tokens - 1.0 } else { tokens }, Some(now));
+        fits
     }
 }
 

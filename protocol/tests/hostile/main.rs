@@ -1,0 +1,286 @@
+//! What strangers and members can do to a node from outside: nothing that breaks it, and of strangers it says nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "the lab is test code, and its clock starts somewhere"
+)]
+
+mod lab;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lab::{Lab, STRANGER, config};
+use protocol::drop::DropReason;
+use protocol::engine::{Command, Engine, Time};
+use protocol::forward::Inbound;
+use protocol::identity::{ObjectId, Secret, SigningSecret, StaticSecret};
+use protocol::membership::epoch::EpochSecret;
+use protocol::membership::object::{Admit, Body, Object, Rekey};
+use protocol::random::{self, Rng};
+use protocol::wire::cbor::Extensions;
+use protocol::wire::header::VEILED;
+use protocol::wire::message::Message;
+use rand_core::{Rng as _, SeedableRng as _};
+
+const VICTIM: usize = 0;
+const FRIEND: usize = 1;
+const ROGUE: usize = 2;
+
+#[test]
+fn what_a_stranger_alters_or_makes_up_is_not_answered_and_breaks_nothing() {
+    let mut lab = Lab::new(2);
+    assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(VICTIM, ROGUE));
+    let recorded = lab.heard.clone();
+    let mut rng = Rng::from_seed([1; 32]);
+    for _ in 0..20_000 {
+        let flight = &recorded[below(&mut rng, recorded.len())];
+        let altered = alter(&flight.bytes, &mut rng);
+        // Also in the name of the sender: then it may be answered, but never elsewhere.
+        let from = if one_in(4, &mut rng) { flight.from } else { STRANGER };
+        lab.datagram(VICTIM, from, &altered);
+    }
+    lab.run(Duration::from_secs(1));
+    assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(VICTIM, FRIEND));
+}
+
+#[test]
+fn what_a_member_says_breaks_nothing() {
+    for seed in 0..4 {
+        let mut lab = Lab::new(2);
+        let mut rng = Rng::from_seed([seed; 32]);
+        assert!(lab.reaches(ROGUE, VICTIM));
+        for _ in 0..4_000 {
+            let bytes = saying(&lab, &mut rng);
+            say(&mut lab, &bytes);
+            if one_in(8, &mut rng) {
+                lab.run(Duration::from_millis(10));
+            }
+            if one_in(64, &mut rng) {
+                // What it said may have ended its sessions.
+                let victim = lab.id(VICTIM);
+                lab.command(ROGUE, Command::Connect(victim));
+                lab.deliver();
+            }
+        }
+        lab.run(Duration::from_secs(30));
+        assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(VICTIM, FRIEND), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_member_that_floods_messages_is_held_back_before_the_queue_of_all() {
+    let mut lab = Lab::new(2);
+    assert!(lab.reaches(ROGUE, VICTIM));
+    let (from, to) = (lab.nodes[ROGUE].address, lab.nodes[VICTIM].address);
+    let sealer = lab.nodes[ROGUE].sealer(to).unwrap();
+    let now = lab.time().now;
+    let kept = (0..5_000)
+        .map(|_| sealer.seal_message(&Message::Echo { id: 7 }.encode()).unwrap())
+        .filter_map(|mut datagram| match lab.nodes[VICTIM].forwarder.inbound(from, &mut datagram, now) {
+            Inbound::Message { .. } => Some(()),
+            _ => None,
+        })
+        .count();
+    assert!(kept <= 1_024, "{kept} messages at one instant");
+    assert!(lab.reaches(FRIEND, VICTIM));
+}
+
+#[test]
+fn a_member_cannot_fill_the_log_with_objects_of_its_own_making() {
+    let mut lab = Lab::new(2);
+    assert!(lab.reaches(ROGUE, VICTIM));
+    let device = lab.nodes[ROGUE].device.clone();
+    let before = lab.nodes[VICTIM].stored.len();
+    for counter in 1..=9_000u64 {
+        let rekey = Rekey {
+            device: device.public(),
+            counter,
+            static_key: StaticSecret::from_bytes([52; 32]).public(),
+            time: 1_800_000_000,
+            extensions: Extensions::default(),
+        };
+        let rekey = Object::sign(&lab.vpi, &Body::Rekey(rekey), &[&device]).unwrap();
+        offer(&mut lab, &rekey);
+        lab.wire.clear();
+        if counter % 8 == 0 {
+            lab.run(Duration::from_millis(10));
+        }
+    }
+    let stored = lab.nodes[VICTIM].stored.len() - before;
+    assert!((1_000..8_192 + 100).contains(&stored), "{stored} objects went to disk");
+}
+
+#[test]
+fn a_handshake_that_a_stranger_passes_on_does_not_move_a_live_path() {
+    for is_response in [false, true] {
+        let mut lab = Lab::new(1);
+        assert!(lab.reaches(FRIEND, VICTIM));
+        let victim = lab.id(VICTIM);
+        lab.command(FRIEND, Command::Connect(victim));
+        let initiation = lab.wire.pop_front().unwrap();
+        assert_eq!(initiation.bytes[0], VEILED);
+        // An address that nobody had before, which is not the stranger's: to it the first copy is answered.
+        let elsewhere = SocketAddr::from(([198, 51, 100, 1], 5));
+        let from = if is_response { initiation.from } else { elsewhere };
+        lab.datagram(VICTIM, from, &initiation.bytes);
+        let response = lab.wire.pop_front().unwrap();
+        let from = if is_response { elsewhere } else { response.from };
+        lab.datagram(FRIEND, from, &response.bytes);
+        lab.deliver();
+        let moved = |lab: &Lab, node: usize| {
+            lab.nodes[node].sealers.last().is_some_and(|(remote, _)| *remote == elsewhere)
+        };
+        assert!(!moved(&lab, VICTIM) && !moved(&lab, FRIEND), "response passed on: {is_response}");
+        assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(VICTIM, FRIEND));
+    }
+}
+
+#[test]
+fn a_secret_that_no_epoch_names_is_not_the_newest_after_a_restart() {
+    let lab = Lab::new(0);
+    let real = EpochSecret::new(lab.vpi, 0, Secret([9; 32]));
+    let given = EpochSecret::new(lab.vpi, u64::MAX, Secret([66; 32]));
+    let time: Time = lab.time();
+    let objects = lab.nodes[VICTIM].stored.clone();
+    let engine = Engine::member(config(lab.vpi, 1), objects, [given, real], time).unwrap();
+    assert_eq!(engine.epoch(), 0);
+}
+
+/// Has the rogue say `bytes` in its session with the victim; returns why they were dropped.
+fn say(lab: &mut Lab, bytes: &[u8]) -> Option<DropReason> {
+    let (from, to) = (lab.nodes[ROGUE].address, lab.nodes[VICTIM].address);
+    let datagram = lab.nodes[ROGUE].sealer(to)?.seal_message(bytes).unwrap();
+    lab.datagram(VICTIM, from, &datagram)
+}
+
+/// Has the rogue list an object and send its pieces as soon as they are asked for.
+fn offer(lab: &mut Lab, object: &Object) {
+    let (id, kind) = (object.id(), object.kind() as u8);
+    say(lab, &Message::List { kind, page: 0, ids: vec![id] }.encode());
+    let total = object.bytes().len() as u16;
+    for (n, bytes) in object.bytes().chunks(1_000).enumerate() {
+        say(lab, &Message::Piece { id, offset: n as u16 * 1_000, total, bytes }.encode());
+    }
+}
+
+/// One message: of every type, with fields that are genuine, at an edge, or random; or a packet.
+fn saying(lab: &Lab, rng: &mut Rng) -> Vec<u8> {
+    let stored = &lab.nodes[VICTIM].stored;
+    let known = &stored[below(rng, stored.len())];
+    let id = if one_in(2, rng) { known.id() } else { ObjectId(random::bytes(rng)) };
+    let kind = (rng.next_u32() % 12) as u8;
+    let (page, offset) = (edge(rng), edge(rng));
+    let message = match rng.next_u32() % 14 {
+        0 => Message::Probe { id: rng.next_u64(), length: 9 + below(rng, 1_400) }.encode(),
+        1 => Message::Echo { id: rng.next_u64() }.encode(),
+        2 => Message::Ids { kind, page }.encode(),
+        3 => {
+            let ids = (0..below(rng, 33)).map(|_| ObjectId(random::bytes(rng))).collect();
+            Message::List { kind, page, ids }.encode()
+        }
+        4 => Message::Get { id, offset }.encode(),
+        5 => Message::Piece { id, offset, total: edge(rng), bytes: &known.bytes()[..below(rng, 90) + 1] }
+            .encode(),
+        6 => Message::Settled { heard: one_in(2, rng) }.encode(),
+        7 if one_in(16, rng) => Message::Close { reason: kind }.encode(),
+        8 | 9 => return offered(lab, known, rng),
+        10 => packet(rng),
+        _ => {
+            let mut bytes = noise(rng, 64);
+            bytes.insert(0, (rng.next_u32() % 0x41) as u8);
+            bytes
+        }
+    };
+    if one_in(4, rng) { alter(&message, rng) } else { message }
+}
+
+/// A list or a piece of an object that is altered, or that the rogue may sign.
+fn offered(lab: &Lab, known: &Object, rng: &mut Rng) -> Vec<u8> {
+    let rogue = &lab.nodes[ROGUE].device;
+    let made_up = SigningSecret::from_seed(&[below(rng, 250) as u8; 32]);
+    let signer = if one_in(2, rng) { rogue } else { &made_up };
+    let (time, extensions) = (u64::from(rng.next_u32()), Extensions::default());
+    let body = if one_in(2, rng) {
+        let static_key = StaticSecret::from_bytes(random::bytes(rng)).public();
+        Body::Rekey(Rekey { device: signer.public(), counter: time, static_key, time, extensions })
+    } else {
+        Body::Admit(Admit {
+            witness: signer.public(),
+            join_id: known.id(),
+            time,
+            epoch_seen: time,
+            extensions,
+        })
+    };
+    let object = Object::sign(&lab.vpi, &body, &[signer]).unwrap();
+    let bytes = if one_in(2, rng) { object.bytes().to_vec() } else { alter(known.bytes(), rng) };
+    let bytes = &bytes[..bytes.len().min(1_000)];
+    // Under one of a few ids, so that a piece often meets the list that asked for it.
+    let id = ObjectId([(rng.next_u32() % 4) as u8; 32]);
+    if one_in(2, rng) || bytes.is_empty() {
+        Message::List { kind: object.kind() as u8, page: 0, ids: vec![id] }.encode()
+    } else {
+        Message::Piece { id, offset: 0, total: bytes.len() as u16, bytes }.encode()
+    }
+}
+
+/// Something that looks like an IPv4 packet.
+fn packet(rng: &mut Rng) -> Vec<u8> {
+    let mut packet = noise(rng, 100);
+    packet.resize(packet.len().max(20), 0);
+    packet[0] = if one_in(8, rng) { 0x46 } else { 0x45 };
+    let length = (packet.len() as u16).to_be_bytes();
+    packet[2..4].copy_from_slice(&length);
+    if one_in(2, rng) {
+        packet[6..8].fill(0);
+    }
+    packet[9] = [1, 6, 17, 47][below(rng, 4)];
+    if let Some(kind) = packet.get_mut(20).filter(|_| one_in(2, rng)) {
+        *kind = [0, 3, 5, 8, 11, 12][below(rng, 6)];
+    }
+    packet
+}
+
+/// The bytes with one bit flipped, cut, grown, or others in their place.
+fn alter(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let at = below(rng, bytes.len().max(1));
+    match rng.next_u32() % 5 {
+        0 => bytes.truncate(at),
+        1 => bytes.extend(noise(rng, 64)),
+        2 => bytes = noise(rng, 1_500),
+        _ => {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << (rng.next_u32() % 8);
+            }
+        }
+    }
+    bytes
+}
+
+fn noise(rng: &mut Rng, most: usize) -> Vec<u8> {
+    let mut bytes = vec![0; below(rng, most)];
+    rng.fill_bytes(&mut bytes);
+    if let Some(first) = bytes.first_mut().filter(|_| one_in(2, rng)) {
+        *first = [0x80, 0x81, 0x82, 0x45][below(rng, 4)];
+    }
+    bytes
+}
+
+fn edge(rng: &mut Rng) -> u16 {
+    match rng.next_u32() % 4 {
+        0 => [0, 1, 511, 512, 1_000, 4_096, u16::MAX][below(rng, 7)],
+        1 => (rng.next_u32() % 40) as u16,
+        _ => rng.next_u32() as u16,
+    }
+}
+
+fn below(rng: &mut Rng, limit: usize) -> usize {
+    rng.next_u32() as usize % limit
+}
+
+fn one_in(n: u32, rng: &mut Rng) -> bool {
+    rng.next_u32().is_multiple_of(n)
+}
