@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use protocol::drop::DropReason;
 use protocol::engine::{Command, Config, Engine, Event, Time, Transmit};
-use protocol::forward::{Egress, Forwarder, Inbound, Outbound};
+use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound};
 use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::token::Token;
@@ -213,9 +213,9 @@ impl Node {
         outputs.dropped.extend(verdict.err());
     }
 
-    fn packet(&mut self, packet: Vec<u8>, outputs: &mut Outputs, time: Time) {
+    fn packet(&mut self, mut packet: Vec<u8>, outputs: &mut Outputs, time: Time) {
         let mut datagrams = Datagrams(&mut outputs.transmits);
-        match self.forwarder.outbound(&packet, &mut datagrams, time.now) {
+        match self.forwarder.outbound(&mut packet, Offload::default(), &mut datagrams, time.now) {
             Outbound::Sent => {}
             Outbound::Hold => self.engine.handle_packet(packet, time),
             Outbound::TooLarge(error) => outputs.packets.push(error.to_vec()),

@@ -364,7 +364,7 @@ fn next_packet(tun: &Tun) -> Vec<u8> {
     let mut packet = vec![0; 1500];
     loop {
         match tun.recv(&mut packet) {
-            Ok(bytes) => {
+            Ok((bytes, _)) => {
                 packet.truncate(bytes);
                 return packet;
             }

@@ -7,21 +7,21 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Outbound};
+use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, whole_packets};
 use protocol::identity::VpiId;
+use protocol::tunnel::coalesce::{Coalesced, Coalescer};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
-use crate::tun::Tun;
-use crate::udp::{Batch, Socket};
+use crate::tun::{PACKET_BYTES_MAX, Tun};
+use crate::udp::{Batch, Received, Socket};
 
-/// Packets read from the TUN device before the socket gets its turn; as many datagrams fill one batch.
+/// Packets and super-packets read from the TUN device before the socket gets its turn (chosen: as many small packets
+/// fill one run of datagrams).
 const TUN_TURN: usize = 64;
-/// Room for one packet: the device's MTU is 1,420.
-const PACKET_BYTES: usize = 2048;
 
 /// Everything the thread owns.
 pub(super) struct Runner {
@@ -31,8 +31,10 @@ pub(super) struct Runner {
     queues: Queues,
     drops: Arc<Drops>,
     tun: Option<Arc<Tun>>,
-    incoming: Batch,
+    incoming: Received,
     outgoing: Batch,
+    /// Room for what is read from the device.
+    packet: Box<[u8]>,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
     is_blocked: bool,
 }
@@ -51,46 +53,62 @@ impl Runner {
             queues,
             drops,
             tun: None,
-            incoming: Batch::new(),
+            incoming: Received::new(),
             outgoing: Batch::new(),
+            packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             is_blocked: false,
         }
     }
 
-    /// Runs until told to stop.
+    /// Runs until told to stop. A packet alone costs three system calls: to wait, to read and to write.
     pub(super) fn run(mut self, orders: &mpsc::Receiver<Order>, wake: &OwnedFd) {
         loop {
-            if let Err(cause) = self.sleep(wake) {
-                error!(%cause, "the pump cannot wait for packets");
-                return;
-            }
-            let _ = rustix::io::read(wake, &mut [0u8; 8]);
-            loop {
-                if self.take_orders(orders).is_err() {
+            let ready = match self.sleep(wake) {
+                Ok(ready) => ready,
+                Err(cause) => {
+                    error!(%cause, "the pump cannot wait for packets");
                     return;
                 }
-                self.flush();
-                let received = self.receive(orders);
-                let sent = self.send();
-                self.report();
-                match (received, sent) {
-                    (Ok(0), 0) => break,
-                    (Ok(_), _) => {}
-                    (Err(()), _) => return,
-                }
+            };
+            if ready.wake {
+                let _ = rustix::io::read(wake, &mut [0u8; 8]);
             }
+            if self.take_orders(orders).is_err() {
+                return;
+            }
+            if self.is_blocked {
+                self.flush();
+            }
+            if ready.socket && self.receive(orders).is_err() {
+                return;
+            }
+            if ready.device {
+                self.send();
+            }
+            self.report();
         }
     }
 
     /// Waits for a datagram, a packet, an order, or room to send.
-    fn sleep(&self, wake: &OwnedFd) -> io::Result<()> {
+    fn sleep(&self, wake: &OwnedFd) -> io::Result<Ready> {
         let mut udp = PollFlags::IN;
         udp.set(PollFlags::OUT, self.is_blocked);
-        let mut fds = vec![PollFd::new(wake, PollFlags::IN), PollFd::new(&*self.socket, udp)];
-        let tun = self.tun.as_ref().filter(|_| !self.is_blocked);
-        fds.extend(tun.map(|tun| PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN)));
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        let wake = PollFd::new(wake, PollFlags::IN);
+        let socket = PollFd::new(&*self.socket, udp);
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let polled = match self.tun.as_ref().filter(|_| !self.is_blocked) {
+            Some(tun) => {
+                let mut fds = [wake, socket, PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN)];
+                poll(&mut fds, None).map(|_| fds.map(|fd| ready(&fd)))
+            }
+            None => {
+                let mut fds = [wake, socket];
+                poll(&mut fds, None).map(|_| [ready(&fds[0]), ready(&fds[1]), false])
+            }
+        };
+        match polled {
+            Ok([wake, socket, device]) => Ok(Ready { wake, socket, device }),
+            Err(rustix::io::Errno::INTR) => Ok(Ready::default()),
             Err(error) => Err(error.into()),
         }
     }
@@ -111,83 +129,96 @@ impl Runner {
         }
     }
 
-    /// Takes one batch from the socket; returns how many there were, or `Err` for stop.
-    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<usize, ()> {
-        let count = match self.socket.recv_batch(&mut self.incoming) {
-            Ok(count) => count,
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(0),
+    /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
+    /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
+    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), ()> {
+        match self.socket.recv_batch(&mut self.incoming) {
+            Ok(_) => {}
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(cause) => {
                 error!(%cause, "the data socket failed");
                 return Err(());
             }
-        };
+        }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;
         let now = Instant::now();
-        let mut device_failed = None;
+        let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
+        let mut coalescer =
+            self.tun.as_ref().filter(|tun| tun.takes_super_packets()).map(|_| Coalescer::default());
         for (from, datagram) in self.incoming.datagrams() {
-            match self.forwarder.inbound(from, datagram, now) {
-                Inbound::Packet(packet) => {
-                    if let Some(Err(cause)) = self.tun.as_ref().map(|tun| tun.send(packet)) {
-                        self.drops.count(DropReason::SendFailed);
-                        device_failed = Some(cause);
-                    }
+            match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {
+                (Inbound::Packet(packet), Some(coalescer)) => {
+                    coalescer.take(packet, &mut |packet| device.write(packet));
                 }
-                Inbound::Message { index, bytes } => {
+                (Inbound::Packet(packet), None) => device.write(&Coalesced::from(&*packet)),
+                (Inbound::Message { index, bytes }, _) => {
                     let seen = Seen::Message { index, from, bytes: bytes.to_vec() };
                     offer(&self.queues.seen, (self.vpi, seen), &self.drops, DropReason::MessageFlood);
                 }
-                Inbound::Veiled(bytes) => {
+                (Inbound::Veiled(bytes), _) => {
                     let seen = Seen::Veiled { from, bytes: bytes.to_vec() };
                     offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
                 }
-                Inbound::Keepalive => {}
-                Inbound::Drop(reason) => self.drops.count(reason),
+                (Inbound::Keepalive, _) => {}
+                (Inbound::Drop(reason), _) => self.drops.count(reason),
             }
         }
-        if let Some(cause) = device_failed {
+        if let Some(coalescer) = &mut coalescer {
+            coalescer.finish(&mut |packet| device.write(packet));
+        }
+        if let Some(cause) = device.failed {
             self.on_device_error(&cause);
         }
-        Ok(count)
+        Ok(())
     }
 
-    /// Takes packets from the device until there are none or it is the socket's turn; returns how many.
-    fn send(&mut self) -> usize {
-        let Some(tun) = self.tun.clone().filter(|_| !self.is_blocked) else { return 0 };
+    /// Takes packets from the device until there are none or it is the socket's turn. For each datagram that they
+    /// become: one copy with one sum, one AEAD, and a share of one system call a run.
+    fn send(&mut self) {
+        let Some(tun) = self.tun.clone() else { return };
         let now = Instant::now();
-        let mut packet = [0; PACKET_BYTES];
-        let mut count = 0;
-        while count < TUN_TURN && !self.is_blocked {
-            let packet = match tun.recv(&mut packet) {
-                Ok(bytes) => &packet[..bytes],
+        for _ in 0..TUN_TURN {
+            if !self.outgoing.has_room_for_super_packet() {
+                self.flush();
+            }
+            if self.is_blocked {
+                return;
+            }
+            match tun.recv(&mut self.packet) {
+                Ok((bytes, offload)) => self.send_one(&tun, bytes, offload, now),
                 Err(cause) if cause.kind() == ErrorKind::WouldBlock => break,
+                Err(cause) if cause.kind() == ErrorKind::InvalidData => {
+                    self.drops.count(DropReason::PacketMalformed);
+                }
                 Err(cause) => {
                     self.on_device_error(&cause);
                     break;
                 }
-            };
-            count += 1;
-            let mut egress = Outgoing {
-                batch: &mut self.outgoing,
-                socket: &self.socket,
-                drops: &self.drops,
-                blocked: false,
-            };
-            match self.forwarder.outbound(packet, &mut egress, now) {
-                Outbound::Sent => self.is_blocked = egress.blocked,
-                Outbound::Hold => {
-                    let seen = Seen::Packet(packet.to_vec());
-                    offer(&self.queues.seen, (self.vpi, seen), &self.drops, DropReason::PacketQueue);
-                }
-                Outbound::TooLarge(error) => {
-                    self.drops.count(DropReason::PacketTooLarge);
-                    let _ = tun.send(&error);
-                }
-                Outbound::Drop(reason) => self.drops.count(reason),
             }
         }
         self.flush();
-        count
+    }
+
+    /// Seals the first `bytes` bytes of what was read.
+    fn send_one(&mut self, tun: &Tun, bytes: usize, offload: Offload, now: Instant) {
+        let Some(packet) = self.packet.get_mut(..bytes) else { return };
+        let mut egress =
+            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+        let outcome = self.forwarder.outbound(packet, offload, &mut egress, now);
+        self.is_blocked = egress.blocked;
+        match outcome {
+            Outbound::Sent => {}
+            Outbound::Hold => whole_packets(packet, offload, |packet| {
+                let seen = (self.vpi, Seen::Packet(packet));
+                offer(&self.queues.seen, seen, &self.drops, DropReason::PacketQueue);
+            }),
+            Outbound::TooLarge(error) => {
+                self.drops.count(DropReason::PacketTooLarge);
+                let _ = tun.send(&error);
+            }
+            Outbound::Drop(reason) => self.drops.count(reason),
+        }
     }
 
     /// Hands what is sealed to the kernel.
@@ -213,6 +244,30 @@ impl Runner {
             warn!("the TUN device is gone: run `vpi up` as root to make it again");
             self.tun = None;
             let _ = self.queues.seen.try_send((self.vpi, Seen::Detached));
+        }
+    }
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    wake: bool,
+    socket: bool,
+    device: bool,
+}
+
+/// The TUN device, if there is one, as the end of what is received.
+struct Device<'r> {
+    tun: Option<&'r Tun>,
+    drops: &'r Drops,
+    failed: Option<io::Error>,
+}
+
+impl Device<'_> {
+    fn write(&mut self, packet: &Coalesced<'_, '_>) {
+        if let Some(Err(cause)) = self.tun.map(|tun| tun.write(packet)) {
+            self.drops.count(DropReason::SendFailed);
+            self.failed = Some(cause);
         }
     }
 }

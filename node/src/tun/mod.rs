@@ -3,15 +3,18 @@
 //! Root makes a persistent device for the node's user once ([`create`]); the running node, which has no
 //! capability, only attaches to it ([`Tun::attach`]). The device, its addresses and the applications'
 //! connections outlive the process that is attached. Taking a device off the machine is part of
-//! `loopback::remove`, which works while a node is attached, too. In and out: one whole IPv4 packet a call,
-//! without a header in front (`IFF_NO_PI`). Source: Linux `Documentation/networking/tuntap.rst`.
+//! `loopback::remove`, which works while a node is attached, too. In and out: one whole IPv4 packet a call, or
+//! a super-packet of up to 64 KiB that stands for many (`IFF_VNET_HDR`); a kernel that has none of that hands
+//! out and takes plain packets (`IFF_NO_PI`). Source: Linux `Documentation/networking/tuntap.rst`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use protocol::forward::Offload;
+use protocol::tunnel::coalesce::{Coalesced, PARTS_MAX};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use thiserror::Error;
@@ -20,6 +23,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 mod sys;
 #[cfg(test)]
 mod tests;
+mod vnet;
 
 /// Where the kernel's TUN driver is opened.
 const DRIVER: &str = "/dev/net/tun";
@@ -32,6 +36,9 @@ pub(crate) const NAME_MAX_BYTES: usize = 15;
 const RUNNING_WAIT_MAX: Duration = Duration::from_millis(200);
 /// *Chosen*: below what a user notices.
 const RUNNING_WAIT_STEP: Duration = Duration::from_millis(1);
+
+/// *Specified*: bytes of the largest super-packet that the kernel hands out, an IPv4 packet's.
+pub(crate) const PACKET_BYTES_MAX: usize = 65_535;
 
 /// Why a device was not made or not attached.
 #[derive(Debug, Error)]
@@ -92,13 +99,16 @@ pub(crate) fn create(name: &str, owner: u32) -> Result<(), TunError> {
 /// An open TUN device. Dropping it detaches; the device itself stays.
 pub(crate) struct Tun {
     device: SyncDevice,
+    /// A header stands in front of each packet, and super-packets pass.
+    has_vnet_header: bool,
 }
 
 impl Tun {
     /// Attaches to the device `name`, which [`create`] made for this process's user. Needs no capability.
     ///
-    /// Neither the device's addresses nor its up-or-down state are touched. Its offloads are reset to none.
-    /// Blocks until the kernel lets packets into the device, if that is up: a few milliseconds.
+    /// Neither the device's addresses nor its up-or-down state are touched. Its offloads are set to what this
+    /// node and the kernel both can. Blocks until the kernel lets packets into the device, if that is up: a
+    /// few milliseconds.
     ///
     /// # Errors
     /// Every [`TunError`] but `NeedsRoot`.
@@ -108,30 +118,77 @@ impl Tun {
         drop(open_driver(name)?);
         // TUNSETIFF makes a device that is missing, if it may.
         state(name)?;
-        let device = DeviceBuilder::new()
-            .name(name)
-            .inherit_enable_state()
-            .build_sync()
-            .map_err(|error| cause(name, error))?;
+        let build = |offload| {
+            let builder = DeviceBuilder::new().name(name).inherit_enable_state();
+            builder
+                .with(|linux| {
+                    linux.offload(offload);
+                })
+                .build_sync()
+        };
+        // A refusal of the device itself comes again without offloads, and is then reported.
+        let device = build(true).or_else(|_| build(false)).map_err(|error| cause(name, error))?;
         device.set_nonblocking(true).map_err(|error| cause(name, error))?;
+        let has_vnet_header = device.tcp_gso();
+        tracing::info!(name, tcp = has_vnet_header, udp = device.udp_gso(), "device attached, with offloads");
         wait_until_running(name)?;
-        Ok(Self { device })
+        Ok(Self { device, has_vnet_header })
     }
 
-    /// Reads one packet into `packet` and returns its length in bytes; what does not fit is cut off.
+    /// Whether [`Tun::write`] takes super-packets.
+    pub(crate) fn takes_super_packets(&self) -> bool {
+        self.has_vnet_header
+    }
+
+    /// Reads one packet into `packet`; returns its length in bytes and what the kernel left undone in it. What
+    /// does not fit is cut off; nothing is, from [`PACKET_BYTES_MAX`] bytes on.
+    ///
+    /// One system call.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; `EBADFD` once the device was deleted.
-    pub(crate) fn recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.device.recv(packet)
+    /// `WouldBlock` when there is none; `InvalidData` for one that is none of ours, which is skipped;
+    /// `EBADFD` once the device was deleted.
+    pub(crate) fn recv(&self, packet: &mut [u8]) -> io::Result<(usize, Offload)> {
+        if !self.has_vnet_header {
+            return Ok((rustix::io::read(&self.device, packet)?, Offload::default()));
+        }
+        let mut header = vnet::PLAIN;
+        let places = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(packet)];
+        let bytes = rustix::io::readv(&self.device, places)?.saturating_sub(vnet::VNET_BYTES);
+        let offload = vnet::decode(header).ok_or(ErrorKind::InvalidData)?;
+        Ok((bytes, offload))
     }
 
-    /// Hands one whole packet to the kernel and returns its length in bytes.
+    /// Hands one whole packet to the kernel.
     ///
     /// # Errors
     /// `EINVAL` for bytes that are not IP; `EIO` when the device is down; `EBADFD` once it was deleted.
-    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        self.device.send(packet)
+    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        self.write(&Coalesced::from(packet))
+    }
+
+    /// Hands one packet or super-packet to the kernel, straight from where its parts are.
+    ///
+    /// One system call, which copies the bytes once.
+    ///
+    /// # Errors
+    /// As [`Tun::send`]; `EINVAL` also for a super-packet, if [`Tun::takes_super_packets`] is false.
+    pub(crate) fn write(&self, packet: &Coalesced<'_, '_>) -> io::Result<()> {
+        let header = match packet.segment_bytes {
+            None => vnet::PLAIN,
+            Some(_) if !self.has_vnet_header => return Err(Errno::INVAL.into()),
+            Some(bytes) => vnet::encode_tcp(packet.headers.len(), bytes),
+        };
+        let mut parts = [IoSlice::new(&[]); PARTS_MAX + 2];
+        let used = packet.payloads.len().min(PARTS_MAX) + 2;
+        parts[0] = IoSlice::new(&header);
+        parts[1] = IoSlice::new(packet.headers);
+        for (part, payload) in parts[2..].iter_mut().zip(packet.payloads) {
+            *part = IoSlice::new(payload);
+        }
+        let first = usize::from(!self.has_vnet_header);
+        rustix::io::writev(&self.device, &parts[first..used])?;
+        Ok(())
     }
 }
 

@@ -1,14 +1,17 @@
 //! A device's owner attaches without a capability, and again after kill -9; each failure names its cause.
 
-use std::io::{BufRead, BufReader, Lines};
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, ErrorKind, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use super::{Tun, TunError, create};
+use protocol::forward::whole_packets;
+use protocol::tunnel::coalesce::{Coalesced, Coalescer};
+
+use super::{PACKET_BYTES_MAX, Tun, TunError, create};
 use crate::loopback::lab::{in_own_namespace, run};
 
 /// A user with no rights whatever ("nobody").
@@ -84,6 +87,62 @@ fn deleted_device_is_an_error_and_not_silence() {
 }
 
 #[test]
+fn every_packet_of_a_transfer_is_valid_and_the_kernel_takes_them_back_as_one() {
+    in_own_namespace(|| {
+        let tun = with_network();
+        let listener = TcpListener::bind("127.90.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent: Vec<u8> = (0..8_000_000u32).map(|at| (at ^ (at >> 9)) as u8).collect();
+        let (mut packets, mut supers_in, mut supers_out) = (0, 0, 0);
+        thread::scope(|scope| {
+            let receiver = scope.spawn(move || {
+                let mut received = Vec::new();
+                listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+                received
+            });
+            // Its own listener, seen as another's: the device's other end exchanges the addresses.
+            let sender = scope.spawn(|| {
+                TcpStream::connect(("127.90.0.2", port)).unwrap().write_all(&sent).unwrap();
+            });
+            let end = Instant::now() + Duration::from_secs(20);
+            while !receiver.is_finished() || !sender.is_finished() {
+                assert!(Instant::now() < end, "the transfer ends");
+                let mut turn: Vec<Vec<u8>> = Vec::new();
+                supers_in += read_turn(&tun, |packet| turn.push(exchanged(packet)));
+                packets += turn.len();
+                let mut coalescer = Coalescer::default();
+                let mut write = |packet: &Coalesced<'_, '_>| {
+                    supers_out += usize::from(packet.segment_bytes.is_some());
+                    tun.write(packet).unwrap();
+                };
+                turn.iter_mut().for_each(|packet| coalescer.take(packet, &mut write));
+                coalescer.finish(&mut write);
+            }
+            assert!(receiver.join().unwrap() == sent, "what came is what was sent");
+        });
+        assert!(
+            supers_in > 0 && supers_out > 0,
+            "{packets} packets, {supers_in} super-packets in, {supers_out} out"
+        );
+    });
+}
+
+#[test]
+fn datagrams_whose_checksum_the_kernel_leaves_to_us_are_valid() {
+    in_own_namespace(|| {
+        let tun = with_network();
+        let socket = UdpSocket::bind("127.90.0.1:0").unwrap();
+        socket.connect("127.90.0.2:9").unwrap();
+        for bytes in [0, 1, 2, 999, 1_392] {
+            socket.send(&vec![7; bytes]).unwrap();
+        }
+        let mut lengths = Vec::new();
+        read_turn(&tun, |packet| lengths.push(packet.len() - 28));
+        assert_eq!(lengths, [0, 1, 2, 999, 1_392]);
+    });
+}
+
+#[test]
 fn names_that_no_device_can_have_are_refused() {
     for name in ["", ".", "..", "a name", "a/b", "vpi-%d", "eth0:1", "sixteen-bytes-16", "vpi-é"] {
         assert!(matches!(create(name, 0), Err(TunError::Name(_))), "{name:?}");
@@ -103,12 +162,72 @@ fn helper_process_holds_a_device() {
             let end = Instant::now() + Duration::from_secs(20);
             while Instant::now() < end {
                 match tun.recv(&mut packet) {
-                    Ok(bytes) => println!("packet {bytes}"),
+                    Ok((bytes, _)) => println!("packet {bytes}"),
                     Err(_) => thread::sleep(Duration::from_millis(1)),
                 }
             }
         }
     }
+}
+
+/// The device, attached, with an alias of its own on it and its /16 behind it.
+fn with_network() -> Tun {
+    create(DEVICE, 0).unwrap();
+    run(&format!("echo 1 > /proc/sys/net/ipv4/conf/{DEVICE}/route_localnet"));
+    bring_up();
+    run(&format!("ip link set {DEVICE} mtu 1420"));
+    run(&format!("ip address add 127.90.0.1/32 dev {DEVICE} scope host"));
+    run(&format!("ip route add 127.90.0.0/16 dev {DEVICE} table local src 127.90.0.1"));
+    Tun::attach(DEVICE).unwrap()
+}
+
+/// Reads what there is, as whole packets, each of which must be valid; returns how many super-packets there were.
+fn read_turn(tun: &Tun, mut each: impl FnMut(Vec<u8>)) -> usize {
+    let (mut packet, mut supers) = (vec![0; PACKET_BYTES_MAX], 0);
+    loop {
+        match tun.recv(&mut packet) {
+            Ok((bytes, offload)) => {
+                supers += usize::from(offload.segment_bytes.is_some());
+                whole_packets(&packet[..bytes], offload, |whole| {
+                    assert_valid(&whole);
+                    each(whole);
+                });
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return supers,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Length and both checksums, by the slow definition of RFC 1071.
+fn assert_valid(packet: &[u8]) {
+    assert!(packet.len() <= 1_420, "{} bytes", packet.len());
+    assert_eq!(usize::from(u16::from_be_bytes([packet[2], packet[3]])), packet.len());
+    assert_eq!(sum(&[&packet[..20]]), 0xffff, "the header's checksum");
+    let length = ((packet.len() - 20) as u16).to_be_bytes();
+    assert_eq!(
+        sum(&[&packet[12..20], &[0, packet[9]], &length, &packet[20..]]),
+        0xffff,
+        "protocol {}",
+        packet[9]
+    );
+}
+
+fn sum(parts: &[&[u8]]) -> u32 {
+    let words = parts.concat();
+    let sum: u32 = words
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| (*low).into()))
+        .sum();
+    let sum = (sum >> 16) + (sum & 0xffff);
+    (sum >> 16) + (sum & 0xffff)
+}
+
+/// The packet from its destination to its source; sums do not change by that.
+fn exchanged(mut packet: Vec<u8>) -> Vec<u8> {
+    let (source, destination) = packet[12..20].split_at_mut(4);
+    source.swap_with_slice(destination);
+    packet
 }
 
 /// Without IPv6, whose router solicitations would be the first packets.

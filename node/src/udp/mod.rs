@@ -1,7 +1,8 @@
 //! The data socket: datagrams from and to other nodes.
 //!
 //! One UDP socket a VPI, for IPv4 and IPv6 at once, bound for the life of the process. In: batches of
-//! datagrams with their sources (`recvmmsg`); out: batches with their destinations (`sendmmsg`). The don't-
+//! datagrams with their sources (`recvmmsg`, `UDP_GRO`); out: batches with their destinations (`sendmmsg`,
+//! `UDP_SEGMENT`), each tried at run time. The don't-
 //! fragment bit is always set and the kernel's own idea of a path's MTU ignored (`IP_PMTUDISC_PROBE`), as
 //! RFC 8899 §4.1 asks: sizes are found by our probes. ICMP errors never surface: anybody can forge them.
 
@@ -11,6 +12,7 @@ use thiserror::Error;
 
 mod addresses;
 mod batch;
+mod received;
 mod socket;
 mod sys;
 #[cfg(test)]
@@ -20,6 +22,7 @@ pub(crate) use addresses::interface_addresses;
 pub(crate) use batch::Batch;
 #[cfg(test)]
 use batch::{BATCH_MAX, SLOT_BYTES};
+pub(crate) use received::Received;
 #[cfg(test)]
 use socket::Refusal;
 pub(crate) use socket::Socket;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Type};
 
-use super::{Batch, UdpError, sys};
+use super::{Batch, Received, UdpError, sys};
 
 /// *Chosen*: asked of the kernel for each direction; 4 MiB are 30 ms at 1 Gbit/s, which a burst of 64 full
 /// GSO buffers fits in. The kernel silently gives less, down to `net.core.rmem_max` and `wmem_max`.
@@ -65,21 +65,32 @@ impl Socket {
         self.port
     }
 
-    /// Receives up to [`super::batch::BATCH_MAX`] datagrams into `batch`, in place of what is in it; returns their number.
+    /// Receives into `received`, in place of what is in it, until there is none or the turn is full; returns the
+    /// number of messages, each one datagram or a run of them.
     ///
     /// Sources are never IPv4-mapped. Datagrams that are empty, or larger than [`super::batch::SLOT_BYTES`] and therefore
-    /// none of ours, are counted but not in the batch.
+    /// none of ours, are counted but not among them. One system call, two when there is more than the last time.
     ///
     /// # Errors
     /// `WouldBlock` when there is none; others only if the socket or the machine's memory is gone.
-    pub(crate) fn recv_batch(&self, batch: &mut Batch) -> io::Result<usize> {
-        for _ in 0..STALE_ERRORS_MAX {
-            match batch.fill(|slots, entries| sys::receive(self.as_fd(), slots, entries)) {
-                Err(error) if is_passing(&error) || is_of_icmp(&error) => {}
-                other => return other,
+    pub(crate) fn recv_batch(&self, received: &mut Received) -> io::Result<usize> {
+        received.clear();
+        let mut stale = 0;
+        while !received.is_full() {
+            match received.fill(|slots, entries| sys::receive(self.as_fd(), slots, entries)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if is_passing(&error) || is_of_icmp(&error) => {
+                    stale += 1;
+                    if stale > STALE_ERRORS_MAX {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
         }
-        Err(ErrorKind::WouldBlock.into())
+        if received.messages() == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(received.messages()) }
     }
 
     /// Sends the datagrams of `batch` in their order and empties it.
@@ -95,13 +106,18 @@ impl Socket {
         mut refused: impl FnMut(SocketAddr, usize, Refusal),
     ) -> io::Result<()> {
         let mut stale = 0;
-        while let Some((to, datagram)) = batch.first_unsent() {
+        while let Some((to, bytes)) = batch.first_unsent() {
             match sys::send(self.as_fd(), self.family, batch.unsent()) {
-                Ok(sent) => batch.advance(sent),
+                Ok(sent) => {
+                    batch.learn();
+                    batch.advance(sent);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(error),
                 Err(error) if is_passing(&error) && stale < STALE_ERRORS_MAX => stale += 1,
+                // The run, or each of its datagrams: the next attempts tell.
+                Err(error) if may_be_of_run(&error) && batch.split_first() => {}
                 Err(error) => {
-                    refused(to, datagram.len(), refusal(&error));
+                    refused(to, bytes, refusal(&error));
                     batch.advance(1);
                 }
             }
@@ -129,6 +145,9 @@ pub(super) fn bind(family: Family, port: u16) -> io::Result<Socket> {
         socket.set_only_v6(false)?;
     }
     sys::always_set_df(socket.as_fd(), family)?;
+    if let Err(error) = sys::receive_runs(socket.as_fd()) {
+        tracing::info!(%error, "the kernel hands out no runs of datagrams (UDP GRO); they are received one by one");
+    }
     socket.bind(&address.into())?;
     for set in [socket2::Socket::set_recv_buffer_size, socket2::Socket::set_send_buffer_size] {
         // A smaller buffer loses bursts and nothing else.
@@ -166,6 +185,12 @@ fn is_of_icmp(error: &io::Error) -> bool {
                 | Errno::ACCESS
         )
     )
+}
+
+/// Whether the kernel says this of a run whose datagrams it may take one by one: no checksum offload on the way out
+/// (`EIO`), no such option (`EINVAL`), or too large (either of two).
+fn may_be_of_run(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::INVAL | Errno::MSGSIZE | Errno::OPNOTSUPP))
 }
 
 fn refusal(error: &io::Error) -> Refusal {

@@ -1,4 +1,5 @@
-//! `recvmmsg`, `sendmmsg` and the options that set DF on every datagram: ip(7), ipv6(7), recvmmsg(2).
+//! `recvmmsg`, `sendmmsg`, the options that set DF on every datagram, and runs of datagrams: ip(7), ipv6(7),
+//! recvmmsg(2), udp(7).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -7,7 +8,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::batch::{BATCH_MAX, Entry, SLOT_BYTES};
+use super::batch::{BATCH_MAX, Message};
+use super::received::{Entry, MESSAGE_BYTES, MESSAGES_MAX};
 use super::socket::Family;
 
 /// An address as the kernel has it.
@@ -18,32 +20,39 @@ union Name {
     v6: libc::sockaddr_in6,
 }
 
-/// Receives datagrams without waiting, the first into the first slot of `slab` and so on.
+/// *Specified*: room for one control message with up to eight bytes in it (`CMSG_SPACE`).
+const CONTROL_BYTES: usize = 24;
+/// Messages that one call takes at most.
+const CALL_MAX: usize = if BATCH_MAX > MESSAGES_MAX { BATCH_MAX } else { MESSAGES_MAX };
+
+/// One control message, with the alignment of its header.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// Receives messages without waiting, the first into the first slot of `slots` and so on.
 ///
-/// `slab` is [`BATCH_MAX`] slots of [`SLOT_BYTES`]. Returns how many entries are filled, at least 1. One that
+/// `slots` are [`MESSAGE_BYTES`] each, as many as `entries`. Returns how many entries are filled, at least 1. One that
 /// was larger than its slot has length 0.
 ///
 /// # Errors
 /// What the kernel says; `WouldBlock` when there is none.
-pub(super) fn receive(
-    socket: BorrowedFd<'_>,
-    slab: &mut [u8],
-    entries: &mut [Entry; BATCH_MAX],
-) -> io::Result<usize> {
+pub(super) fn receive(socket: BorrowedFd<'_>, slots: &mut [u8], entries: &mut [Entry]) -> io::Result<usize> {
     let mut call = Call::new();
-    let mut slots = 0;
-    for (index, slot) in slab.chunks_exact_mut(SLOT_BYTES).take(BATCH_MAX).enumerate() {
+    let mut count = 0;
+    for (index, slot) in slots.chunks_exact_mut(MESSAGE_BYTES).take(entries.len().min(CALL_MAX)).enumerate() {
         call.set(index, slot.as_mut_ptr(), slot.len(), size_of::<Name>());
-        slots += 1;
+        call.headers[index].msg_hdr.msg_controllen = CONTROL_BYTES;
+        count += 1;
     }
-    call.link();
-    // SAFETY: the first `slots` headers point to live, writable names and slots, none of them twice, with
-    // their lengths in bytes; `call` and `slab` outlive the call.
+    call.link(count);
+    // SAFETY: the first `count` headers point to live, writable names, control buffers and slots, none of them twice,
+    // with their lengths in bytes; `call` and `slots` outlive the call.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
             call.headers.as_mut_ptr(),
-            slots,
+            count as libc::c_uint,
             libc::MSG_DONTWAIT,
             ptr::null_mut(),
         )
@@ -52,39 +61,58 @@ pub(super) fn receive(
     for ((entry, header), name) in entries.iter_mut().zip(&call.headers).zip(&call.names).take(received) {
         let is_cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         let bytes = if is_cut { 0 } else { header.msg_len as usize };
+        let segment_bytes = segment_bytes(&header.msg_hdr).unwrap_or(bytes);
         *entry = match decode(name) {
-            Some(address) => Entry { address, bytes },
+            Some(address) => Entry { address, bytes, segment_bytes },
             None => Entry { bytes: 0, ..*entry },
         };
     }
     Ok(received)
 }
 
-/// Sends datagrams without waiting, in order, as far as the kernel takes them; at most [`BATCH_MAX`].
+/// Sends messages without waiting, in order, as far as the kernel takes them; at most [`BATCH_MAX`].
 ///
-/// Returns how many were sent. An error concerns the first datagram, and then none was sent.
+/// Returns how many were sent. An error concerns the first, and then none was sent.
 ///
 /// # Errors
 /// What the kernel says.
 pub(super) fn send<'a>(
     socket: BorrowedFd<'_>,
     family: Family,
-    datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
+    messages: impl Iterator<Item = Message<'a>>,
 ) -> io::Result<usize> {
     let mut call = Call::new();
     let mut count = 0;
-    for (index, (to, datagram)) in datagrams.take(BATCH_MAX).enumerate() {
-        let (name, name_bytes) = encode(to, family);
+    for (index, message) in messages.take(BATCH_MAX).enumerate() {
+        let (name, name_bytes) = encode(message.to, family);
         call.names[index] = name;
-        call.set(index, datagram.as_ptr().cast_mut(), datagram.len(), name_bytes);
+        call.set(index, message.bytes.as_ptr().cast_mut(), message.bytes.len(), name_bytes);
+        if let Some(bytes) = message.segment_bytes {
+            call.controls[index] = segment_control(bytes.get());
+            call.headers[index].msg_hdr.msg_controllen = CONTROL_BYTES;
+        }
         count += 1;
     }
-    call.link();
-    // SAFETY: the first `count` headers point to live names and datagrams with their lengths in bytes, which
-    // the kernel only reads; `call` and the datagrams outlive the call.
-    let sent =
-        unsafe { libc::sendmmsg(socket.as_raw_fd(), call.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
+    call.link(count);
+    // SAFETY: the first `count` headers point to live names, control buffers and datagrams with their lengths in bytes,
+    // which the kernel only reads; `call` and the datagrams outlive the call.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            call.headers.as_mut_ptr(),
+            count as libc::c_uint,
+            libc::MSG_DONTWAIT,
+        )
+    };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Lets the kernel hand out datagrams of one flow and size together (`UDP_GRO`).
+///
+/// # Errors
+/// What the kernel says; `ENOPROTOOPT` before Linux 5.0.
+pub(super) fn receive_runs(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Sets DF on whatever is sent, and lets datagrams up to the device's MTU out whatever the kernel believes of
@@ -105,32 +133,65 @@ pub(super) fn always_set_df(socket: BorrowedFd<'_>, family: Family) -> io::Resul
 
 /// The memory of one system call, on the stack.
 struct Call {
-    headers: [libc::mmsghdr; BATCH_MAX],
-    pieces: [libc::iovec; BATCH_MAX],
-    names: [Name; BATCH_MAX],
+    headers: [libc::mmsghdr; CALL_MAX],
+    pieces: [libc::iovec; CALL_MAX],
+    names: [Name; CALL_MAX],
+    controls: [Control; CALL_MAX],
 }
 
 impl Call {
     fn new() -> Self {
-        // SAFETY: all three are arrays of plain C data, for which all zeros is a valid value.
+        // SAFETY: all four are arrays of plain C data, for which all zeros is a valid value.
         unsafe { mem::zeroed() }
     }
 
-    /// Describes datagram `index`, below [`BATCH_MAX`].
+    /// Describes message `index`, below [`CALL_MAX`].
     fn set(&mut self, index: usize, start: *mut u8, bytes: usize, name_bytes: usize) {
         self.pieces[index] = libc::iovec { iov_base: start.cast(), iov_len: bytes };
         self.headers[index].msg_hdr.msg_namelen = name_bytes as libc::socklen_t;
         self.headers[index].msg_hdr.msg_iovlen = 1;
     }
 
-    /// Points each header to its name and piece. This value must not move from here on.
-    fn link(&mut self) {
-        let parts = self.names.iter_mut().zip(&mut self.pieces);
-        for (header, (name, piece)) in self.headers.iter_mut().zip(parts) {
+    /// Points the first `count` headers to their names, pieces and controls. This value must not move from here on.
+    fn link(&mut self, count: usize) {
+        let parts = self.names.iter_mut().zip(&mut self.pieces).zip(&mut self.controls);
+        for (header, ((name, piece), control)) in self.headers.iter_mut().zip(parts).take(count) {
             header.msg_hdr.msg_name = ptr::from_mut(name).cast();
             header.msg_hdr.msg_iov = piece;
+            if header.msg_hdr.msg_controllen > 0 {
+                header.msg_hdr.msg_control = ptr::from_mut(control).cast();
+            }
         }
     }
+}
+
+/// The control message that has the kernel cut a run into datagrams of so many bytes.
+fn segment_control(bytes: u16) -> Control {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let header = ptr::from_mut(&mut control).cast::<libc::cmsghdr>();
+    // SAFETY: `control` has the header's alignment, and room for header and an aligned u16 behind it; CMSG_DATA points
+    // into it, as CMSG_LEN counts.
+    unsafe {
+        (*header).cmsg_level = libc::SOL_UDP;
+        (*header).cmsg_type = libc::UDP_SEGMENT;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as libc::c_uint) as usize;
+        libc::CMSG_DATA(header).cast::<u16>().write_unaligned(bytes);
+    }
+    control
+}
+
+/// The size of each datagram in a received run; `None` if it is one datagram.
+fn segment_bytes(message: &libc::msghdr) -> Option<usize> {
+    // SAFETY: `message` was filled by the kernel and points to its live control buffer of `msg_controllen` bytes;
+    // CMSG_FIRSTHDR is null if that holds no header, and an int lies behind one of this type.
+    let bytes = unsafe {
+        let header = libc::CMSG_FIRSTHDR(message);
+        if header.is_null() || ((*header).cmsg_level, (*header).cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
+            return None;
+        }
+        libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned()
+    };
+    usize::try_from(bytes).ok().filter(|bytes| *bytes > 0)
 }
 
 fn decode(name: &Name) -> Option<SocketAddr> {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::socket::{Family, bind};
-use super::{BATCH_MAX, Batch, Refusal, SLOT_BYTES, Socket, UdpError, interface_addresses};
+use super::{BATCH_MAX, Batch, Received, Refusal, SLOT_BYTES, Socket, UdpError, interface_addresses};
 use crate::loopback::lab::{in_own_namespace, in_own_namespace_async, run};
 
 #[test]
@@ -26,7 +26,49 @@ fn full_batch_arrives_in_order_with_unmapped_sources() {
         assert_eq!((*source, datagram.len()), (local(&from), number + 1));
         assert!(datagram.iter().all(|byte| usize::from(*byte) == number));
     }
-    assert_eq!(to.recv_batch(&mut batch).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(to.recv_batch(&mut Received::new()).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn runs_of_one_size_arrive_whole_and_in_order_over_ipv4_and_ipv6() {
+    in_own_namespace(|| {
+        let (from, to) = (Socket::bind(0).unwrap(), Socket::bind(0).unwrap());
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, to.local_port()));
+        for address in [local(&to), v6] {
+            let sizes: Vec<_> = (0..140).map(|number| if number % 50 == 49 { 600 } else { 1_400 }).collect();
+            let mut batch = Batch::new();
+            for (number, size) in sizes.iter().enumerate() {
+                assert!(push(&mut batch, address, &vec![number as u8; *size]));
+            }
+            let messages = batch.unsent().count();
+            assert!(messages <= 6, "{messages} runs of up to 46");
+
+            from.send_batch(&mut batch, refuse_none).unwrap();
+
+            let received = receive(&to, sizes.len());
+            for (number, ((_, datagram), size)) in received.iter().zip(&sizes).enumerate() {
+                assert_eq!(*datagram, vec![number as u8; *size]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_run_that_is_refused_is_sent_one_by_one_and_what_fits_arrives() {
+    in_own_namespace(|| {
+        run("ip link set lo mtu 1300");
+        let (from, to) = (Socket::bind(0).unwrap(), Socket::bind(0).unwrap());
+        let mut batch = Batch::new();
+        for bytes in [1_280, 1_280, 1_200, 1_200, 1_200] {
+            assert!(push(&mut batch, local(&to), &vec![7; bytes]));
+        }
+        let mut refused = Vec::new();
+
+        from.send_batch(&mut batch, |_, bytes, why| refused.push((bytes, why))).unwrap();
+
+        assert_eq!(refused, [(1_280, Refusal::TooBig), (1_280, Refusal::TooBig)]);
+        assert_eq!(receive(&to, 3).len(), 3);
+    });
 }
 
 #[test]
@@ -122,7 +164,7 @@ fn unreachable_destinations_are_reported_and_icmp_errors_are_not() {
                 assert!(push(&mut batch, address, b"hello"));
             }
             from.send_batch(&mut batch, |to, _, why| refused.push((to, why))).unwrap();
-            assert_eq!(from.recv_batch(&mut batch).unwrap_err().kind(), ErrorKind::WouldBlock);
+            assert_eq!(from.recv_batch(&mut Received::new()).unwrap_err().kind(), ErrorKind::WouldBlock);
         }
 
         assert_eq!(receive(&to, 5).len(), 5);
@@ -156,8 +198,10 @@ fn full_send_buffer_keeps_the_rest_for_the_next_call() {
         let from = Socket::bind(0).unwrap();
         from.socket.set_send_buffer_size(8_192).unwrap();
         let mut batch = Batch::new();
-        for _ in 0..BATCH_MAX {
-            assert!(push(&mut batch, SocketAddr::from(([10, 1, 1, 2], 9)), &[7; 1400]));
+        for number in 0..BATCH_MAX {
+            // Not two for one port in a row: each is a message of its own.
+            let port = 9 + (number % 2) as u16;
+            assert!(push(&mut batch, SocketAddr::from(([10, 1, 1, 2], port)), &[7; 1400]));
         }
         let end = Instant::now() + Duration::from_secs(10);
         let mut blocked = 0;
@@ -226,7 +270,7 @@ fn refuse_none(to: SocketAddr, bytes: usize, why: Refusal) {
 /// Waits until this many datagrams are there.
 fn receive(socket: &Socket, count: usize) -> Vec<(SocketAddr, Vec<u8>)> {
     let end = Instant::now() + Duration::from_secs(5);
-    let (mut batch, mut received) = (Batch::new(), Vec::new());
+    let (mut batch, mut received) = (Received::new(), Vec::new());
     while received.len() < count {
         match socket.recv_batch(&mut batch) {
             Ok(_) => received.extend(batch.datagrams().map(|(from, datagram)| (from, datagram.to_vec()))),

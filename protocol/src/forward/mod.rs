@@ -11,6 +11,7 @@
 //! ```
 
 mod fragment;
+mod offload;
 mod outbound;
 mod traffic;
 
@@ -24,6 +25,7 @@ use crate::tunnel::{OpenError, Opener, Sealer};
 use crate::wire::{header, message};
 use crate::{alias, filter};
 
+pub use offload::{Offload, whole_packets};
 pub use outbound::{Outbound, send_packet};
 pub use traffic::Traffic;
 
@@ -285,8 +287,17 @@ impl Forwarder {
         }
     }
 
-    /// Takes in one packet from an application and hands its datagrams to `egress`.
-    pub fn outbound(&mut self, packet: &[u8], egress: &mut impl Egress, now: Instant) -> Outbound {
+    /// Takes in one packet from an application, or a super-packet, and hands its datagrams to `egress`.
+    ///
+    /// `offload` says what the device left undone; a checksum is completed in place. What must be held
+    /// ([`Outbound::Hold`]) is left as it was, and the engine gets it as [`whole_packets`].
+    pub fn outbound(
+        &mut self,
+        packet: &mut [u8],
+        offload: Offload,
+        egress: &mut impl Egress,
+        now: Instant,
+    ) -> Outbound {
         let destination = match filter::outbound(packet, self.own) {
             Ok(destination) => destination,
             Err(reason) => return Outbound::Drop(reason),
@@ -297,7 +308,13 @@ impl Forwarder {
             return Outbound::Drop(DropReason::PacketUnknownAlias);
         };
         let Some(route) = &link.route else { return Outbound::Hold };
-        let outcome = send_packet(packet, route, &link.traffic, egress);
+        if offload.has_partial_checksum && offload.segment_bytes.is_none() {
+            offload::complete_checksum(packet);
+        }
+        let outcome = match offload.segment_bytes {
+            None => send_packet(packet, route, &link.traffic, egress),
+            Some(bytes) => outbound::send_super_packet(packet, bytes, (route, &link.traffic), egress),
+        };
         if due(&mut link.sent_noted_at, now) {
             link.is_answer_due = true;
             self.notes.push_back(Note::Sent(id));

@@ -1,11 +1,16 @@
 //! One packet into its datagrams: whole where it fits the path, cut where it may be cut.
 
+use std::num::NonZeroU16;
+
 use super::fragment::Fragments;
 use super::{Egress, Route, Traffic};
 use crate::drop::DropReason;
-use crate::tunnel::segment::TcpCut;
+use crate::tunnel::segment::{TcpCut, UdpCut};
 use crate::wire::header::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
 use crate::wire::ip;
+
+/// The largest datagram of a UDP super-packet that is cut to a smaller path (chosen: the TUN's MTU is below it).
+const SCRATCH_BYTES: usize = 2_048;
 
 /// What becomes of a packet.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,7 +25,7 @@ pub enum Outbound {
     Drop(DropReason),
 }
 
-/// Seals `packet` for `route`, in as many datagrams as the path asks for.
+/// Seals `packet`, its checksums complete, for `route`, in as many datagrams as the path asks for.
 ///
 /// While larger sizes are being tried, what may not be cut is sent whole: the kernel remembers a refusal for ten
 /// minutes, and most paths will have carried it.
@@ -30,7 +35,7 @@ pub fn send_packet(packet: &[u8], route: &Route, traffic: &Traffic, egress: &mut
     if packet.len() <= max_bytes {
         return send(packet.len(), &|out| out.copy_from_slice(packet));
     }
-    if let Some(cut) = TcpCut::new(packet, max_bytes) {
+    if let Some(cut) = TcpCut::new(packet, max_bytes, None) {
         return all((0..cut.count()).map(|index| send(cut.packet_bytes(index), &|out| cut.write(index, out))));
     }
     if let Some(cut) = Fragments::new(packet, max_bytes) {
@@ -43,6 +48,39 @@ pub fn send_packet(packet: &[u8], route: &Route, traffic: &Traffic, egress: &mut
         .ok()
         .and_then(|packet| ip::fragmentation_needed(&packet, route.packet_bytes))
         .map_or(Outbound::Drop(DropReason::PacketTooLarge), Outbound::TooLarge)
+}
+
+/// Seals the packets that the super-packet `packet` stands for, each with `segment_bytes` of payload.
+///
+/// TCP is cut to the path's size in the same pass; each byte is copied once and summed once, straight into the
+/// datagram. Datagrams of UDP that do not fit the path go the way of any other packet.
+pub(super) fn send_super_packet(
+    packet: &[u8],
+    segment_bytes: NonZeroU16,
+    (route, traffic): (&Route, &Traffic),
+    egress: &mut impl Egress,
+) -> Outbound {
+    let max_bytes = usize::from(route.packet_bytes);
+    if let Some(cut) = TcpCut::new(packet, max_bytes, Some(segment_bytes)) {
+        return all((0..cut.count()).map(|index| {
+            send_one(cut.packet_bytes(index), &|out| cut.write(index, out), route, traffic, egress)
+        }));
+    }
+    let Some(cut) = UdpCut::new(packet, segment_bytes) else {
+        return Outbound::Drop(DropReason::PacketMalformed);
+    };
+    all((0..cut.count()).map(|index| {
+        let bytes = cut.packet_bytes(index);
+        if bytes <= max_bytes {
+            return send_one(bytes, &|out| cut.write(index, out), route, traffic, egress);
+        }
+        let mut scratch = [0; SCRATCH_BYTES];
+        let Some(datagram) = scratch.get_mut(..bytes) else {
+            return Outbound::Drop(DropReason::PacketTooLarge);
+        };
+        cut.write(index, datagram);
+        send_packet(datagram, route, traffic, egress)
+    }))
 }
 
 /// The first outcome that is not `Sent`, once all are done.

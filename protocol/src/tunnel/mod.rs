@@ -8,8 +8,10 @@
 //! ```
 //!
 //! [`handshake`] makes the keys, [`Sealer`] and [`Opener`] use them, [`Sessions`] says which of up to three sessions
-//! with one member is used, [`timers`] says when a session is renewed, and [`segment`] cuts TCP to a path's size.
+//! with one member is used, [`timers`] says when a session is renewed, [`segment`] cuts packets to a path's size, and
+//! [`coalesce`] puts them together again.
 
+pub mod coalesce;
 pub mod handshake;
 mod noise;
 mod opener;

@@ -1,15 +1,22 @@
-//! Cuts a TCP packet into valid packets of at most a given size.
+//! Cuts one packet into valid packets: super-packets of the device, and TCP to a path's size.
 //!
 //! A path that carries less than the TUN's MTU must not be announced to the kernel too early (it remembers for ten
-//! minutes); TCP is simply cut. In: one IPv4 TCP packet. Out: packets whose payloads, put together, are the same bytes
-//! (as RFC 9293 §3.4 allows any segment boundaries). Every header field, sequence number and checksum is what a sender
-//! would have written: identification counts up, CWR stays on the first (RFC 3168 §6.1.2), FIN and PSH on the last.
+//! minutes); TCP is simply cut, in the same pass that cuts a super-packet. In: one IPv4 packet, whose transport checksum
+//! is not looked at. Out: packets whose payloads, put together, are the same bytes (as RFC 9293 §3.4 allows any segment
+//! boundaries). Every header field, sequence number and checksum is what a sender would have written: identification
+//! counts up, CWR stays on the first (RFC 3168 §6.1.2), FIN and PSH on the last, the urgent pointer keeps its place.
+//!
+//! Cost for each byte: one copy, and one sum of what was copied.
+
+use std::num::NonZeroU16;
 
 use crate::wire::checksum::Sum;
-use crate::wire::ip::{HEADER_BYTES, TCP, TCP_HEADER_BYTES};
+use crate::wire::ip::{HEADER_BYTES, TCP, TCP_HEADER_BYTES, UDP, UDP_HEADER_BYTES};
 
 /// Bytes of the shortest IPv4 and TCP header together.
 const SHORTEST_HEADERS: usize = HEADER_BYTES + TCP_HEADER_BYTES;
+/// Bytes of an IPv4 and a UDP header together.
+const UDP_HEADERS: usize = HEADER_BYTES + UDP_HEADER_BYTES;
 
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
@@ -25,24 +32,24 @@ pub struct TcpCut<'p> {
 }
 
 impl<'p> TcpCut<'p> {
-    /// Looks at `packet`, a whole IPv4 packet, to be cut to `max_bytes`, headers included.
+    /// Looks at `packet`, a whole IPv4 packet, to be cut to `max_bytes`, headers included, and to `segment_bytes` of
+    /// payload if that is less.
     ///
-    /// `None` if it cannot be cut: not TCP, a fragment, with urgent data (whose pointer is relative to one segment),
-    /// lengths that do not fit, or headers that leave no room.
+    /// `None` if it cannot be cut: not TCP, a fragment, lengths that do not fit, or headers that leave no room.
     #[must_use]
-    pub fn new(packet: &'p [u8], max_bytes: usize) -> Option<Self> {
+    pub fn new(packet: &'p [u8], max_bytes: usize, segment_bytes: Option<NonZeroU16>) -> Option<Self> {
         let fixed: &[u8; SHORTEST_HEADERS] = packet.first_chunk()?;
-        let is_fragment = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0;
-        if fixed[0] != 0x45 || fixed[9] != TCP || is_fragment || fixed[33] & URG != 0 {
+        if !is_whole(packet, TCP) {
             return None;
         }
         let header_bytes = HEADER_BYTES + usize::from(fixed[32] >> 4) * 4;
-        let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-        if header_bytes < SHORTEST_HEADERS || total != packet.len() || max_bytes <= header_bytes {
+        if header_bytes < SHORTEST_HEADERS || max_bytes <= header_bytes {
             return None;
         }
         let (headers, payload) = packet.split_at_checked(header_bytes)?;
-        Some(Self { headers, payload, segment_bytes: max_bytes - header_bytes })
+        let room = max_bytes - header_bytes;
+        let segment_bytes = segment_bytes.map_or(room, |given| room.min(given.get().into()));
+        Some(Self { headers, payload, segment_bytes })
     }
 
     /// How many packets come out; at least 1.
@@ -68,26 +75,20 @@ impl<'p> TcpCut<'p> {
         payload.copy_from_slice(part);
         let (ip, tcp) = headers.split_at_mut(HEADER_BYTES);
 
-        ip[2..4].copy_from_slice(&((self.headers.len() + part.len()) as u16).to_be_bytes());
-        let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(index as u16);
-        ip[4..6].copy_from_slice(&id.to_be_bytes());
-        ip[10..12].fill(0);
-        let checksum = Sum::default().add_bytes(ip).checksum();
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        write_ip(ip, self.headers.len() + part.len(), index);
 
-        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-        let sequence = sequence.wrapping_add((index * self.segment_bytes) as u32);
+        let skipped = index * self.segment_bytes;
+        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(skipped as u32);
         tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
         if !is_last {
             tcp[13] &= !(FIN | PSH);
         }
         if index > 0 {
             tcp[13] &= !CWR;
+            move_urgent_pointer(tcp, skipped);
         }
         tcp[16..18].fill(0);
-        let length = (tcp.len() + part.len()) as u16;
-        let pseudo = Sum::default().add_bytes(&ip[12..20]).add_word(u16::from(TCP)).add_word(length);
-        let checksum = pseudo.add_bytes(tcp).add_bytes(payload).checksum();
+        let checksum = transport_sum(ip, tcp, payload).checksum();
         tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
     }
 
@@ -98,106 +99,98 @@ impl<'p> TcpCut<'p> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// A UDP super-packet, seen as the packets that it stands for; a datagram has no other place to be cut.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpCut<'p> {
+    headers: &'p [u8; UDP_HEADERS],
+    payload: &'p [u8],
+    segment_bytes: usize,
+}
 
-    use super::*;
-
-    fn packet(options: usize, flags: u8, sequence: u32, payload: &[u8]) -> Vec<u8> {
-        let header_bytes = 40 + options * 4;
-        let mut packet = vec![0; header_bytes];
-        packet[0] = 0x45;
-        packet[2..4].copy_from_slice(&((header_bytes + payload.len()) as u16).to_be_bytes());
-        packet[4..6].copy_from_slice(&0xfffeu16.to_be_bytes());
-        packet[6] = 0x40;
-        packet[8] = 64;
-        packet[9] = 6;
-        packet[12..16].copy_from_slice(&[127, 80, 1, 2]);
-        packet[16..20].copy_from_slice(&[127, 80, 3, 4]);
-        packet[24..28].copy_from_slice(&sequence.to_be_bytes());
-        packet[32] = ((5 + options) << 4) as u8;
-        packet[33] = flags;
-        packet.extend_from_slice(payload);
-        packet
+impl<'p> UdpCut<'p> {
+    /// Looks at `packet`, an IPv4 UDP super-packet whose datagrams have `segment_bytes` of payload each, the last what
+    /// is left. `None` if it is none: not UDP, a fragment, or lengths that do not fit.
+    #[must_use]
+    pub fn new(packet: &'p [u8], segment_bytes: NonZeroU16) -> Option<Self> {
+        let (headers, payload) = packet.split_first_chunk()?;
+        is_whole(packet, UDP).then_some(Self { headers, payload, segment_bytes: segment_bytes.get().into() })
     }
 
-    fn pieces(packet: &[u8], max_bytes: usize) -> Vec<Vec<u8>> {
-        let cut = TcpCut::new(packet, max_bytes).unwrap();
-        (0..cut.count())
-            .map(|index| {
-                let mut out = vec![0; cut.packet_bytes(index)];
-                cut.write(index, &mut out);
-                out
-            })
-            .collect()
+    /// How many packets come out; at least 1.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.payload.len().div_ceil(self.segment_bytes).max(1)
     }
 
-    /// The slow definition of RFC 1071.
-    fn checksum_of(parts: &[&[u8]]) -> u16 {
-        let bytes: Vec<u8> = parts.concat();
-        let mut sum = 0u32;
-        for pair in bytes.chunks(2) {
-            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
-        }
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+    /// Bytes of packet number `index`, from 0.
+    #[must_use]
+    pub fn packet_bytes(&self, index: usize) -> usize {
+        UDP_HEADERS + self.part(index).len()
     }
 
-    proptest! {
-        #[test]
-        fn the_pieces_are_valid_and_carry_the_same_bytes(
-            options in 0usize..=10,
-            flags in any::<u8>().prop_map(|flags| flags & !URG),
-            sequence in any::<u32>(),
-            payload in prop::collection::vec(any::<u8>(), 0..3_000),
-            max_bytes in 81usize..1_500,
-        ) {
-            let whole = packet(options, flags, sequence, &payload);
-            let pieces = pieces(&whole, max_bytes);
-            let header_bytes = 40 + options * 4;
-            let mut together = Vec::new();
-            for (index, piece) in pieces.iter().enumerate() {
-                let (first, last) = (index == 0, index + 1 == pieces.len());
-                prop_assert!(piece.len() <= max_bytes);
-                prop_assert_eq!(usize::from(u16::from_be_bytes([piece[2], piece[3]])), piece.len());
-                prop_assert_eq!(checksum_of(&[&piece[..20]]), 0xffff);
-                let length = ((piece.len() - 20) as u16).to_be_bytes();
-                prop_assert_eq!(checksum_of(&[&piece[12..20], &[0, 6], &length, &piece[20..]]), 0xffff);
-                let at = u32::from_be_bytes([piece[24], piece[25], piece[26], piece[27]]);
-                prop_assert_eq!(at, sequence.wrapping_add(together.len() as u32));
-                let expected = flags & !(if last { 0 } else { FIN | PSH }) & !(if first { 0 } else { CWR });
-                prop_assert_eq!(piece[33], expected);
-                prop_assert_eq!(&piece[40..header_bytes], &whole[40..header_bytes]);
-                together.extend_from_slice(&piece[header_bytes..]);
-            }
-            prop_assert_eq!(together, payload);
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), max_bytes in 0usize..200) {
-            if let Some(cut) = TcpCut::new(&bytes, max_bytes) {
-                for index in 0..cut.count() {
-                    cut.write(index, &mut vec![0; cut.packet_bytes(index)]);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_cut_is_refused() {
-        let whole = packet(0, 0, 0, &[1; 100]);
-        assert!(TcpCut::new(&whole, 40).is_none(), "no room for a payload");
-        let alter = |at: usize, value: u8| {
-            let mut altered = whole.clone();
-            altered[at] = value;
-            altered
+    /// Writes packet number `index` into `out`, which is exactly [`UdpCut::packet_bytes`] long.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn write(&self, index: usize, out: &mut [u8]) {
+        let part = self.part(index);
+        let (headers, payload) = out.split_at_mut(UDP_HEADERS);
+        headers.copy_from_slice(self.headers);
+        payload.copy_from_slice(part);
+        let (ip, udp) = headers.split_at_mut(HEADER_BYTES);
+        write_ip(ip, UDP_HEADERS + part.len(), index);
+        udp[4..6].copy_from_slice(&((UDP_HEADER_BYTES + part.len()) as u16).to_be_bytes());
+        udp[6..8].fill(0);
+        let checksum = match transport_sum(ip, udp, payload).checksum() {
+            0 => 0xffff,
+            checksum => checksum,
         };
-        assert!(TcpCut::new(&alter(9, 17), 100).is_none(), "not TCP");
-        assert!(TcpCut::new(&alter(6, 0x20), 100).is_none(), "a fragment");
-        assert!(TcpCut::new(&alter(33, URG), 100).is_none(), "urgent data");
-        assert!(TcpCut::new(&alter(0, 0x46), 100).is_none(), "IP options");
+        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    fn part(&self, index: usize) -> &'p [u8] {
+        let start = (index * self.segment_bytes).min(self.payload.len());
+        let end = (start + self.segment_bytes).min(self.payload.len());
+        &self.payload[start..end]
     }
 }
+
+/// Says whether `packet` is an IPv4 packet of this protocol, without options, no fragment, of the length it says.
+fn is_whole(packet: &[u8], protocol: u8) -> bool {
+    let Some(header) = packet.first_chunk::<HEADER_BYTES>() else { return false };
+    let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+    let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    header[0] == 0x45 && header[9] == protocol && !is_fragment && total == packet.len()
+}
+
+/// Gives piece number `index` its length, identification and header checksum.
+fn write_ip(ip: &mut [u8], total_bytes: usize, index: usize) {
+    ip[2..4].copy_from_slice(&(total_bytes as u16).to_be_bytes());
+    let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(index as u16);
+    ip[4..6].copy_from_slice(&id.to_be_bytes());
+    ip[10..12].fill(0);
+    let checksum = Sum::default().add_bytes(ip).checksum();
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Counts the urgent pointer from a piece that begins `skipped` bytes later; urgent data before it is past.
+fn move_urgent_pointer(tcp: &mut [u8], skipped: usize) {
+    if tcp[13] & URG == 0 {
+        return;
+    }
+    let pointer = usize::from(u16::from_be_bytes([tcp[18], tcp[19]])).saturating_sub(skipped);
+    if pointer == 0 {
+        tcp[13] &= !URG;
+    }
+    tcp[18..20].copy_from_slice(&(pointer as u16).to_be_bytes());
+}
+
+/// The sum of pseudo-header, transport header and payload; both headers have an even length.
+fn transport_sum(ip: &[u8], transport: &[u8], payload: &[u8]) -> Sum {
+    let length = (transport.len() + payload.len()) as u16;
+    let pseudo = Sum::default().add_bytes(&ip[12..20]).add_word(u16::from(ip[9])).add_word(length);
+    pseudo.add_bytes(transport).add_bytes(payload)
+}
+
+#[cfg(test)]
+mod tests;

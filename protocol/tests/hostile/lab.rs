@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use protocol::drop::DropReason;
 use protocol::engine::{Command, Config, Engine, Event, InviteRequest, Time, Transmit};
-use protocol::forward::{Egress, Forwarder, Inbound, Outbound, Update};
+use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, Update};
 use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::{Founding, InviteWish, found};
@@ -154,10 +154,12 @@ impl Lab {
     }
 
     /// Gives a node a packet of an application.
-    pub(crate) fn packet(&mut self, node: usize, packet: Vec<u8>) {
+    pub(crate) fn packet(&mut self, node: usize, mut packet: Vec<u8>) {
         let (time, mut sent) = (self.time(), Vec::new());
         let there = &mut self.nodes[node];
-        if there.forwarder.outbound(&packet, &mut Datagrams(&mut sent), time.now) == Outbound::Hold {
+        if there.forwarder.outbound(&mut packet, Offload::default(), &mut Datagrams(&mut sent), time.now)
+            == Outbound::Hold
+        {
             there.engine.handle_packet(packet, time);
         }
         let from = there.address;

@@ -1,0 +1,97 @@
+//! Datagrams that were received in one turn, in memory that is taken once.
+//!
+//! ```text
+//! slab   | slot 0, 64 KiB: 1452 | 1452 | … | slot 1 | … | slot 63 |      entry i: source, and how slot i is divided
+//! ```
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::batch::SLOT_BYTES;
+
+/// *Chosen*: messages that one turn of receiving holds; each is one datagram, or a run of one sender's (UDP GRO).
+pub(super) const MESSAGES_MAX: usize = 64;
+/// *Specified*: bytes of the largest message.
+pub(super) const MESSAGE_BYTES: usize = 64 << 10;
+/// *Chosen*: bytes after which a turn ends, so that what was received is still in the cache when it is opened.
+const TURN_BYTES: usize = 256 << 10;
+
+/// Datagrams that were received, to be opened in place.
+pub(crate) struct Received {
+    /// 4 MiB of address space; the kernel gives the pages that datagrams touch.
+    slab: Box<[u8]>,
+    entries: [Entry; MESSAGES_MAX],
+    filled: usize,
+    bytes: usize,
+    /// Bytes of the largest message of the last call, to foresee the next.
+    largest: usize,
+}
+
+/// What is in the slot of the same number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) address: SocketAddr,
+    /// 0: nothing that anybody should see.
+    pub(super) bytes: usize,
+    /// Size of each datagram in it; the last may be smaller.
+    pub(super) segment_bytes: usize,
+}
+
+impl Received {
+    /// Takes the memory.
+    pub(crate) fn new() -> Self {
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let none = Entry { address: nobody, bytes: 0, segment_bytes: 1 };
+        let slab = vec![0; MESSAGES_MAX * MESSAGE_BYTES].into_boxed_slice();
+        Self { slab, entries: [none; MESSAGES_MAX], filled: 0, bytes: 0, largest: 0 }
+    }
+
+    /// Forgets all datagrams.
+    pub(super) fn clear(&mut self) {
+        (self.filled, self.bytes) = (0, 0);
+    }
+
+    /// Whether the turn has received what it may.
+    pub(super) fn is_full(&self) -> bool {
+        self.filled == MESSAGES_MAX || self.bytes >= TURN_BYTES
+    }
+
+    /// How many messages were received.
+    pub(super) fn messages(&self) -> usize {
+        self.filled
+    }
+
+    /// Lets `receive` fill slots and entries behind those that are filled, and say how many; returns whether it filled
+    /// all that it was given, so that more may be there.
+    pub(super) fn fill(
+        &mut self,
+        receive: impl FnOnce(&mut [u8], &mut [Entry]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
+        // As many as end the turn, if they are like the last: none is received that has to wait.
+        let asked =
+            (TURN_BYTES / self.largest.max(1)).clamp(4, MESSAGES_MAX - self.filled.min(MESSAGES_MAX - 4));
+        let end = (self.filled + asked).min(MESSAGES_MAX);
+        let slots = &mut self.slab[self.filled * MESSAGE_BYTES..end * MESSAGE_BYTES];
+        let entries = &mut self.entries[self.filled..end];
+        let count = receive(slots, entries)?.min(entries.len());
+        let was_all = count == entries.len();
+        let sizes = entries[..count].iter().map(|entry| entry.bytes);
+        self.largest = sizes.clone().max().unwrap_or(0);
+        self.bytes += sizes.sum::<usize>();
+        self.filled += count;
+        Ok(was_all)
+    }
+
+    /// The datagrams, in the order in which they came. Those larger than [`SLOT_BYTES`] are none of ours.
+    pub(crate) fn datagrams(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
+        let slots = self.slab.chunks_exact_mut(MESSAGE_BYTES);
+        let received = self.entries.iter().take(self.filled).zip(slots);
+        received
+            .filter_map(|(entry, slot)| Some((entry, slot.get_mut(..entry.bytes)?)))
+            .flat_map(|(entry, message)| {
+                let datagrams = message.chunks_mut(entry.segment_bytes.max(1));
+                datagrams.map(|datagram| (entry.address, datagram))
+            })
+            .filter(|(_, datagram)| datagram.len() <= SLOT_BYTES)
+    }
+}
