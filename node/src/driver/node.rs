@@ -146,8 +146,8 @@ impl Node {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 Some(call) = calls.recv() => self.on_call(call).await?,
-                Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen),
-                Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen),
+                Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen)?,
+                Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
                 // Last: whatever woke the loop, every turn does what is due.
                 () = wait_until(deadline) => {}
             }
@@ -166,10 +166,14 @@ impl Node {
         self.last_ticket
     }
 
-    fn on_seen(&mut self, vpi: VpiId, seen: Seen) {
+    fn on_seen(&mut self, vpi: VpiId, seen: Seen) -> anyhow::Result<()> {
+        let is_end = matches!(seen, Seen::Failed);
         if let Some(vpi) = self.vpis.get_mut(&vpi) {
             vpi.on_seen(seen, time());
+            // A node that looks alive and moves nothing is worse than one that stops and is started again.
+            anyhow::ensure!(!is_end, "the packets of {} cannot be moved any more", vpi.settings.name);
         }
+        Ok(())
     }
 
     /// Does what is due, and everything that the engines want done.

@@ -180,7 +180,7 @@ impl Vpi {
                 Ok(())
             }
             Seen::Veiled { from, bytes } => self.engine.handle_datagram(from, &bytes, time),
-            Seen::Detached => {
+            Seen::Detached | Seen::Failed => {
                 self.tun = None;
                 Ok(())
             }

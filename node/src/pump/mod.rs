@@ -55,6 +55,8 @@ pub(crate) enum Seen {
     },
     /// The TUN device is gone.
     Detached,
+    /// The pump has ended: no packet moves any more.
+    Failed,
 }
 
 /// The queues into the driver; one pair for all VPIs.

@@ -23,6 +23,14 @@ use crate::udp::{Batch, Received, Socket};
 /// fill one run of datagrams).
 const TUN_TURN: usize = 64;
 
+/// Why the thread ends.
+enum End {
+    /// It was told to.
+    Told,
+    /// It cannot go on.
+    Failed(io::Error),
+}
+
 /// Everything the thread owns.
 pub(super) struct Runner {
     vpi: VpiId,
@@ -63,30 +71,36 @@ impl Runner {
     /// Runs until told to stop. A packet alone costs three system calls: to wait, to read and to write.
     pub(super) fn run(mut self, orders: &mpsc::Receiver<Order>, wake: &OwnedFd) {
         loop {
-            let ready = match self.sleep(wake) {
-                Ok(ready) => ready,
-                Err(cause) => {
-                    error!(%cause, "the pump cannot wait for packets");
+            match self.turn(orders, wake) {
+                Ok(()) => {}
+                Err(End::Told) => return,
+                Err(End::Failed(cause)) => {
+                    error!(%cause, "the data socket failed");
+                    let _ = self.queues.seen.blocking_send((self.vpi, Seen::Failed));
                     return;
                 }
-            };
-            if ready.wake {
-                let _ = rustix::io::read(wake, &mut [0u8; 8]);
             }
-            if self.take_orders(orders).is_err() {
-                return;
-            }
-            if self.is_blocked {
-                self.flush();
-            }
-            if ready.socket && self.receive(orders).is_err() {
-                return;
-            }
-            if ready.device {
-                self.send();
-            }
-            self.report();
         }
+    }
+
+    /// Sleeps until there is something to do, then does it.
+    fn turn(&mut self, orders: &mpsc::Receiver<Order>, wake: &OwnedFd) -> Result<(), End> {
+        let ready = self.sleep(wake).map_err(End::Failed)?;
+        if ready.wake {
+            let _ = rustix::io::read(wake, &mut [0u8; 8]);
+        }
+        self.take_orders(orders)?;
+        if self.is_blocked {
+            self.flush();
+        }
+        if ready.socket {
+            self.receive(orders)?;
+        }
+        if ready.device {
+            self.send();
+        }
+        self.report();
+        Ok(())
     }
 
     /// Waits for a datagram, a packet, an order, or room to send.
@@ -114,7 +128,7 @@ impl Runner {
     }
 
     /// Does what was ordered; `Err` means stop.
-    fn take_orders(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), ()> {
+    fn take_orders(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
         loop {
             match orders.try_recv() {
                 Ok(Order::Update(update)) => self.forwarder.apply(update),
@@ -123,7 +137,7 @@ impl Runner {
                     self.tun = None;
                     let _ = done.send(());
                 }
-                Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Err(()),
+                Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Err(End::Told),
                 Err(mpsc::TryRecvError::Empty) => return Ok(()),
             }
         }
@@ -131,13 +145,12 @@ impl Runner {
 
     /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
     /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
-    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), ()> {
+    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
         match self.socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(cause) => {
-                error!(%cause, "the data socket failed");
-                return Err(());
+                return Err(End::Failed(cause));
             }
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
