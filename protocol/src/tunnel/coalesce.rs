@@ -10,7 +10,7 @@
 //! as large as the others, or smaller and the last. Its checksum must be right: the kernel does not look at the
 //! checksum of a super-packet, and a wrong one must not become right on the way.
 //!
-//! Cost for each packet: one sum of its bytes, up to [`FLOWS_MAX`] comparisons of 12 bytes, one of the headers. No copy:
+//! Cost for each packet: one sum of its bytes, up to `FLOWS_MAX` comparisons of 12 bytes, one of the headers. No copy:
 //! payloads stay where they were opened.
 
 use std::num::NonZeroU16;
