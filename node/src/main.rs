@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     command::Cli,
-    control::{Exit, Failure},
+    control::{Exit, Failure, sentence},
 };
 
 fn main() -> ExitCode {
@@ -66,7 +66,7 @@ fn start_logging(default_filter: &str) -> anyhow::Result<()> {
 fn report(error: &anyhow::Error) -> Exit {
     let mut out = io::stderr().lock();
     let Some(failure) = error.downcast_ref::<Failure>() else {
-        let _ = writeln!(out, "vpi: {error:#}");
+        let _ = writeln!(out, "vpi: {}", sentence(error));
         return Exit::Failed;
     };
     let _ = writeln!(out, "vpi: {failure}");

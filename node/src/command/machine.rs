@@ -11,6 +11,7 @@ use crate::{
     control::{
         self, Exit, Failure,
         protocol::{Entered, Hello, Plan, Reply, Request},
+        sentence,
     },
     loopback::{self, Firewall},
 };
@@ -61,8 +62,11 @@ fn judge_network(own: &Hello, node: &Hello) -> Result<(), Failure> {
 pub(crate) fn settle(context: &Context, entered: &Entered, node: &Hello) -> anyhow::Result<()> {
     let settled = install(&entered.plan, node.uid).and_then(|()| attach(context, entered.id));
     settled.map_err(|error| {
-        let message =
-            format!("{} is entered, but this machine is not set up for it: {error:#}", entered.name);
+        let message = format!(
+            "{} is entered, but this machine is not set up for it: {}",
+            entered.name,
+            sentence(&error)
+        );
         Failure::new(Exit::Failed, message, "restart `vpi up` as root, which sets up all VPIs").into()
     })
 }

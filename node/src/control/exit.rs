@@ -52,3 +52,28 @@ impl Failure {
         Self { exit, message: message.into(), advice: advice.into() }
     }
 }
+
+/// An error and its causes as one sentence; a cause that its error has named already is not said again.
+#[must_use]
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.is_empty() => cause,
+        cause if said.contains(&cause) => said,
+        cause => format!("{said}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_named_is_not_said_twice() {
+        let named = anyhow::Error::from(io::Error::other("disk full")).context("cannot write: disk full");
+        assert_eq!(sentence(&named), "cannot write: disk full");
+        let unnamed = anyhow::Error::from(io::Error::other("disk full")).context("cannot write");
+        assert_eq!(sentence(&unnamed), "cannot write: disk full");
+    }
+}

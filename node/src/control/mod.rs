@@ -23,7 +23,7 @@ use std::io;
 use self::protocol::Hello;
 use crate::loopback;
 
-pub(crate) use self::exit::{Exit, Failure};
+pub(crate) use self::exit::{Exit, Failure, sentence};
 
 /// Says who this process is: what the node answers to `Hello`, and what a command compares with it.
 ///

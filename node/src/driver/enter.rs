@@ -318,7 +318,7 @@ pub(super) fn answer_invite(call: &Call, outcome: Result<Box<Token>, InviteError
 pub(super) fn answer_error(call: &Call, error: &anyhow::Error) {
     match error.downcast_ref::<Failure>() {
         Some(failure) => call.fail(failure.exit, failure.message.clone(), failure.advice.clone()),
-        None => call.fail(Exit::Failed, format!("{error:#}"), ""),
+        None => call.fail(Exit::Failed, control::sentence(error), ""),
     }
 }
 
