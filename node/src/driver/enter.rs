@@ -182,7 +182,7 @@ impl Node {
         let (keys, id, wall_secs) = (self.state.keys(), *token.vpi(), time.wall_ms / 1_000);
         let (device, invite) = (keys.device()?, token.invite());
         if invite.bound_device.is_some_and(|bound| bound != device.public()) {
-            let advice = "ask for one made with this device's code: vpi request-code";
+            let advice = "ask for one made for this device (vpi invite --device)";
             return Err(Failure::new(Exit::Refused, "the invite is bound to another device", advice).into());
         }
         let known = keys.statics(&id)?.into_iter().max_by_key(|(counter, _)| *counter);
