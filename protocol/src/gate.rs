@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::identity::StaticKey;
 
@@ -53,7 +54,7 @@ pub struct Gate {
     seen: BTreeMap<[u8; 24], ()>,
     order: VecDeque<(Instant, [u8; 24])>,
     sources: Buckets<IpAddr>,
-    joins: Buckets<()>,
+    joins: Bucket,
     peers: Buckets<StaticKey>,
     newest: BTreeMap<StaticKey, (u64, Instant)>,
     /// The newest initiation of each peer that was heard and left unanswered for its rate.
@@ -69,7 +70,7 @@ impl Gate {
             seen: BTreeMap::new(),
             order: VecDeque::new(),
             sources: Buckets::new(SOURCE),
-            joins: Buckets::new(JOINS),
+            joins: Bucket::new(JOINS),
             peers: Buckets::new(PEER),
             newest: BTreeMap::new(),
             unanswered: BTreeMap::new(),
@@ -112,7 +113,7 @@ impl Gate {
         now: Instant,
     ) -> Result<(), DropReason> {
         self.look(question, wall_ms, now)?;
-        if self.joins.take((), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+        if self.joins.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
     }
 
     /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. One that is late,
@@ -189,17 +190,11 @@ fn prefix(address: IpAddr) -> IpAddr {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    per_second: f64,
-    burst: f64,
-}
-
 /// Token buckets by key; those that are full again are forgotten.
 #[derive(Debug)]
 struct Buckets<K> {
     rate: Rate,
-    buckets: BTreeMap<K, (f64, Instant)>,
+    buckets: BTreeMap<K, Bucket>,
 }
 
 impl<K: Ord + Copy> Buckets<K> {
@@ -208,23 +203,13 @@ impl<K: Ord + Copy> Buckets<K> {
     }
 
     fn take(&mut self, key: K, now: Instant) -> bool {
-        let rate = self.rate;
-        let level = |(tokens, at): &(f64, Instant)| {
-            (tokens + now.saturating_duration_since(*at).as_secs_f64() * rate.per_second).min(rate.burst)
-        };
         if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&key) {
-            self.buckets.retain(|_, bucket| level(bucket) < rate.burst);
+            self.buckets.retain(|_, bucket| !bucket.is_full(now));
             if self.buckets.len() >= MAX_BUCKETS {
                 return false;
             }
         }
-        let bucket = self.buckets.entry(key).or_insert((rate.burst, now));
-        *bucket = (level(bucket), now);
-        if bucket.0 < 1.0 {
-            return false;
-        }
-        bucket.0 -= 1.0;
-        true
+        self.buckets.entry(key).or_insert(Bucket::new(self.rate)).take(now)
     }
 }
 

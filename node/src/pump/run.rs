@@ -149,9 +149,7 @@ impl Runner {
         match self.socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(cause) => {
-                return Err(End::Failed(cause));
-            }
+            Err(cause) => return Err(End::Failed(cause)),
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;

@@ -180,7 +180,7 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
-        if !self.peers.get_mut(from).is_some_and(|peer| peer.take_object(time.now)) {
+        if !self.peers.get_mut(from).is_some_and(|peer| peer.objects.take(time.now)) {
             return Err(DropReason::ObjectBound);
         }
         let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::outbox::Ticket;
+use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
 use crate::membership::exchange::Exchange;
@@ -23,8 +24,7 @@ const MAX_PINGS: usize = 16;
 /// Objects taken from one member: this many at once, and this many a second. The burst is the exchange of a VPI of two
 /// thousand; what is beyond comes with a later one. Each object costs signatures, a run of the reducer and a place in
 /// the log, and a member can make them without end.
-const OBJECT_BURST: f64 = 8_192.0;
-const OBJECTS_PER_SECOND: f64 = 4.0;
+const OBJECTS: Rate = Rate { per_second: 4.0, burst: 8_192.0 };
 
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
@@ -83,7 +83,8 @@ pub(super) struct Peer {
     pub(super) last_seen_secs: Option<u64>,
     /// The route that the forwarder has.
     pub(super) route: Option<Route>,
-    objects: (f64, Option<Instant>),
+    /// Objects of this member's that may still be taken.
+    pub(super) objects: Bucket,
 }
 
 /// Pings that somebody asked for.
@@ -135,7 +136,7 @@ impl Peer {
             traffic: Arc::default(),
             last_seen_secs: None,
             route: None,
-            objects: (OBJECT_BURST, None),
+            objects: Bucket::new(OBJECTS),
         }
     }
 
@@ -162,17 +163,6 @@ impl Peer {
         let fresh: Vec<_> = fresh.map(|(_, packet)| packet).collect();
         let stale = all - fresh.len();
         (fresh, stale)
-    }
-
-    /// Says whether one more object of this member is within bounds.
-    pub(super) fn take_object(&mut self, now: Instant) -> bool {
-        let (tokens, at) = self.objects;
-        let gained =
-            at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * OBJECTS_PER_SECOND);
-        let tokens = (tokens + gained).min(OBJECT_BURST);
-        let fits = tokens >= 1.0;
-        self.objects = (if fits { tokens - 1.0 } else { tokens }, Some(now));
-        fits
     }
 
     /// Says whether packets may pass on a session of this peer.

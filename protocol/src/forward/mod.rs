@@ -20,6 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::tunnel::{OpenError, Opener, Sealer};
 use crate::wire::{header, message};
@@ -34,8 +35,7 @@ const NOTE_PAUSE: Duration = Duration::from_secs(1);
 
 /// In-session messages of one member: this many at once, and this many a second. A full exchange of a large VPI with
 /// a near member stays below it; and no member fills the queue behind which all others wait.
-const MESSAGE_BURST: f64 = 1_024.0;
-const MESSAGES_PER_SECOND: f64 = 2_048.0;
+const MESSAGES: Rate = Rate { per_second: 2_048.0, burst: 1_024.0 };
 
 /// Names a link between engine and forwarder; never reused while the engine lives.
 pub type LinkId = u32;
@@ -174,7 +174,7 @@ struct Link {
     packets_noted_at: Option<Instant>,
     source_noted_at: Option<Instant>,
     /// Messages that are within bounds, and since when.
-    messages: (f64, Option<Instant>),
+    messages: Bucket,
 }
 
 /// Moves the packets of one VPI.
@@ -266,7 +266,7 @@ impl Forwarder {
         match plaintext.first() {
             None => Inbound::Keepalive,
             Some(first) if message::TYPES.contains(first) => {
-                if link.take_message(now) {
+                if link.messages.take(now) {
                     Inbound::Message { index, bytes: plaintext }
                 } else {
                     Inbound::Drop(DropReason::MessageFlood)
@@ -339,7 +339,7 @@ impl Forwarder {
             received_noted_at: None,
             packets_noted_at: None,
             source_noted_at: None,
-            messages: (MESSAGE_BURST, None),
+            messages: Bucket::new(MESSAGES),
         };
         self.links.insert(id, link);
     }
@@ -355,17 +355,6 @@ impl Link {
         if elsewhere && due(&mut self.source_noted_at, now) {
             notes.push_back(Note::Source { link: id, from });
         }
-    }
-
-    /// Says whether one more in-session message is within bounds.
-    fn take_message(&mut self, now: Instant) -> bool {
-        let (tokens, at) = self.messages;
-        let gained =
-            at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() * MESSAGES_PER_SECOND);
-        let tokens = (tokens + gained).min(MESSAGE_BURST);
-        let fits = tokens >= 1.0;
-        self.messages = (if fits { tokens - 1.0 } else { tokens }, Some(now));
-        fits
     }
 }
 
