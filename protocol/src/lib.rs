@@ -17,33 +17,36 @@
 //! The engine is the slow path, with one owner; it tells the forwarder what changed by [`forward::Update`]s and hears of
 //! traffic by [`forward::Note`]s. Siblings do not know each other: [`engine`] carries facts between them, and [`forward`]
 //! does for packets.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`alias`] | 127.x.y.z ↔ member: which alias, who has it, and both aliases of a session into its packets |
+//! | [`mod@drop`] | Why something was dropped |
+//! | [`engine`] | One VPI's whole slow-path state; the only doors in and out |
+//! | [`filter`] | What a member may reach |
+//! | [`forward`] | The fast path: packets ⇄ data datagrams of running sessions |
+//! | [`gate`] | The drop stance: the one place that chooses between an answer and silence |
+//! | [`identity`] | Who is who: identifiers, and the keys behind them |
+//! | [`membership`] | Who belongs, decided without a server: objects, reducer, tokens, joining, exchange |
+//! | [`path`] | How a member is reached: addresses, probes, sizes |
+//! | [`random`] | Chance, from one seed |
+//! | [`tunnel`] | Two members' keys: handshake, sessions, seal, open, replay window, cutting and coalescing |
+//! | [`veil`] | Seals and opens every datagram that is not data |
+//! | [`wire`] | Bytes ↔ messages |
 
 #![forbid(unsafe_code)]
 
-/// 127.x.y.z ↔ member: which alias, who has it, and both aliases of a session into its packets.
 pub mod alias;
 mod bucket;
-/// Why something was dropped.
 pub mod drop;
-/// One VPI's whole slow-path state; the only doors in and out.
 pub mod engine;
-/// What a member may reach.
 pub mod filter;
-/// The fast path: packets ⇄ data datagrams of running sessions.
 pub mod forward;
-/// The drop stance: the one place that chooses between an answer and silence.
 pub mod gate;
-/// Who is who: identifiers, and the keys behind them.
 pub mod identity;
-/// Who belongs, decided without a server: objects, reducer, tokens, joining, exchange.
 pub mod membership;
-/// How a member is reached: addresses, probes, sizes.
 pub mod path;
-/// Chance, from one seed.
 pub mod random;
-/// Two members' keys: handshake, sessions, seal, open, replay window, cutting and coalescing.
 pub mod tunnel;
-/// Seals and opens every datagram that is not data.
 pub mod veil;
-/// Bytes ↔ messages.
 pub mod wire;

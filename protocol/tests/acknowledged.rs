@@ -1,5 +1,7 @@
 //! Nothing is acknowledged before it is on disk: neither an invite's token nor a join's answer leaves before `Stored`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
