@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
-use crate::identity::{DeviceId, InviteId};
+use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Object, Reason};
 use crate::wire::message::Message;
@@ -48,6 +48,10 @@ pub enum Command {
     Leave(Ticket),
     /// The addresses at which this machine may be reached, the best first: at the start, and whenever they change.
     Addresses(Vec<SocketAddr>),
+    /// A former static key of this device's.
+    Static(StaticSecret),
+    /// Make this the static key of this device; it is on disk.
+    Rekey(StaticSecret),
     /// A Presence that was remembered.
     Presence(Object),
     /// Measure the round trip to a member, waking the link if need be; answered by [`Event::Pong`], or not.
@@ -81,6 +85,8 @@ impl Engine {
                     self.out.events.push_back(Event::Left { ticket, outcome: Err(error) });
                 }
             }
+            Command::Static(secret) => self.add_static(secret),
+            Command::Rekey(secret) => self.rekey_static(secret, time),
             Command::Addresses(addresses) => self.on_addresses(addresses, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {

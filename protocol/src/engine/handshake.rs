@@ -11,14 +11,14 @@ use super::news::News;
 use super::outbox::Event;
 use super::peer::{Attempt, Pings, Reach, Settlement};
 use super::roster::EpochKeys;
-use super::{Engine, Time};
+use super::{Engine, Time, statics};
 use crate::drop::DropReason;
 use crate::forward::{Outbound, Update, send_packet};
 use crate::gate;
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
 use crate::random;
-use crate::tunnel::handshake::{Context, Initiation, Received};
+use crate::tunnel::handshake::{Context, Initiation};
 use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
 use crate::tunnel::{Opener, Role, Sealer, Session, Suite};
 use crate::veil::{self, Veiled};
@@ -106,7 +106,8 @@ impl Engine {
         }
         let prologue = veil::prologue(clear, content.time_ms);
         let context = Context { psk: &keys.psk, prologue: &prologue };
-        let received = Received::new(&self.config.static_secret, context, &content.body, &mut self.rng)
+        let own = std::iter::once(&self.config.static_secret).chain(&self.former_statics);
+        let received = statics::receive(own, context, &content.body, &mut self.rng)
             .map_err(|_| DropReason::HandshakeForged)?;
         let (theirs, proofs) =
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;

@@ -30,6 +30,7 @@ mod presence;
 mod proof;
 mod roster;
 mod spread;
+mod statics;
 mod status;
 mod upkeep;
 mod witness;
@@ -130,6 +131,7 @@ pub struct Engine {
     upkeep: Upkeep,
     /// When the epoch in force, which is stale, is to be followed by another of this node's.
     stale_until: Option<Instant>,
+    former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
     out: Outbox,
@@ -183,6 +185,7 @@ impl Engine {
             spread: None,
             upkeep: Upkeep::default(),
             stale_until: None,
+            former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),
             out: Outbox::default(),
@@ -345,6 +348,7 @@ impl Engine {
         for device in gone {
             self.remove_peer(&device, time);
         }
+        self.choose_static();
         self.watch_epoch(time);
     }
 

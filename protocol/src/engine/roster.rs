@@ -75,10 +75,21 @@ impl Roster {
         self.derive_keys();
     }
 
-    /// Takes the one secret that a joiner has, by a witness's word: it takes the place of any other.
-    pub(super) fn set_provisional(&mut self, epoch: EpochSecret) {
+    /// Takes these secrets in place of all others: a joiner's one, by a witness's word, or those that proved true.
+    pub(super) fn set_epochs(&mut self, epochs: impl IntoIterator<Item = EpochSecret>) {
         self.epochs = Epochs::new();
-        self.add_epoch(epoch);
+        for epoch in epochs {
+            self.epochs.insert(epoch);
+        }
+        self.derive_keys();
+    }
+
+    /// The held secrets that Epochs name, with the numbers of those.
+    pub(super) fn named_epochs(&self) -> Vec<EpochSecret> {
+        let states = self.membership.epochs();
+        let held = states.filter_map(|state| Some((state, self.epochs.by_hash(&state.secret_hash)?)));
+        let vpi = *self.objects.vpi();
+        held.map(|(state, epoch)| EpochSecret::new(vpi, state.number, epoch.secret().clone())).collect()
     }
 
     /// Takes a secret by a member's word, if it is that of the Epoch object `id` and not held yet; returns it for the disk.
