@@ -4,7 +4,7 @@ use crate::drop::DropReason;
 use crate::identity::{InviteId, Secret, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs};
 use crate::membership::object::{Kind, Object, ObjectError};
-use crate::membership::{Insertion, Membership, ObjectSet, Refusal, reduce};
+use crate::membership::{Insertion, Membership, ObjectSet};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
 
@@ -19,7 +19,6 @@ pub(super) struct EpochKeys {
 /// Objects, membership and secrets of one VPI.
 pub(super) struct Roster {
     objects: ObjectSet,
-    membership: Membership,
     epochs: Epochs,
     /// The keys of each held epoch, the newest first.
     keys: Vec<EpochKeys>,
@@ -35,11 +34,10 @@ impl Roster {
         for object in objects {
             set.insert(&object);
         }
-        let membership = reduce(&set);
-        let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new() };
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys: Vec::new() };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
-            let mut known = roster.membership.epochs();
+            let mut known = roster.membership().epochs();
             known.any(|state| (state.number, state.secret_hash) == (epoch.number(), epoch.hash()))
         };
         let (named, unnamed): (Vec<_>, Vec<_>) = epochs.into_iter().partition(is_named);
@@ -49,8 +47,9 @@ impl Roster {
         roster
     }
 
+    /// Who belongs; found when it is asked for behind a change, so that objects in a row cost one run of the reducer.
     pub(super) fn membership(&self) -> &Membership {
-        &self.membership
+        self.objects.membership()
     }
 
     pub(super) fn objects(&self) -> &ObjectSet {
@@ -96,22 +95,18 @@ impl Roster {
     /// What this node says of itself in a handshake.
     pub(super) fn digests(&self) -> Digests {
         Digests {
-            charter: self.membership.charter_id().unwrap_or([0; 32].into()),
-            removes: *self.membership.removed_digest(),
+            charter: self.membership().charter_id().unwrap_or([0; 32].into()),
+            removes: *self.membership().removed_digest(),
             epoch_tag: self.newest_keys().map_or([0; 2], |keys| keys.tag),
         }
     }
 
     /// Takes objects that were verified; returns those that are now in the set and were not before.
     pub(super) fn insert(&mut self, objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
-        let taken: Vec<Object> = objects
+        objects
             .into_iter()
             .filter(|object| matches!(self.objects.insert(object), Insertion::Stored { .. }))
-            .collect();
-        if !taken.is_empty() {
-            self.membership = reduce(&self.objects);
-        }
-        taken
+            .collect()
     }
 
     /// Takes an object's bytes from a member; returns it if it is now in the set and was not before.
@@ -122,12 +117,8 @@ impl Roster {
         })?;
         match self.objects.insert(&object) {
             Insertion::Known => Ok(None),
-            Insertion::Refused(Refusal::LaterCharter) => Err(DropReason::ObjectUnknown),
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
-            Insertion::Stored { .. } => {
-                self.membership = reduce(&self.objects);
-                Ok(Some(object))
-            }
+            Insertion::Stored { .. } => Ok(Some(object)),
         }
     }
 
