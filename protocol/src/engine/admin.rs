@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::news::Origin;
 use super::outbox::{Event, Ticket};
-use super::witness::Acknowledgement;
 use super::roster::Roster;
+use super::witness::Acknowledgement;
 use super::{Config, Engine, InviteRequest, Removal, Time};
 use crate::identity::{DeviceId, InviteId, ObjectId};
 use crate::membership::admin::{self, Admin, AdminError};
-use crate::membership::founding::{self, Addresses, Inviter};
+use crate::membership::founding::{self, Addresses, InviteError, Inviter};
 use crate::membership::object::{Kind, Object};
 use crate::membership::token::Token;
 
@@ -28,12 +28,18 @@ pub(super) struct Leaving {
 
 impl Engine {
     /// Makes an invite, and the token around it.
-    pub(super) fn make_invite(&mut self, request: &InviteRequest, time: Time) -> Result<Box<Token>, AdminError> {
-        self.check_settled(request.offline)?;
+    pub(super) fn make_invite(
+        &mut self,
+        request: &InviteRequest,
+        time: Time,
+    ) -> Result<Box<Token>, InviteError> {
+        if !self.may_sign(request.offline) {
+            return Err(InviteError::Unsettled);
+        }
         let inviter = Inviter {
             admin: &self.config.device,
             membership: self.roster.membership(),
-            epoch: self.roster.newest_epoch().ok_or(AdminError::Chain)?,
+            epoch: self.roster.newest_epoch().ok_or(InviteError::Chain)?,
             wall_secs: time.wall_secs(),
         };
         let addresses = Addresses { members: &request.members, beacons: &[] };
@@ -44,11 +50,7 @@ impl Engine {
     }
 
     /// Removes a member; its sessions end in this very step.
-    pub(super) fn remove(
-        &mut self,
-        removal: &Removal,
-        time: Time,
-    ) -> Result<(), AdminError> {
+    pub(super) fn remove(&mut self, removal: &Removal, time: Time) -> Result<(), AdminError> {
         self.check_settled(removal.offline)?;
         let admin = at_work(&self.config, &self.roster, time);
         let removal = admin::remove(&mut self.rng, &admin, &removal.target, removal.reason)?;
@@ -57,7 +59,11 @@ impl Engine {
     }
 
     /// Takes an invite back.
-    pub(super) fn revoke(&mut self, (invite, offline): (InviteId, bool), time: Time) -> Result<(), AdminError> {
+    pub(super) fn revoke(
+        &mut self,
+        (invite, offline): (InviteId, bool),
+        time: Time,
+    ) -> Result<(), AdminError> {
         self.check_settled(offline)?;
         let admin = at_work(&self.config, &self.roster, time);
         let removal = admin::revoke(&mut self.rng, &admin, &invite)?;
@@ -87,7 +93,11 @@ impl Engine {
 
     /// A disk that went back would make this admin sign a second history (README §12).
     fn check_settled(&self, offline: bool) -> Result<(), AdminError> {
-        if self.has_settled || self.peers.is_empty() || offline { Ok(()) } else { Err(AdminError::Unsettled) }
+        if self.may_sign(offline) { Ok(()) } else { Err(AdminError::Unsettled) }
+    }
+
+    fn may_sign(&self, offline: bool) -> bool {
+        self.has_settled || self.peers.is_empty() || offline
     }
 
     /// Says that this device leaves; who hears it tells the others.

@@ -111,6 +111,9 @@ impl Engine {
     }
 
     pub(super) fn close_all(&mut self, time: Time) {
+        if let Some(arrived) = self.arriving.take() {
+            self.store(arrived.objects, Vec::new());
+        }
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.send_message(&device, &Message::Close { reason: 0 }, time);

@@ -199,12 +199,22 @@ impl Engine {
             return Err(DropReason::ObjectBound);
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
+        let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
         if is_urgent(object.kind()) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.
             self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
+            self.on_news(vec![object], Origin::Member(*from), time);
+        } else if let Some(arrived) = self.arriving.add(object, *from, (is_last, time.now)) {
+            self.on_news(arrived.objects, Origin::Member(arrived.from), time);
         }
-        self.on_news(vec![object], Origin::Member(*from), time);
         Ok(())
+    }
+
+    /// Takes in what arrived and waited for more, if it has waited long enough.
+    pub(super) fn on_arrived(&mut self, time: Time) {
+        if let Some(arrived) = self.arriving.take_due(time.now) {
+            self.on_news(arrived.objects, Origin::Member(arrived.from), time);
+        }
     }
 
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made

@@ -54,7 +54,8 @@ impl Asking {
             }
         }
         let id = missing.into_iter().find(|id| !self.lacking.contains(id));
-        let attempts = self.asked.filter(|(asked, ..)| Some(*asked) == id).map_or(0, |(.., attempts)| attempts);
+        let attempts =
+            self.asked.filter(|(asked, ..)| Some(*asked) == id).map_or(0, |(.., attempts)| attempts);
         self.asked = id.map(|id| (id, now + jittered(AGAIN_AFTER, rng) * (attempts + 1), attempts + 1));
         id.map(|id| Message::Ask { id })
     }

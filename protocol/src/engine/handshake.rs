@@ -208,13 +208,7 @@ impl Engine {
 
     /// Starts the exchange that goes with each handshake. Digests tell of what decides who may be talked to, not of
     /// who has joined, and news can be lost on the way: what is lost arrives with the next rekey.
-    fn settle_by(
-        &mut self,
-        device: &DeviceId,
-        (ours, theirs): (Hello, Hello),
-        epoch: [u8; 32],
-        time: Time,
-    ) {
+    fn settle_by(&mut self, device: &DeviceId, (ours, theirs): (Hello, Hello), epoch: [u8; 32], time: Time) {
         let is_equal = ours.digests == theirs.digests && self.joining.is_none();
         self.on_digests(device, theirs.digests);
         let is_newest = self.roster.is_newest(&epoch);

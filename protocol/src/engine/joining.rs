@@ -8,7 +8,7 @@ use super::peer::Peer;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret};
-use crate::membership::epoch::{EpochSecret, EpochTag};
+use crate::membership::epoch::EpochTag;
 use crate::membership::join::{Admitted, Answer, Question};
 use crate::membership::token::Token;
 use crate::membership::{INVITE_GRACE_SECONDS, Waiting};

@@ -16,6 +16,7 @@
 //! for it goes on at [`Command::Stored`].
 
 mod admin;
+mod arriving;
 mod command;
 mod control;
 mod epochs;
@@ -60,6 +61,7 @@ pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
+use arriving::Arriving;
 use joining::Joining;
 use outbox::Outbox;
 use peer::Peer;
@@ -134,6 +136,7 @@ pub struct Engine {
     former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
+    arriving: Arriving,
     out: Outbox,
 }
 
@@ -188,6 +191,7 @@ impl Engine {
             former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),
+            arriving: Arriving::default(),
             out: Outbox::default(),
             config,
         })
@@ -260,6 +264,7 @@ impl Engine {
         for device in devices {
             self.on_peer_timeout(&device, time);
         }
+        self.on_arrived(time);
         if self.is_member() {
             self.spread_on(time);
             self.keep_up(time);
@@ -279,8 +284,15 @@ impl Engine {
             (self.stale_until, "stale epoch"),
             (self.leaving_at(), "leaving"),
         ];
+        let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
         let own = own.into_iter().filter_map(|(at, why)| Some((at.filter(|_| is_member)?, why)));
-        self.peers.values().filter_map(|peer| peer.poll_timeout(is_member)).chain(own).chain(joining).min()
+        self.peers
+            .values()
+            .filter_map(|peer| peer.poll_timeout(is_member))
+            .chain(own)
+            .chain(arriving)
+            .chain(joining)
+            .min()
     }
 
     /// Says whether this device is a member in its own eyes.

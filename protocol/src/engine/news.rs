@@ -123,7 +123,13 @@ impl Engine {
     }
 
     /// Takes in a list that nobody asked for: what is held is confirmed, the rest is asked for.
-    pub(super) fn on_list(&mut self, device: &DeviceId, (kind, page): (u8, u16), ids: &[ObjectId], time: Time) {
+    pub(super) fn on_list(
+        &mut self,
+        device: &DeviceId,
+        (kind, page): (u8, u16),
+        ids: &[ObjectId],
+        time: Time,
+    ) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         let roster = &self.roster;
         peer.exchange.on_list((kind, page), ids, |id| roster.is_known(id));

@@ -50,8 +50,9 @@ impl Engine {
         }
         // Above every former one, also one that a disk forgot: members bring it back.
         let counter = newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_ms);
-        let (vpi, wall_secs) = (self.config.vpi, time.wall_secs());
-        let Ok(object) = admin::presence(&vpi, &self.config.device, (counter, wall_secs), addresses) else { return };
+        let (vpi, device) = (&self.config.vpi, &self.config.device);
+        let made = admin::presence(vpi, device, counter, &addresses, time.wall_secs());
+        let Ok(object) = made else { return };
         let taken = self.roster.insert([object]);
         self.on_news(taken, Origin::Own, time);
     }

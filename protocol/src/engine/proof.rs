@@ -15,7 +15,8 @@ use crate::wire::hello::{HELLO_BYTES, MAX_PROOFS};
 /// An initiation's datagram with its proofs, in bytes at most (specified: README §5.1).
 const MAX_DATAGRAM_BYTES: usize = 1_232;
 /// What is left for the envelopes, with two bytes of length before each.
-const MAX_PROOF_BYTES: usize = MAX_DATAGRAM_BYTES - MEMBER_OVERHEAD_BYTES - INITIATION_BYTES - HELLO_BYTES - 1;
+const MAX_PROOF_BYTES: usize =
+    MAX_DATAGRAM_BYTES - MEMBER_OVERHEAD_BYTES - INITIATION_BYTES - HELLO_BYTES - 1;
 
 impl Engine {
     /// The envelopes that show this device to be a member, the least known first; what does not fit, others fetch.
@@ -30,7 +31,10 @@ impl Engine {
         let admit = join.and_then(|join| {
             let mut admits: Vec<_> = objects.admits_of(&join.id()).collect();
             admits.retain(|(_, admit)| membership.member(&admit.witness).is_some());
-            admits.into_iter().min_by_key(|(object, admit)| (admit.time, object.id())).map(|(object, _)| object)
+            admits
+                .into_iter()
+                .min_by_key(|(object, admit)| (admit.time, object.id()))
+                .map(|(object, _)| object)
         });
         let rekey = objects.rekeys_of(&own).first().map(|(object, _)| (*object).clone());
         let mut bytes = 0;

@@ -6,7 +6,7 @@ use crate::drop::DropReason;
 use crate::identity::{InviteId, ObjectId, Secret, StaticKey, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs, MAX_EPOCHS, secret_hash};
 use crate::membership::object::{Kind, Object, ObjectError};
-use crate::membership::{Insertion, Membership, ObjectSet, Refusal, reduce};
+use crate::membership::{Insertion, Membership, ObjectSet};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
 
@@ -28,7 +28,6 @@ pub(super) struct EpochKeys {
 /// Objects, membership and secrets of one VPI.
 pub(super) struct Roster {
     objects: ObjectSet,
-    membership: Membership,
     epochs: Epochs,
     /// The keys of each held epoch, the newest first: in the order of the reducer, then those that no Epoch names.
     keys: Vec<EpochKeys>,
@@ -46,12 +45,11 @@ impl Roster {
         for object in objects {
             set.insert(&object);
         }
-        let membership = reduce(&set);
         let (keys, parked) = (Vec::new(), VecDeque::new());
-        let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys, parked };
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, parked };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
-            let mut known = roster.membership.epochs();
+            let mut known = roster.membership().epochs();
             known.any(|state| (state.number, state.secret_hash) == (epoch.number(), epoch.hash()))
         };
         let (named, unnamed): (Vec<_>, Vec<_>) = epochs.into_iter().partition(is_named);
@@ -61,8 +59,9 @@ impl Roster {
         roster
     }
 
+    /// Who belongs; found when it is asked for behind a change, so that objects in a row cost one run of the reducer.
     pub(super) fn membership(&self) -> &Membership {
-        &self.membership
+        self.objects.membership()
     }
 
     pub(super) fn objects(&self) -> &ObjectSet {
@@ -86,7 +85,7 @@ impl Roster {
 
     /// The held secrets that Epochs name, with the numbers of those.
     pub(super) fn named_epochs(&self) -> Vec<EpochSecret> {
-        let states = self.membership.epochs();
+        let states = self.membership().epochs();
         let held = states.filter_map(|state| Some((state, self.epochs.by_hash(&state.secret_hash)?)));
         let vpi = *self.objects.vpi();
         held.map(|(state, epoch)| EpochSecret::new(vpi, state.number, epoch.secret().clone())).collect()
@@ -95,7 +94,7 @@ impl Roster {
     /// Takes a secret by a member's word, if it is that of the Epoch object `id` and not held yet; returns it for the disk.
     pub(super) fn take_secret(&mut self, id: &ObjectId, secret: &Secret) -> Option<EpochSecret> {
         let hash = secret_hash(secret);
-        let state = self.membership.epochs().find(|state| state.id == *id && state.secret_hash == hash)?;
+        let state = self.membership().epochs().find(|state| state.id == *id && state.secret_hash == hash)?;
         if self.epochs.by_hash(&hash).is_some() {
             return None;
         }
@@ -106,13 +105,13 @@ impl Roster {
 
     /// The epochs whose secrets are worth asking for, the newest first.
     pub(super) fn missing_secrets(&self) -> impl Iterator<Item = ObjectId> {
-        let known = self.membership.epochs().take(MAX_EPOCHS);
+        let known = self.membership().epochs().take(MAX_EPOCHS);
         known.filter(|state| self.epochs.by_hash(&state.secret_hash).is_none()).map(|state| state.id)
     }
 
     /// The secret of the Epoch object `id`, if it is held.
     pub(super) fn secret_of(&self, id: &ObjectId) -> Option<&Secret> {
-        let state = self.membership.epochs().find(|state| state.id == *id)?;
+        let state = self.membership().epochs().find(|state| state.id == *id)?;
         self.epochs.by_hash(&state.secret_hash).map(EpochSecret::secret)
     }
 
@@ -144,7 +143,7 @@ impl Roster {
 
     /// Derives the keys of each held epoch, in their order.
     fn derive_keys(&mut self) {
-        let states = self.membership.epochs();
+        let states = self.membership().epochs();
         let named = states.filter_map(|state| self.epochs.by_hash(&state.secret_hash));
         let mut order: Vec<&EpochSecret> = Vec::new();
         for epoch in named.chain(self.epochs.iter()) {
@@ -177,8 +176,8 @@ impl Roster {
     /// What this node says of itself in a handshake.
     pub(super) fn digests(&self) -> Digests {
         Digests {
-            charter: self.membership.charter_id().unwrap_or([0; 32].into()),
-            removes: *self.membership.removed_digest(),
+            charter: self.membership().charter_id().unwrap_or([0; 32].into()),
+            removes: *self.membership().removed_digest(),
             epoch_tag: self.newest_keys().map_or([0; 2], |keys| keys.tag),
         }
     }
@@ -203,7 +202,6 @@ impl Roster {
         }
         match self.objects.insert(&object) {
             Insertion::Known => Ok(None),
-            Insertion::Refused(Refusal::LaterCharter) => Err(DropReason::ObjectUnknown),
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
             Insertion::Stored { .. } => {
                 self.on_taken(std::slice::from_ref(&object));
@@ -231,7 +229,7 @@ impl Roster {
         let mut trial = self.objects.clone();
         let mut taken = opened;
         taken.retain(|object| matches!(trial.insert(object), Insertion::Stored { .. }));
-        if taken.is_empty() || reduce(&trial).by_static(key).is_none() {
+        if taken.is_empty() || trial.membership().by_static(key).is_none() {
             return Vec::new();
         }
         self.objects = trial;
@@ -253,13 +251,11 @@ impl Roster {
         self.parked.push_back((object.id(), object.bytes().to_vec()));
     }
 
-    /// Finds anew who belongs, and which epoch is the newest, now that `taken` are in the set.
+    /// Finds anew which epoch is the newest, if `taken`, which are in the set, may have changed it.
     fn on_taken(&mut self, taken: &[Object]) {
-        if taken.is_empty() {
-            return;
+        if taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some()) {
+            self.derive_keys();
         }
-        self.membership = reduce(&self.objects);
-        self.derive_keys();
     }
 
     /// One page of ids, to answer a question.

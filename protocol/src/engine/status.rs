@@ -172,7 +172,7 @@ impl Engine {
         });
         let is_shown = move |device: &DeviceId| *device == own || self.aliases.alias_of(device).is_some();
         devices.filter(is_shown).map(move |device| {
-            let joined = self.roster.objects().join_of(&device).map(|join| join.name.clone());
+            let joined = self.roster.objects().joins_of(&device).next().map(|(_, join)| join.name.clone());
             let name = joined.unwrap_or_else(|| device.short());
             MemberStatus { state: MemberState::Removed, ..self.member_status(device, &name, now) }
         })
