@@ -23,6 +23,7 @@ mod joining;
 mod outbound;
 mod outbox;
 mod peer;
+mod reach;
 mod roster;
 mod status;
 mod witness;
@@ -36,6 +37,7 @@ use rand_core::SeedableRng as _;
 
 use crate::alias::{AliasTable, Pin, PinError};
 use crate::drop::DropReason;
+use crate::filter::Reach;
 use crate::forward::{Note, Traffic, Update};
 use crate::gate::Gate;
 use crate::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
@@ -100,6 +102,8 @@ pub struct Engine {
     roster: Roster,
     aliases: AliasTable,
     joining: Option<Joining>,
+    /// What members may reach on this machine.
+    reach: Reach,
     peers: BTreeMap<DeviceId, Peer>,
     /// The member behind each receiver index of ours, handshakes under way included.
     indices: BTreeMap<u32, DeviceId>,
@@ -148,6 +152,7 @@ impl Engine {
             roster,
             aliases,
             joining,
+            reach: Reach::default(),
             peers: BTreeMap::new(),
             indices: BTreeMap::new(),
             next_link: 0,
@@ -308,6 +313,7 @@ impl Engine {
         if peer.set_identity(static_key, alias) {
             let traffic = Arc::clone(&peer.traffic);
             self.out.updates.push_back(Update::Link { link: peer.link, alias, traffic });
+            self.share_reach(&device);
         }
     }
 
