@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::{LoopbackError, pool};
+use crate::store::settings::VpiSettings;
 use crate::tun;
 
 /// *Specified* (protocol/README): the MTU of every VPI's device, in bytes.
@@ -62,6 +63,14 @@ impl Plan {
             return Err(LoopbackError::Own(own));
         }
         Ok(Self { device: device.to_owned(), prefix, own, mtu_bytes: MTU_BYTES, exposed: BTreeSet::new() })
+    }
+
+    /// What the settings of a VPI ask for.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(crate) fn of(settings: &VpiSettings) -> Result<Self, LoopbackError> {
+        Self::new(&settings.device, settings.prefix, settings.alias)
     }
 
     /// The same, with these services on 127.0.0.1 let through the firewall table, whoever may reach them.
