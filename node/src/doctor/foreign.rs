@@ -1,10 +1,11 @@
 //! Firewall rules of others that would stop a VPI: what they do to its packets, rule by rule.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::judge::{Deed, Packet, Place, Verdict};
 use super::ruleset::{Ruleset, Table};
+use super::table::some_peer;
 use super::{Facts, Finding, RuleAt};
 use crate::loopback::{self, DEVICE_PREFIX, Plan};
 use crate::store::settings::VpiSettings;
@@ -77,13 +78,6 @@ fn ways(vpi: &VpiSettings, plan: &Plan, devices: &[String]) -> [Way; 4] {
             accept: format!("udp sport {port} accept"),
         },
     ]
-}
-
-/// An alias that a member could have.
-fn some_peer(plan: &Plan) -> Ipv4Addr {
-    let [first, second, ..] = plan.own().octets();
-    [[1, 1], [1, 2]].map(|[third, last]| Ipv4Addr::new(first, second, third, last)).into_iter().find(|peer| *peer != plan.own())
-        .unwrap_or(plan.prefix())
 }
 
 impl Way {

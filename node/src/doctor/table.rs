@@ -20,6 +20,13 @@ pub(super) fn fault(ruleset: &Ruleset, plan: &Plan) -> Option<String> {
     altered.map(|promise| format!("its firewall table was altered: {}", promise.broken))
 }
 
+/// An alias that a member could have.
+pub(super) fn some_peer(plan: &Plan) -> Ipv4Addr {
+    let [first, second, ..] = plan.prefix().octets();
+    let candidates = [[1, 1], [1, 2]].map(|[third, last]| Ipv4Addr::new(first, second, third, last));
+    candidates.into_iter().find(|peer| *peer != plan.own()).unwrap_or(plan.prefix())
+}
+
 /// What must happen to one packet at one hook.
 struct Promise {
     packet: Packet,
@@ -42,12 +49,14 @@ fn promises(plan: &Plan) -> Vec<Promise> {
     let (own, localhost) = (Some(IpAddr::V4(plan.own())), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     let promise = |packet, hook, deed, broken: &str| Promise { packet, hook, deed, broken: broken.to_owned() };
     let dropped = Some(Deed::Dropped);
-    let to_own = |iif| Packet { iif, destination: own, ..Packet::default() };
-    let from = |source| Packet { oif: device(), source, ..Packet::default() };
+    let peer = Some(IpAddr::V4(some_peer(plan)));
+    let to_own = |iif| Packet { iif, source: peer, destination: own, ..Packet::default() };
+    let from = |source| Packet { oif: device(), source, destination: peer, ..Packet::default() };
     let through = |iif, oif| Packet { iif, oif, ..Packet::default() };
     let closed = (1..=u16::MAX).find(|port| !plan.exposed().contains(&(Transport::Tcp, *port)));
     let service = |transport: Transport, port| Packet {
         iif: device(),
+        source: peer,
         destination: localhost,
         transport: Some(match transport {
             Transport::Tcp => "tcp",
