@@ -30,7 +30,10 @@ fn doctor_finds_nothing_wrong_on_a_machine_before_during_and_after_a_vpi() {
         well(host)?;
         host.vpi(&["down"])?.success()?;
         well(host)?;
-        ensure!(!fs::read_to_string(host.state.join("journal"))?.contains("vpi-home"), "down left the journal");
+        ensure!(
+            !fs::read_to_string(host.state.join("journal"))?.contains("vpi-home"),
+            "down left the journal"
+        );
         Ok(())
     });
 }
@@ -51,7 +54,10 @@ fn port_forwarding_like_dockers_swallows_nothing_or_is_named() {
         let publish = format!("add rule ip nat DOCKER udp dport {} dnat to 172.17.0.2", pair.b.port()?);
         rules(host, &publish)?;
         let found = problems(host)?;
-        ensure!(found.iter().any(|one| is_at(one, "nat", "DOCKER") && said(one).contains("udp dport")), "{found:#?}");
+        ensure!(
+            found.iter().any(|one| is_at(one, "nat", "DOCKER") && said(one).contains("udp dport")),
+            "{found:#?}"
+        );
         Ok(())
     });
 }
@@ -61,7 +67,9 @@ fn a_default_deny_is_named_and_what_doctor_advises_helps() {
     scenario("deny", 2, |lab| {
         let pair = Pair::join(lab, &[])?;
         let host = &pair.b.host;
-        rules(host, "table inet ufw {
+        rules(
+            host,
+            "table inet ufw {
             chain allowed { tcp dport 22 accept; icmp type echo-request accept }
             chain input {
                 type filter hook input priority filter; policy drop;
@@ -69,7 +77,8 @@ fn a_default_deny_is_named_and_what_doctor_advises_helps() {
                 ct state vmap { established : accept, related : accept, invalid : drop }
                 jump allowed
             }
-        }")?;
+        }",
+        )?;
         let _listener = Listener::wildcard(host, PORT, "b")?;
         ensure!(reaches(&pair).is_err(), "the deny lets members through: this scenario shows nothing");
         let found = problems(host)?;
@@ -90,11 +99,14 @@ fn a_drop_of_loopback_addresses_from_elsewhere_is_named_and_what_doctor_advises_
         let pair = Pair::join(lab, &[])?;
         let host = &pair.b.host;
         // As iptables-nft writes it.
-        rules(host, "table ip filter { chain INPUT {
+        rules(
+            host,
+            "table ip filter { chain INPUT {
             type filter hook input priority filter; policy accept;
             iifname \"lo\" counter accept
             iifname != \"lo\" ip saddr 127.0.0.0/8 counter drop
-        } }")?;
+        } }",
+        )?;
         let _listener = Listener::wildcard(host, PORT, "b")?;
         ensure!(reaches(&pair).is_err(), "the rule lets members through: this scenario shows nothing");
         let found = problems(host)?;
@@ -141,13 +153,15 @@ fn doctor_takes_off_what_a_lost_vpi_left_and_nothing_of_others() {
     scenario("leftover", 1, |lab| {
         let host = lab.host("a")?;
         // Others' things that look like ours, and that no journal of this state folder names.
-        shell(host, "ip tuntap add mode tun vpi-other && nft add table ip vpi-other && \
-                     ip route add unreachable 127.126.0.0/16 table local metric 65535")?;
+        shell(
+            host,
+            "ip tuntap add mode tun vpi-other && nft add table ip vpi-other && \
+                     ip route add unreachable 127.126.0.0/16 table local metric 65535",
+        )?;
         let untouched = machine(host)?;
         let mut member = Member::found(host, &[])?;
         member.kill()?;
-        fs::remove_dir_all(host.state.join("vpi"))?;
-        fs::create_dir(host.state.join("vpi"))?;
+        shell(host, &format!("rm -r {}/vpi/*", host.state.display()))?;
         let found = problems(host)?;
         ensure!(found.len() == 1 && said(&found[0]).contains("left over"), "{found:#?}");
         host.vpi(&["doctor", "--fix"])?.success()?;

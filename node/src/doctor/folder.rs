@@ -103,7 +103,8 @@ fn clock(dir: &Path, vpis: &[VpiSettings], findings: &mut Vec<Finding>) {
     for (time, of) in known {
         let behind = time.and_then(|time| time.duration_since(now).ok());
         if let Some(behind) = behind.filter(|behind| *behind > TOLERATED) {
-            let what = format!("the clock is {} s behind {of}: members will not be understood", behind.as_secs());
+            let what =
+                format!("the clock is {} s behind {of}: members will not be understood", behind.as_secs());
             findings.push(Finding::problem("clock", what, "set the clock (timedatectl set-ntp true)"));
             return;
         }
@@ -113,6 +114,9 @@ fn clock(dir: &Path, vpis: &[VpiSettings], findings: &mut Vec<Finding>) {
 fn newest_object(dir: &Path, vpi: &VpiSettings) -> Option<SystemTime> {
     let path: PathBuf = dir.join("vpi").join(vpi.id.to_string()).join("objects.log");
     let records = objects::look(&path).ok()?;
-    let times = records.iter().filter_map(|record| Object::open(&vpi.id, record).ok()).map(|object| object.body().time());
+    let times = records
+        .iter()
+        .filter_map(|record| Object::open(&vpi.id, record).ok())
+        .map(|object| object.body().time());
     UNIX_EPOCH.checked_add(Duration::from_secs(times.max()?))
 }

@@ -45,8 +45,10 @@ pub(super) async fn examine(facts: &Facts, findings: &mut Vec<Finding>) {
 fn ways(vpi: &VpiSettings, plan: &Plan, devices: &[String]) -> [Way; 4] {
     let (name, device, port) = (&vpi.name, plan.device(), vpi.port);
     let (own, peer) = (Some(IpAddr::V4(plan.own())), Some(IpAddr::V4(some_peer(plan))));
-    let of_members = Packet { iif: Some(device.to_owned()), source: peer, destination: own, ..Packet::default() };
-    let to_members = Packet { oif: Some(device.to_owned()), source: own, destination: peer, ..Packet::default() };
+    let of_members =
+        Packet { iif: Some(device.to_owned()), source: peer, destination: own, ..Packet::default() };
+    let to_members =
+        Packet { oif: Some(device.to_owned()), source: own, destination: peer, ..Packet::default() };
     let both = |packet: Packet| [Packet { is_ipv6: true, ..packet.clone() }, packet];
     let datagram = || Packet { transport: Some("udp"), ..Packet::default() };
     let received =
@@ -127,7 +129,13 @@ impl Way {
             ),
             Deed::Redirected => "take the port out of that rule in the settings of what made it".to_owned(),
         };
-        let at = RuleAt { family: family.clone(), table: table.clone(), chain: chain.clone(), handle: *handle, text };
+        let at = RuleAt {
+            family: family.clone(),
+            table: table.clone(),
+            chain: chain.clone(),
+            handle: *handle,
+            text,
+        };
         Finding { rule: Some(at), ..Finding::problem("firewall", what, advice) }
     }
 }

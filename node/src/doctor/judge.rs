@@ -152,9 +152,10 @@ impl Walk<'_> {
                     }
                 }
                 // These change nothing of a packet's fate.
-                "counter" | "log" | "comment" | "notrack" | "mangle" | "masquerade" | "snat" | "ct helper" => {}
-                "accept" | "drop" | "reject" | "return" | "jump" | "goto" | "dnat" | "redirect" | "tproxy"
-                | "queue" => {
+                "counter" | "log" | "comment" | "notrack" | "mangle" | "masquerade" | "snat"
+                | "ct helper" => {}
+                "accept" | "drop" | "reject" | "return" | "jump" | "goto" | "dnat" | "redirect"
+                | "tproxy" | "queue" => {
                     // Whoever lets our very port in, from whomever, has thought of it.
                     let holds = if names_our_port && kind == "accept" { Yes } else { holds };
                     return self.verdict((chain, rule.handle), (kind, value), holds, depth);
@@ -210,7 +211,9 @@ impl Walk<'_> {
     fn verdict_map(&mut self, at: (&str, u64), map: &Value, holds: Answer, depth: usize) -> Step {
         for pair in self.elements(&map["data"]).unwrap_or_default() {
             let Some([key, verdict]) = pair.as_array().map(Vec::as_slice) else { continue };
-            let Some((kind, value)) = verdict.as_object().and_then(|verdict| verdict.iter().next()) else { continue };
+            let Some((kind, value)) = verdict.as_object().and_then(|verdict| verdict.iter().next()) else {
+                continue;
+            };
             let answer = holds.min(self.compare(&map["key"], key));
             if let step @ Step::End(_) = self.verdict(at, (kind, value), answer, depth) {
                 return step;
@@ -272,7 +275,8 @@ impl Walk<'_> {
             return Field::Word("new".to_owned());
         }
         if left["fib"]["result"] == "type" {
-            let is_only = |flag| left["fib"]["flags"] == serde_json::json!([flag]) || left["fib"]["flags"] == flag;
+            let is_only =
+                |flag| left["fib"]["flags"] == serde_json::json!([flag]) || left["fib"]["flags"] == flag;
             let is_in = packet.iif.is_some();
             return if is_only("daddr") && is_in || is_only("saddr") && !is_in {
                 Field::Word("local".to_owned())
@@ -296,7 +300,9 @@ impl Walk<'_> {
         match field {
             "saddr" => address(packet.source),
             "daddr" => address(packet.destination),
-            "protocol" | "nexthdr" => packet.transport.map_or(Field::Unknown, |word| Field::Word(word.to_owned())),
+            "protocol" | "nexthdr" => {
+                packet.transport.map_or(Field::Unknown, |word| Field::Word(word.to_owned()))
+            }
             _ => Field::Unknown,
         }
     }
@@ -363,7 +369,9 @@ fn is_address(address: IpAddr, wanted: &Value) -> Answer {
     let parse = |value: &Value| value.as_str()?.parse::<IpAddr>().ok();
     let is_it = if let Some(one) = parse(wanted) {
         one == address
-    } else if let (Some(start), Some(bits)) = (parse(&wanted["prefix"]["addr"]), wanted["prefix"]["len"].as_u64()) {
+    } else if let (Some(start), Some(bits)) =
+        (parse(&wanted["prefix"]["addr"]), wanted["prefix"]["len"].as_u64())
+    {
         starts_alike(address, start, bits)
     } else if let Some([first, last]) = wanted["range"].as_array().map(Vec::as_slice) {
         match (parse(first), parse(last)) {
@@ -377,7 +385,8 @@ fn is_address(address: IpAddr, wanted: &Value) -> Answer {
 }
 
 fn starts_alike(a: IpAddr, b: IpAddr, bits: u64) -> bool {
-    let same = |a: u128, b: u128, width: u64| bits == 0 || (a ^ b) >> width.saturating_sub(bits).min(127) == 0;
+    let same =
+        |a: u128, b: u128, width: u64| bits == 0 || (a ^ b) >> width.saturating_sub(bits).min(127) == 0;
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => same(Ipv4Addr::to_bits(a).into(), Ipv4Addr::to_bits(b).into(), 32),
         (IpAddr::V6(a), IpAddr::V6(b)) => same(Ipv6Addr::to_bits(a), Ipv6Addr::to_bits(b), 128),

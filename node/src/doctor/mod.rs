@@ -167,7 +167,9 @@ fn firewall(findings: &mut Vec<Finding>) -> Option<Ruleset> {
     let finding = match loopback::ruleset() {
         Ok(Listing::Json(json)) => match Ruleset::parse(&json) {
             Ok(ruleset) => return Some(ruleset),
-            Err(error) => Finding::unseen("firewall", format!("nft's listing is not understood: {error}"), ""),
+            Err(error) => {
+                Finding::unseen("firewall", format!("nft's listing is not understood: {error}"), "")
+            }
         },
         Ok(Listing::NoNft) => Finding::problem(
             "firewall",

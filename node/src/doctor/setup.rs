@@ -13,7 +13,9 @@ pub(super) async fn examine(facts: &Facts, findings: &mut Vec<Finding>) {
     for vpi in &facts.vpis {
         match Plan::of(vpi) {
             Ok(plan) => judge(facts, vpi, &plan, findings).await,
-            Err(error) => findings.push(Finding::problem(&vpi.device, error.to_string(), "mend its vpi.toml")),
+            Err(error) => {
+                findings.push(Finding::problem(&vpi.device, error.to_string(), "mend its vpi.toml"))
+            }
         }
     }
     for installed in facts.journal.iter().flat_map(|journal| &journal.vpi) {
@@ -29,7 +31,8 @@ fn is_of(installed: &Installed, vpi: &VpiSettings) -> bool {
 }
 
 async fn judge(facts: &Facts, vpi: &VpiSettings, plan: &Plan, findings: &mut Vec<Finding>) {
-    let is_wanted = facts.journal.as_ref().is_some_and(|journal| journal.vpi.iter().any(|other| is_of(other, vpi)));
+    let is_wanted =
+        facts.journal.as_ref().is_some_and(|journal| journal.vpi.iter().any(|other| is_of(other, vpi)));
     let mend = |finding: Finding| match facts.owner_uid {
         Some(owner_uid) => finding.mended_by(Repair::Install { plan: plan.clone(), owner_uid }),
         None => finding,
@@ -76,8 +79,12 @@ async fn left_over(facts: &Facts, installed: &Installed) -> Finding {
         }
         // What cannot be ours is left alone.
         Err(error @ (LoopbackError::Device(_) | LoopbackError::Prefix(_) | LoopbackError::Own(_))) => {
-            Finding::problem("state", format!("the journal cannot be right: {error}"), "`vpi doctor --fix` strikes it out")
-                .mended_by(Repair::Forget(installed.clone()))
+            Finding::problem(
+                "state",
+                format!("the journal cannot be right: {error}"),
+                "`vpi doctor --fix` strikes it out",
+            )
+            .mended_by(Repair::Forget(installed.clone()))
         }
         Err(error) => Finding::unseen(device, error.to_string(), ""),
     }
@@ -91,7 +98,11 @@ async fn strangers(facts: &Facts, findings: &mut Vec<Finding>) {
             || journal.vpi.iter().any(|installed| installed.device == device);
         if device.starts_with(DEVICE_PREFIX) && !is_known {
             let what = "this device is not in this state folder: it is another node's, or left over of one";
-            findings.push(Finding::note(&device, what, format!("if no node uses it: ip link delete {device}")));
+            findings.push(Finding::note(
+                &device,
+                what,
+                format!("if no node uses it: ip link delete {device}"),
+            ));
         }
     }
 }

@@ -89,7 +89,8 @@ fn return_path(findings: &mut Vec<Finding>) {
     };
     let Ok(entries) = fs::read_dir("/proc/sys/net/ipv4/conf") else { return };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let is_other = |name: &String| !matches!(name.as_str(), "all" | "default" | "lo") && !name.starts_with("vpi-");
+    let is_other =
+        |name: &String| !matches!(name.as_str(), "all" | "default" | "lo") && !name.starts_with("vpi-");
     let devices: Vec<_> = names.filter(is_other).collect();
     let all = value("all").unwrap_or_default();
     // The larger of the two holds (Linux ip-sysctl); 1 is strict, 2 loose.

@@ -47,7 +47,8 @@ fn promises(plan: &Plan) -> Vec<Promise> {
     let device = || Some(plan.device().to_owned());
     let elsewhere = || Some(ELSEWHERE.to_owned());
     let (own, localhost) = (Some(IpAddr::V4(plan.own())), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    let promise = |packet, hook, deed, broken: &str| Promise { packet, hook, deed, broken: broken.to_owned() };
+    let promise =
+        |packet, hook, deed, broken: &str| Promise { packet, hook, deed, broken: broken.to_owned() };
     let dropped = Some(Deed::Dropped);
     let peer = Some(IpAddr::V4(some_peer(plan)));
     let to_own = |iif| Packet { iif, source: peer, destination: own, ..Packet::default() };
@@ -73,7 +74,12 @@ fn promises(plan: &Plan) -> Vec<Promise> {
         promise(from(own), "postrouting", None, "its own alias does not reach members"),
         promise(through(device(), elsewhere()), "forward", dropped, "packets of members are forwarded"),
         promise(through(elsewhere(), device()), "forward", dropped, "packets are forwarded to members"),
-        promise(to_own(device()), "prerouting", Some(Deed::Redirected), "port forwarding of others comes first"),
+        promise(
+            to_own(device()),
+            "prerouting",
+            Some(Deed::Redirected),
+            "port forwarding of others comes first",
+        ),
     ];
     for (transport, port) in plan.exposed() {
         let broken = format!("members do not reach {transport}/{port}, which is exposed");

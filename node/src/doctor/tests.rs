@@ -100,8 +100,13 @@ fn a_default_deny_is_found_unless_a_rule_lets_the_packet_in() {
         let usual = "ct state established,related accept\n iif lo accept\n tcp dport 22 accept";
         assert_eq!(judged("drop", usual, &from_member()), [(Deed::Dropped, None, true)]);
         assert_eq!(judged("drop", usual, &datagram()), [(Deed::Dropped, None, false)]);
-        assert_eq!(judged("drop", "ct state established accept", &from_member()), [(Deed::Dropped, None, false)]);
-        for rules in ["iifname \"vpi-home\" accept", "ip daddr 127.80.0.0/16 accept", "iifname != lo counter accept"] {
+        assert_eq!(
+            judged("drop", "ct state established accept", &from_member()),
+            [(Deed::Dropped, None, false)]
+        );
+        for rules in
+            ["iifname \"vpi-home\" accept", "ip daddr 127.80.0.0/16 accept", "iifname != lo counter accept"]
+        {
             assert_eq!(judged("drop", rules, &from_member()), [], "{rules}");
         }
         for rules in [
@@ -113,7 +118,9 @@ fn a_default_deny_is_found_unless_a_rule_lets_the_packet_in() {
         ] {
             assert_eq!(judged("drop", rules, &datagram()), [], "{rules}");
         }
-        for rules in ["udp dport 41415 accept", "tcp dport 41414 accept", "iifname \"wlan0\" accept", "jump other"] {
+        for rules in
+            ["udp dport 41415 accept", "tcp dport 41414 accept", "iifname \"wlan0\" accept", "jump other"]
+        {
             let found = judged("drop", rules, &datagram());
             assert!(matches!(found[..], [(Deed::Dropped, None, _)]), "{rules}: {found:?}");
         }
@@ -142,7 +149,8 @@ fn port_forwarding_that_swallows_the_port_is_found() {
 fn own_table_is_judged_by_what_it_does() {
     in_own_namespace_async(|| async {
         let plan = Plan::new("vpi-home", Ipv4Addr::new(127, 80, 0, 0), OWN).unwrap();
-        let exposing = plan.clone().exposing([(Transport::Tcp, 6379), (Transport::Udp, 53), (Transport::Tcp, 1)]);
+        let exposing =
+            plan.clone().exposing([(Transport::Tcp, 6379), (Transport::Udp, 53), (Transport::Tcp, 1)]);
         assert_eq!(table::fault(&in_force(), &plan).unwrap(), "its firewall table is missing");
         for plan in [&plan, &exposing] {
             loopback::install(plan, 0).await.unwrap();
@@ -171,7 +179,8 @@ fn own_table_is_judged_by_what_it_does() {
 fn what_is_no_listing_is_refused_and_unknown_objects_are_passed_over() {
     assert!(Ruleset::parse("").is_err());
     assert!(Ruleset::parse("{}").is_err());
-    let strange = r#"{"nftables": [{"metainfo": {}}, {"flowtable": {"name": "f"}}, {"rule": {"family": 7}}, 3, null]}"#;
+    let strange =
+        r#"{"nftables": [{"metainfo": {}}, {"flowtable": {"name": "f"}}, {"rule": {"family": 7}}, 3, null]}"#;
     assert_eq!(Ruleset::parse(strange).unwrap().chains().count(), 0);
 }
 

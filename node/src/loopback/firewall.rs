@@ -62,7 +62,8 @@ pub(crate) fn ruleset() -> io::Result<Listing> {
 
 /// The text of one rule, as nft writes it, found by its handle.
 pub(crate) fn rule_text((family, table): (&str, &str), chain: &str, handle: u64) -> Option<String> {
-    let ask = |program| Command::new(program).args(["-a", "list", "chain", family, table, chain]).output().ok();
+    let ask =
+        |program| Command::new(program).args(["-a", "list", "chain", family, table, chain]).output().ok();
     let output = PROGRAMS.into_iter().find_map(ask)?;
     let mark = format!(" # handle {handle}");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -144,7 +145,8 @@ impl fmt::Display for Exposed<'_> {
         let at = if *field == "dport" { "iifname" } else { "oifname" };
         let address = if *field == "dport" { "daddr" } else { "saddr" };
         for transport in [Transport::Tcp, Transport::Udp] {
-            let ports = plan.exposed().iter().filter(|(of, _)| *of == transport).map(|(_, port)| port.to_string());
+            let ports =
+                plan.exposed().iter().filter(|(of, _)| *of == transport).map(|(_, port)| port.to_string());
             let ports = ports.collect::<Vec<_>>().join(", ");
             if !ports.is_empty() {
                 let device = plan.device();

@@ -143,10 +143,8 @@ impl Journal {
         }
         let found = folder.metadata().map_err(StoreError::io("look at", dir))?;
         let owner = Owner { user: found.uid(), group: found.gid() };
-        let text = toml::to_string(&next).map_err(|error| StoreError::Settings {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
+        let text = toml::to_string(&next)
+            .map_err(|error| StoreError::Settings { path: path.clone(), reason: error.to_string() })?;
         replace_for(&path, text.as_bytes(), owner)
     }
 }
@@ -207,10 +205,7 @@ mod tests {
         let path = dir.path().join(FILE);
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
         assert!(matches!(Journal::read(dir.path()), Err(StoreError::Kind { .. })));
-        assert!(matches!(
-            Journal::begin(dir.path(), &installed("home")),
-            Err(StoreError::Kind { .. })
-        ));
+        assert!(matches!(Journal::begin(dir.path(), &installed("home")), Err(StoreError::Kind { .. })));
         fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         assert!(matches!(Journal::read(dir.path()), Err(StoreError::Kind { .. })));

@@ -122,7 +122,8 @@ impl ObjectLog {
 /// [`StoreError::Io`].
 pub(crate) fn look(path: &Path) -> Result<Vec<Vec<u8>>, StoreError> {
     let bytes = read(path)?.unwrap_or_default();
-    let payload = |record: Range<usize>| bytes.get(record.start + HEADER_BYTES..record.end).map(<[u8]>::to_vec);
+    let payload =
+        |record: Range<usize>| bytes.get(record.start + HEADER_BYTES..record.end).map(<[u8]>::to_vec);
     Ok(Scan::of(&bytes).good.into_iter().filter_map(payload).collect())
 }
 
