@@ -8,6 +8,7 @@ mod argument;
 mod create;
 mod doctor;
 mod down;
+mod index_keeper;
 mod invite;
 mod join;
 mod machine;
@@ -64,6 +65,9 @@ enum Command {
     Ping(ping::Arguments),
     /// Tell what is wrong or left over on this machine.
     Doctor(doctor::Arguments),
+    /// Read or write the index for a node.
+    #[command(hide = true)]
+    IndexKeeper(index_keeper::Arguments),
 }
 
 /// What every command knows.
@@ -103,6 +107,7 @@ impl Command {
             Self::Status(arguments) => status::run(context, arguments),
             Self::Ping(arguments) => ping::run(context, arguments),
             Self::Doctor(arguments) => doctor::run(context, &arguments),
+            Self::IndexKeeper(arguments) => index_keeper::run(&arguments),
         }
     }
 }

@@ -81,7 +81,8 @@ async fn prepare(dir: &Path, vpis: &[VpiSettings], owner: Owner) -> anyhow::Resu
 /// The node's life after its privileges are gone.
 async fn serve(options: NodeOptions, state: State, vpis: Vec<VpiSettings>) -> anyhow::Result<Exit> {
     let server = Server::bind(&options.control)?;
-    let mut node = Node::new(options, state)?;
+    let mut node = Node::new(options, state);
+    node.index.recall(&vpis.iter().map(|vpi| vpi.id).collect::<Vec<_>>()).await;
     for settings in vpis {
         node.open(settings)?;
     }
