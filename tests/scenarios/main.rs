@@ -7,6 +7,8 @@ mod bad_use;
 #[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
+mod index;
+#[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
 mod loopback;

@@ -18,8 +18,8 @@ fn paths_are_found_again_most_recent_first_and_by_vpi() {
     let (mut index, aside) = Database::open(&path).unwrap();
 
     assert_eq!(aside, None);
-    assert_eq!(paths(&mut index, &VPI).unwrap(), [paths[1], paths[2], paths[0]]);
-    assert_eq!(paths(&mut index, &OTHER).unwrap(), [last(9, 9, 9)]);
+    assert_eq!(last_good_paths(&mut index, &VPI).unwrap(), [paths[1], paths[2], paths[0]]);
+    assert_eq!(last_good_paths(&mut index, &OTHER).unwrap(), [last(9, 9, 9)]);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn what_was_remembered_survives_a_process_that_never_closes() {
 
     let (mut survivor, aside) = Database::open(&copy).unwrap();
     assert_eq!(aside, None);
-    assert_eq!(paths(&mut survivor, &VPI).unwrap(), [last(1, 1, 19)]);
+    assert_eq!(last_good_paths(&mut survivor, &VPI).unwrap(), [last(1, 1, 19)]);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_index_that_is_still_held_is_waited_for_and_not_taken_for_damaged() {
 
     closing.join().unwrap();
     assert_eq!(aside, None);
-    assert_eq!(paths(&mut second, &VPI).unwrap(), [last(1, 1, 1)]);
+    assert_eq!(last_good_paths(&mut second, &VPI).unwrap(), [last(1, 1, 1)]);
 }
 
 #[test]
@@ -65,7 +65,8 @@ fn of_many_remotes_the_most_recent_are_kept() {
     remember(&mut index, &VPI, &paths).unwrap();
     remember(&mut index, &VPI, &[last(1, 7, 50)]).unwrap();
 
-    let ports: Vec<_> = paths(&mut index, &VPI).unwrap().iter().map(|path| path.remote.port()).collect();
+    let ports: Vec<_> =
+        last_good_paths(&mut index, &VPI).unwrap().iter().map(|path| path.remote.port()).collect();
 
     assert_eq!(ports, [7, 9, 8, 6]);
 }
@@ -85,11 +86,11 @@ fn of_too_many_devices_the_longest_unseen_is_forgotten() {
 
     remember(&mut index, &VPI, &[device(u16::MAX)]).unwrap();
 
-    let kept = paths(&mut index, &VPI).unwrap();
+    let kept = last_good_paths(&mut index, &VPI).unwrap();
     assert_eq!(kept.len(), DEVICES_MAX);
     assert_eq!(kept.first(), Some(&device(u16::MAX)));
     assert_eq!(kept.last(), Some(&device(1)));
-    assert_eq!(paths(&mut index, &OTHER).unwrap().len(), 1);
+    assert_eq!(last_good_paths(&mut index, &OTHER).unwrap().len(), 1);
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn damaged_files_never_panic_and_never_yield_a_path_that_was_not_remembered() {
 
         let (mut index, aside) = Database::open(&broken).unwrap();
         rebuilt += usize::from(aside.is_some());
-        let found = match paths(&mut index, &VPI) {
+        let found = match last_good_paths(&mut index, &VPI) {
             Err(DatabaseError::SetAside(_)) => Vec::new(),
             found => found.unwrap(),
         };
@@ -148,9 +149,9 @@ fn a_panic_in_a_call_sets_the_index_aside_and_leaves_an_empty_one() {
     let result = index.call::<()>(|_| panic!("as sled does on a damaged page"));
 
     assert!(matches!(result, Err(DatabaseError::SetAside(_))));
-    assert!(paths(&mut index, &VPI).unwrap().is_empty());
+    assert!(last_good_paths(&mut index, &VPI).unwrap().is_empty());
     remember(&mut index, &VPI, &[last(2, 2, 2)]).unwrap();
-    assert_eq!(paths(&mut index, &VPI).unwrap(), [last(2, 2, 2)]);
+    assert_eq!(last_good_paths(&mut index, &VPI).unwrap(), [last(2, 2, 2)]);
 }
 
 #[test]
@@ -195,12 +196,12 @@ fn of_too_many_presences_the_longest_unseen_is_forgotten() {
     assert!(kept.contains(&presence(0)) && !kept.contains(&presence(DEVICES_MAX as u16)));
 }
 
-fn paths(index: &mut Database, vpi: &VpiId) -> Result<Vec<LastPath>, DatabaseError> {
+fn last_good_paths(index: &mut Database, vpi: &VpiId) -> Result<Vec<LastPath>, DatabaseError> {
     let facts = index.recall(vpi)?;
-    Ok(facts.into_iter().filter_map(|fact| matches_path(fact, vpi)).collect())
+    Ok(facts.into_iter().filter_map(|fact| path_of(fact, vpi)).collect())
 }
 
-fn matches_path(fact: Fact, vpi: &VpiId) -> Option<LastPath> {
+fn path_of(fact: Fact, vpi: &VpiId) -> Option<LastPath> {
     match fact {
         Fact::Path(of, path) if of == *vpi => Some(path),
         Fact::Path(..) | Fact::Presence(..) => None,
