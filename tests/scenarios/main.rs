@@ -16,6 +16,8 @@ mod privilege;
 mod reach;
 #[cfg(feature = "netns")]
 mod restart;
+#[cfg(feature = "netns")]
+mod rogue;
 
 #[cfg(not(feature = "netns"))]
 #[test]
