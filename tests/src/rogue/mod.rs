@@ -77,6 +77,16 @@ impl Rogue {
     }
 }
 
+/// Signs, with the root key in the state folder of the founder `host`, whose node must be stopped, the next charter:
+/// `device` (64 hexadecimal digits) becomes one more admin called `name`. It lies in the folder's object log then, and
+/// the founder's node has it when it starts. Returns `{"id", "object"}`.
+///
+/// # Errors
+/// The program's own sentence.
+pub fn sign_charter(host: &Host, binary: &str, name: &str, device: &str) -> Result<Value> {
+    host.run(binary, &["sign-charter", name, device], ORDER_LIMIT)?.json()
+}
+
 impl Drop for Rogue {
     fn drop(&mut self) {
         // Both fail only if it has ended.
