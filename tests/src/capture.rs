@@ -49,14 +49,8 @@ impl Capture {
     /// # Errors
     /// tcpdump does not start.
     pub fn at_port(lab: &Lab, host: &str, filter: &str, name: &str, options: &[&str]) -> Result<Self> {
-        Self::start(
-            lab,
-            name,
-            &mut |words| command_inside(&lab.switch(), "tcpdump", words),
-            host,
-            filter,
-            options,
-        )
+        let command = command_inside(&lab.switch(), "tcpdump", &["-i", host]);
+        Self::start(lab, command, filter, name, options)
     }
 
     /// Starts tcpdump on `device` of `host`, whole packets. The file is `NAME.pcap` in the lab's evidence.
@@ -64,24 +58,15 @@ impl Capture {
     /// # Errors
     /// tcpdump does not start.
     pub fn on_device(lab: &Lab, host: &Host, device: &str, filter: &str, name: &str) -> Result<Self> {
-        Self::start(lab, name, &mut |words| host.command("tcpdump", words), device, filter, &[])
+        Self::start(lab, host.command("tcpdump", &["-i", device]), filter, name, &[])
     }
 
-    fn start(
-        lab: &Lab,
-        name: &str,
-        run: &mut dyn FnMut(&[&str]) -> Command,
-        device: &str,
-        filter: &str,
-        options: &[&str],
-    ) -> Result<Self> {
+    /// Gives `command`, a tcpdump that knows its device, the other words, and starts it.
+    fn start(lab: &Lab, mut command: Command, filter: &str, name: &str, options: &[&str]) -> Result<Self> {
         let file = lab.evidence().join(format!("{name}.pcap"));
         let log = lab.evidence().join(format!("{name}.tcpdump"));
-        let path = file.to_string_lossy();
-        let mut words = vec!["-i", device, "-n", "-U", "-B", "16384", "-Z", "root", "-w", &path];
-        words.extend_from_slice(options);
-        words.push(filter);
-        let child = run(&words)
+        command.args(["-n", "-U", "-B", "16384", "-Z", "root", "-w"]).arg(&file).args(options).arg(filter);
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
