@@ -18,6 +18,8 @@ mod privilege;
 mod reach;
 #[cfg(feature = "netns")]
 mod restart;
+#[cfg(feature = "netns")]
+mod rogue;
 
 #[cfg(not(feature = "netns"))]
 #[test]

@@ -7,7 +7,8 @@
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
 //!                ├── Capture  tcpdump at a switch port, read back as frames
-//!                └── probe    what a stranger sends, and the check that nothing answers
+//!                ├── probe    what a stranger sends, and the check that nothing answers
+//!                └── Rogue    what a member sends that misuses its keys (bin/rogue, which alone links the protocol)
 //! ```
 //!
 //! It links none of the code that it judges: it starts the binary (`VPI_BIN`, or the one beside the tests) and reads
@@ -19,6 +20,7 @@ pub mod member;
 pub mod node;
 pub mod probe;
 pub mod process;
+pub mod rogue;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
@@ -26,4 +28,5 @@ pub mod wait;
 pub use member::{Member, Pair};
 pub use node::Node;
 pub use process::Answer;
+pub use rogue::Rogue;
 pub use topology::{Host, Lab, one_at_a_time, scenario};
