@@ -19,6 +19,7 @@ mod admin;
 mod arriving;
 mod command;
 mod control;
+mod duty;
 mod epochs;
 mod handshake;
 mod inbound;
@@ -64,6 +65,7 @@ pub use status::{InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
+use duty::Duty;
 use joining::Joining;
 use outbox::Outbox;
 use peer::Peer;
@@ -135,8 +137,7 @@ pub struct Engine {
     addresses: Option<Vec<SocketAddr>>,
     spread: Option<Spread>,
     upkeep: Upkeep,
-    /// When the epoch in force, which is stale, is to be followed by another of this node's.
-    stale_until: Option<Instant>,
+    duty: Duty,
     former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
@@ -192,7 +193,7 @@ impl Engine {
             addresses: None,
             spread: None,
             upkeep: Upkeep::default(),
-            stale_until: None,
+            duty: Duty::default(),
             former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),
@@ -273,7 +274,7 @@ impl Engine {
         if self.is_member() {
             self.spread_on(time);
             self.keep_up(time);
-            self.replace_stale_epoch(time);
+            self.do_duty(time);
             self.leave_in_time(time);
         }
     }
@@ -286,7 +287,7 @@ impl Engine {
         let own = [
             (self.spread_at(), "spread"),
             (self.upkeep_at(), "upkeep"),
-            (self.stale_until, "stale epoch"),
+            (self.duty_at(), "duty"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -366,7 +367,7 @@ impl Engine {
             self.remove_peer(&device, time);
         }
         self.choose_static();
-        self.watch_epoch(time);
+        self.watch_duty(time);
     }
 
     /// Others have removed this device, or its own word of leaving came back: from here on it is silent.

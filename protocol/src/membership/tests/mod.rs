@@ -8,7 +8,7 @@ mod tokens;
 
 use rand_core::SeedableRng as _;
 
-use super::admin::{Admin, AdminError, Removal};
+use super::admin::{Admin, AdminError, Signed};
 use super::epoch::EpochSecret;
 use super::founding::{Addresses, Founding, InviteWish, Inviter, found, invite};
 use super::join::{Joiner, Question};
@@ -114,7 +114,7 @@ impl Home {
     }
 
     /// Removes device `n` as the founder.
-    fn remove(&mut self, n: u8) -> Removal {
+    fn remove(&mut self, n: u8) -> Signed {
         self.work(FOUNDER, |rng, admin| admin::remove(rng, admin, &device(n), Reason::Lost)).unwrap()
     }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::admin::Signed;
 use super::*;
 use crate::identity::InviteId;
 use crate::membership::witness::{Verdict, consider};
@@ -212,8 +213,9 @@ fn two_admins_that_remove_at_once_converge_by_the_stale_rule() {
     assert!(epoch.is_stale && epoch.number == 1);
     let (key, set) = (key(7), &home.set);
     let admin = Admin { key: &key, set, membership: &membership, wall_secs: NOW };
-    let (next, secret) = admin::next_epoch(&mut home.rng, &admin).unwrap();
-    home.insert(&next);
+    let Signed { objects, epoch: secret } = admin::next_epoch(&mut home.rng, &admin).unwrap();
+    let secret = secret.unwrap();
+    home.insert(&objects[0]);
     let epoch = *home.membership().epoch().unwrap();
     assert_eq!((epoch.number, epoch.is_stale, epoch.secret_hash), (2, false, secret.hash()));
 }
