@@ -3,7 +3,7 @@
 use protocol::engine::Event;
 
 use super::setup::{
-    CONVERGENCE, agreed, founder, group, invite, joined, joiner, pair, pairs, talk, tear, wish,
+    CONVERGENCE, acquaint, agreed, founder, group, invite, joined, joiner, pair, pairs, talk, tear, wish,
 };
 use super::{ms, secs};
 use crate::action::Action;
@@ -134,6 +134,7 @@ fn settle_for_one(world: &mut World, count: usize, takers: [usize; 2]) -> Result
             world.calm();
             let has = |taker: usize| first.1.values().any(|device| *device == world.hosts[taker].id());
             let Some(winner) = takers.into_iter().find(|taker| has(*taker)) else { break };
+            acquaint(world)?;
             let member = world.chance.below(count as u64) as usize;
             return talk(world, (member, winner), CONVERGENCE).map(drop);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::setup::{RECOVERY, agreed, all_talk, converge, group};
+use super::setup::{RECOVERY, agreed, all_talk, group};
 use super::{ms, secs};
 use crate::net::link::Conditions;
 use crate::world::World;

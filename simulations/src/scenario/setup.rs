@@ -229,5 +229,6 @@ pub(super) fn converge(world: &mut World, count: usize) -> Result<(), String> {
         acquaint(world)?;
     }
     world.calm();
+    acquaint(world)?;
     agreed(world, count)
 }
