@@ -83,16 +83,14 @@ pub(super) fn set(world: &mut World) -> Result<(), String> {
     world.calm();
     world.run_for(secs(1))?;
     for _ in 0..1 + world.chance.below(3) {
-        let most = *world.chance.pick(&[secs(60), secs(3_600), secs(400 * 86_400)]);
-        let by = world.chance.between(secs(1), most).as_millis() as i64;
-        let by = if world.chance.percent(50) { by } else { -by };
+        let by = if world.chance.percent(40) { back_then(world)? } else { any_step(world) };
         let begun_at = world.now;
         for (from, to) in [(a, b), (b, a)] {
             let stream = Action::Stream { from, to, bytes: 300, wants_echo: false, pause: ms(50), left: 100 };
             world.later(Duration::ZERO, stream);
         }
         world.later(secs(1), Action::Clock { host, off_ms: right_ms + by });
-        world.later(secs(2), Action::Attack { shots: 20 });
+        world.later(secs(2), Action::Attack { shots: 100 });
         world.run_for(secs(6))?;
         match world.ledger.missing_since(begun_at) {
             0 => {}
@@ -110,6 +108,22 @@ pub(super) fn set(world: &mut World) -> Result<(), String> {
         world.run_for(secs(1))?;
     }
     agreed(world, 2)
+}
+
+/// Milliseconds by which a clock is set, forward or back.
+fn any_step(world: &mut World) -> i64 {
+    let most = *world.chance.pick(&[secs(60), secs(3_600), secs(400 * 86_400)]);
+    let by = world.chance.between(secs(1), most).as_millis() as i64;
+    if world.chance.percent(50) { by } else { -by }
+}
+
+/// Time passes, and a clock is set back to the moments after the first handshake: what a stranger recorded then looks
+/// young again.
+fn back_then(world: &mut World) -> Result<i64, String> {
+    let length = world.chance.between(secs(250), secs(600));
+    world.run_for(length)?;
+    let since_start = world.now - world.chance.between(secs(0), secs(100));
+    Ok(-(since_start.as_millis() as i64))
 }
 
 fn restart(world: &mut World, host: usize) -> Result<(), String> {
