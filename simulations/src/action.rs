@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use protocol::engine::Command;
+use protocol::engine::{Command, Removal, Ticket};
+use protocol::membership::object::Reason;
 
 use crate::host::Input;
 use crate::net::cut::Group;
 use crate::net::link::Conditions;
 use crate::world::World;
+
+/// Names removals; the answer says whose it is.
+const REMOVAL: Ticket = 2;
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +26,7 @@ pub(crate) enum Action {
     Start { host: usize },
     /// The node says goodbye and stops.
     Close { host: usize },
-    /// The host has another address from here on; `tells` says whether its node notices and initiates to everyone.
+    /// The host has another address from here on; `tells` says whether its node notices.
     Roam { host: usize, tells: bool },
     /// The machine sleeps, its monotonic clock going on or not.
     Sleep { host: usize, clock_goes_on: bool },
@@ -34,6 +38,10 @@ pub(crate) enum Action {
     Cut { group: Group, is_one_way: bool },
     /// All cuts are healed.
     Heal,
+    /// `admin` removes `target`.
+    Remove { admin: usize, target: usize },
+    /// `host` leaves.
+    Leave { host: usize },
     /// `from` initiates to `to`.
     Connect { from: usize, to: usize },
     /// `host` is told where `of` is.
@@ -80,8 +88,8 @@ impl World {
             }
             Action::Roam { host, tells } => {
                 self.roam(host);
-                let others = (0..self.hosts.len()).filter(|other| tells && *other != host);
-                others.into_iter().try_for_each(|to| self.act(Action::Connect { from: host, to }))
+                let addresses = vec![self.hosts[host].address];
+                if tells { self.give(host, Input::Command(Command::Addresses(addresses))) } else { Ok(()) }
             }
             Action::Sleep { host, clock_goes_on } => {
                 self.sleep(host, clock_goes_on);
@@ -103,6 +111,12 @@ impl World {
                 self.cuts.heal();
                 Ok(())
             }
+            Action::Remove { admin, target } => {
+                let target = self.hosts[target].id();
+                let removal = Removal { target, reason: Reason::Lost, offline: false };
+                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
+            }
+            Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
             Action::Connect { from, to } => {
                 let device = self.hosts[to].id();
                 self.give(from, Input::Command(Command::Connect(device)))

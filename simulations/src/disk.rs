@@ -8,7 +8,7 @@ use protocol::alias::Pin;
 use protocol::engine::Ticket;
 use protocol::identity::{DeviceId, ObjectId, VpiId};
 use protocol::membership::epoch::EpochSecret;
-use protocol::membership::object::Object;
+use protocol::membership::object::{Body, Object};
 
 /// One host's disk.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Disk {
     pub(crate) pins: Vec<Pin>,
     /// Where each member was last reached.
     pub(crate) remembered: BTreeMap<DeviceId, SocketAddr>,
+    /// The newest word of where each device is.
+    pub(crate) presences: BTreeMap<DeviceId, Object>,
     /// The token's text and the question, while this host is no member.
     pub(crate) joining: Option<(String, Vec<u8>)>,
     pub(crate) is_member: bool,
@@ -44,6 +46,13 @@ impl Write {
 }
 
 impl Disk {
+    /// Keeps the newest word of where a device is.
+    pub(crate) fn remember_presence(&mut self, object: Object) {
+        if let Body::Presence(presence) = object.body() {
+            self.presences.insert(presence.device, object);
+        }
+    }
+
     /// Finishes the write that was asked for first; returns its ticket, if the engine waits for it.
     pub(crate) fn commit_first(&mut self) -> Option<Ticket> {
         let write = self.under_way.pop_front()?;

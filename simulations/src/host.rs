@@ -38,6 +38,8 @@ pub(crate) struct Host {
     pub(crate) clock: Clock,
     /// Since when it sleeps, in true time, and how: no timer, no datagram, no application.
     pub(crate) asleep: Option<Sleep>,
+    /// It was removed, or left: it is none of those who agree.
+    pub(crate) is_out: bool,
     pub(crate) disk: Disk,
     /// Counts starts, so that what a former process asked of the disk is not told to a later one.
     pub(crate) boot: u64,
@@ -96,6 +98,7 @@ impl Host {
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
             clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
             asleep: None,
+            is_out: false,
             disk: Disk::default(),
             boot: 0,
             node: None,
@@ -166,11 +169,15 @@ impl Host {
         }
     }
 
-    /// What a node that has just started tells its engine: where members were reached, and to reach them again.
+    /// What a node that has just started tells its engine: where members are and this machine is, and to reach those
+    /// that were reached before.
     pub(crate) fn start_commands(&self) -> Vec<Command> {
         let remembered = || self.disk.remembered.iter();
         let remember = remembered().map(|(device, address)| Command::Remember(*device, *address));
-        remember.chain(remembered().map(|(device, _)| Command::Connect(*device))).collect()
+        let presences = self.disk.presences.values().cloned().map(Command::Presence);
+        let addresses = std::iter::once(Command::Addresses(vec![self.address]));
+        let connect = remembered().map(|(device, _)| Command::Connect(*device));
+        remember.chain(presences).chain(addresses).chain(connect).collect()
     }
 
     /// The device whose alias this is, as this host's file of aliases says.

@@ -8,8 +8,10 @@ use std::time::Instant;
 use protocol::engine::Transmit;
 use protocol::identity::{DeviceId, ObjectId, sha256};
 use protocol::membership::Alarm;
-use protocol::membership::object::{Body, Object};
+use protocol::membership::epoch::EpochSecret;
+use protocol::membership::object::{Body, Object, Remove, Target};
 
+use crate::disk::Write;
 use crate::host::{Host, Node};
 
 /// Devices and names, and what a user is warned of.
@@ -23,6 +25,10 @@ pub(crate) struct Records {
     /// The object at each place of an admin's chain, as far as another than the admin knows it.
     places: BTreeMap<(DeviceId, u64), ObjectId>,
     hosts: BTreeMap<usize, Known>,
+    /// Which hosts ever held the secret with this hash.
+    holders: BTreeMap<[u8; 32], BTreeSet<usize>>,
+    /// Devices that its maker knew to be removed when it made the secret with this hash.
+    barred: BTreeMap<[u8; 32], BTreeSet<DeviceId>>,
 }
 
 /// What one process knows.
@@ -32,15 +38,25 @@ struct Known {
     members: BTreeSet<DeviceId>,
     /// Devices that were members in its eyes and are none.
     gone: BTreeSet<DeviceId>,
+    /// Devices that it holds a Remove of.
+    removed: BTreeSet<DeviceId>,
+    /// It said that it was removed itself.
+    is_silent: bool,
 }
 
 impl Records {
     /// A process started from the host's disk.
     pub(crate) fn on_start(&mut self, number: usize, host: &Host) {
         // One that still joins begins with nothing, whatever is on its disk.
-        let kept = host.disk.objects.iter().filter(|_| host.disk.is_member);
-        let objects = kept.map(Object::id).collect();
-        self.hosts.insert(number, Known { objects, ..Known::default() });
+        let mut known = Known::default();
+        for object in host.disk.objects.iter().filter(|_| host.disk.is_member) {
+            known.objects.insert(object.id());
+            if let Body::Remove(Remove { target: Target::Device(device), .. }) = object.body() {
+                known.removed.insert(*device);
+            }
+        }
+        known.gone.clone_from(&known.removed);
+        self.hosts.insert(number, known);
     }
 
     /// Host `number` took these objects in.
@@ -54,7 +70,17 @@ impl Records {
         hosts: &[Host],
     ) -> Result<(), String> {
         for object in objects {
-            self.hosts.entry(number).or_default().objects.insert(object.id());
+            let known = self.hosts.entry(number).or_default();
+            known.objects.insert(object.id());
+            if let Body::Remove(Remove { target: Target::Device(device), .. }) = object.body() {
+                known.removed.insert(*device);
+            }
+            if let Body::Epoch(epoch) = object.body()
+                && epoch.admin == hosts[number].id()
+            {
+                let removed = known.removed.clone();
+                self.barred.entry(epoch.secret_hash).or_insert(removed);
+            }
             let maker = maker(object).and_then(|device| hosts.iter().position(|host| host.id() == device));
             let Some(maker) = maker.filter(|maker| *maker != number) else { continue };
             if !hosts[maker].disk.has(&object.id()) {
@@ -66,6 +92,47 @@ impl Records {
             self.place(object)?;
         }
         Ok(())
+    }
+
+    /// Host `number` took these secrets in.
+    pub(crate) fn on_secrets(&mut self, number: usize, epochs: &[EpochSecret]) {
+        for epoch in epochs {
+            self.holders.entry(epoch.hash()).or_default().insert(number);
+        }
+    }
+
+    /// No removed device holds a secret that was made after its removal was known to the maker.
+    ///
+    /// # Errors
+    /// Who holds which.
+    pub(crate) fn check_secrets(&self, hosts: &[Host]) -> Result<(), String> {
+        for (hash, barred) in &self.barred {
+            let holders = self.holders.get(hash).into_iter().flatten();
+            if let Some(holder) = holders.copied().find(|holder| barred.contains(&hosts[*holder].id())) {
+                return Err(format!("{holder} holds an epoch's secret that was made after its removal"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A command's caller was told that something was signed.
+    ///
+    /// # Errors
+    /// If anything that this host made is not on its disk.
+    pub(crate) fn on_signed(&mut self, number: usize, host: &Host) -> Result<(), String> {
+        let waits = |write: &Write| match write {
+            Write::Store { objects, .. } => objects.iter().any(|object| maker(object) == Some(host.id())),
+            Write::Joined => false,
+        };
+        if host.disk.under_way.iter().any(waits) {
+            return Err(format!("{number} was told of something signed that is not on disk"));
+        }
+        Ok(())
+    }
+
+    /// Host `number` said that it was removed.
+    pub(crate) fn on_removed(&mut self, number: usize) {
+        self.hosts.entry(number).or_default().is_silent = true;
     }
 
     /// A command's caller was told that `object` was made.
@@ -109,6 +176,7 @@ impl Records {
             node.engine.names().map(|(device, name)| (device, name.to_owned())).collect();
         let devices: BTreeSet<DeviceId> = members.keys().copied().collect();
         known.gone.extend(known.members.difference(&devices));
+        known.gone.extend(&known.removed);
         known.gone.retain(|device| !devices.contains(device));
         known.members = devices;
         let ids: Vec<u8> = known.objects.iter().flat_map(|id| *id.as_bytes()).collect();
@@ -131,10 +199,13 @@ impl Records {
         hosts: &[Host],
         (transmits, known): (&[Transmit], &[(SocketAddr, usize)]),
     ) -> Result<(), String> {
-        let Some(record) = self.hosts.get(&number).filter(|record| !record.gone.is_empty()) else {
+        let Some(record) = self.hosts.get(&number).filter(|record| record.is_silent || !record.gone.is_empty()) else {
             return Ok(());
         };
         let host = &hosts[number];
+        if record.is_silent && !transmits.is_empty() {
+            return Err(format!("{number} was removed, and sends {} datagrams", transmits.len()));
+        }
         for device in &record.gone {
             if let Some(node) = &host.node {
                 check_traces(node, host, device)?;
@@ -169,6 +240,10 @@ fn maker(object: &Object) -> Option<DeviceId> {
         Body::Admit(admit) => Some(admit.witness),
         Body::Epoch(epoch) => Some(epoch.admin),
         Body::Rekey(rekey) => Some(rekey.device),
+        Body::Remove(remove) => Some(remove.signer),
+        Body::Presence(presence) => Some(presence.device),
+        Body::Lease(lease) => Some(lease.admin),
+        Body::Confirm(confirm) => Some(confirm.admin),
         Body::Charter(_) | Body::Join(_) => None,
     }
 }

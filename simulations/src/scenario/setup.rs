@@ -142,15 +142,15 @@ pub(super) fn tear(world: &mut World) -> u8 {
 
 /// Every host sees the same epoch and the same `count` members.
 pub(super) fn agreed(world: &World, count: usize) -> Result<(), String> {
-    let views = world.hosts.iter().enumerate().map(|(number, host)| host.view(world.instant(number)));
-    let views: Vec<_> = views.collect();
+    let members = members(world, world.hosts.len());
+    let views: Vec<_> = members.iter().map(|host| world.hosts[*host].view(world.instant(*host))).collect();
     match views.first() {
         Some(Some(first))
             if first.1.len() == count && views.iter().all(|view| view.as_ref() == Some(first)) =>
         {
             Ok(())
         }
-        _ => Err(format!("hosts disagree on who belongs: {views:?}")),
+        _ => Err(format!("{members:?} disagree on who belongs: {views:?}")),
     }
 }
 
@@ -188,6 +188,11 @@ pub(super) fn acquaint(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+/// Those of the first `count` hosts that were not removed.
+pub(super) fn members(world: &World, count: usize) -> Vec<usize> {
+    (0..count).filter(|host| !world.hosts[*host].is_out).collect()
+}
+
 /// Each two of `count`, the lower first.
 pub(super) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).flat_map(|b| (0..b).map(move |a| (a, b)))
@@ -219,7 +224,8 @@ pub(super) fn all_talk(world: &mut World, hosts: &[usize], limit: Duration) -> R
 /// Traffic between all of `count` hosts until they agree on who belongs; then everybody is told where everybody is.
 pub(super) fn converge(world: &mut World, count: usize) -> Result<(), String> {
     let give_up_at = world.now + CONVERGENCE;
-    for (from, to) in pairs(count) {
+    let members = members(world, world.hosts.len());
+    for (from, to) in pairs(members.len()).map(|(a, b)| (members[a], members[b])) {
         let (pause, left) = (secs(1), CONVERGENCE.as_secs() as u32);
         world.later(pause, Action::Stream { from, to, bytes: 100, wants_echo: true, pause, left });
     }

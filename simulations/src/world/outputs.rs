@@ -67,11 +67,13 @@ impl World {
     fn on_objects(&mut self, host: usize, events: &[Event]) -> Result<(), String> {
         let mut took = false;
         for event in events {
-            if let Event::Store { objects, .. } = event {
+            if let Event::Store { objects, epochs, .. } = event {
                 self.records.on_objects(host, objects, &self.hosts)?;
+                self.records.on_secrets(host, epochs);
                 took |= !objects.is_empty();
             }
         }
+        self.records.check_secrets(&self.hosts)?;
         if took { self.check_view(host) } else { Ok(()) }
     }
 
@@ -132,7 +134,18 @@ impl World {
                 }
                 self.heard.push((host, event));
             }
-            Event::JoinFailed(_) | Event::Pong { .. } => {
+            Event::Presence(object) => self.hosts[host].disk.remember_presence(object),
+            Event::Signed { ref outcome, .. } => {
+                if outcome.is_ok() {
+                    self.records.on_signed(host, &self.hosts[host])?;
+                }
+                self.heard.push((host, event));
+            }
+            Event::Removed => {
+                self.records.on_removed(host);
+                self.heard.push((host, event));
+            }
+            Event::JoinFailed(_) | Event::Left { .. } | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}
