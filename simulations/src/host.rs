@@ -38,6 +38,8 @@ pub(crate) struct Host {
     pub(crate) clock: Clock,
     /// Since when it sleeps, in true time, and how: no timer, no datagram, no application.
     pub(crate) asleep: Option<Sleep>,
+    /// The founder's root key.
+    pub(crate) root: Option<SigningSecret>,
     /// It was removed, or left: it is none of those who agree.
     pub(crate) is_out: bool,
     pub(crate) disk: Disk,
@@ -98,6 +100,7 @@ impl Host {
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
             clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
             asleep: None,
+            root: None,
             is_out: false,
             disk: Disk::default(),
             boot: 0,

@@ -160,25 +160,43 @@ impl Records {
         }
     }
 
-    /// After a step in which host `number` took objects in, or started.
+    /// After a step in which host `number` took objects in, or started: who is gone for it? Returns how many objects it
+    /// has.
     ///
     /// # Errors
-    /// If it makes something else of them than another host did.
-    pub(crate) fn check_view(&mut self, number: usize, host: &Host, now: Instant) -> Result<(), String> {
-        let Some(node) = &host.node else { return Ok(()) };
+    /// If it warns its user.
+    pub(crate) fn on_view(&mut self, number: usize, host: &Host, now: Instant) -> Result<usize, String> {
+        let known = self.hosts.entry(number).or_default();
+        let count = known.objects.len();
+        let Some(node) = &host.node else { return Ok(count) };
         let alarms = node.engine.status(now).alarms;
         // No story has members that break the rules; of two takers of one use one is denied.
         if let Some(alarm) = alarms.iter().find(|alarm| !matches!(alarm, Alarm::Contested { .. })) {
             return Err(format!("alarm at {}: {alarm:?}", host.name));
         }
-        let known = self.hosts.entry(number).or_default();
-        let members: BTreeMap<_, _> =
-            node.engine.names().map(|(device, name)| (device, name.to_owned())).collect();
-        let devices: BTreeSet<DeviceId> = members.keys().copied().collect();
+        let devices: BTreeSet<DeviceId> = node.engine.names().map(|(device, _)| device).collect();
         known.gone.extend(known.members.difference(&devices));
         known.gone.extend(&known.removed);
         known.gone.retain(|device| !devices.contains(device));
         known.members = devices;
+        Ok(count)
+    }
+
+    /// How many objects host `number` has.
+    pub(crate) fn count(&self, number: usize) -> usize {
+        self.hosts.get(&number).map_or(0, |known| known.objects.len())
+    }
+
+    /// Host `number` took no objects in for a while.
+    ///
+    /// # Errors
+    /// If it makes something else of those it has than another host did.
+    pub(crate) fn compare(&mut self, number: usize, host: &Host, now: Instant) -> Result<(), String> {
+        let Some(node) = &host.node else { return Ok(()) };
+        let known = self.hosts.entry(number).or_default();
+        let members: BTreeMap<_, _> =
+            node.engine.names().map(|(device, name)| (device, name.to_owned())).collect();
+        let alarms = node.engine.status(now).alarms;
         let ids: Vec<u8> = known.objects.iter().flat_map(|id| *id.as_bytes()).collect();
         let view = (members, alarms);
         let (first, same) = self.views.entry(sha256(&[&ids])).or_insert_with(|| (number, view.clone()));
@@ -199,7 +217,9 @@ impl Records {
         hosts: &[Host],
         (transmits, known): (&[Transmit], &[(SocketAddr, usize)]),
     ) -> Result<(), String> {
-        let Some(record) = self.hosts.get(&number).filter(|record| record.is_silent || !record.gone.is_empty()) else {
+        let Some(record) =
+            self.hosts.get(&number).filter(|record| record.is_silent || !record.gone.is_empty())
+        else {
             return Ok(());
         };
         let host = &hosts[number];

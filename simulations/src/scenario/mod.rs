@@ -5,6 +5,7 @@ mod clocks;
 mod join;
 mod many;
 mod partition;
+mod removal;
 mod restart;
 mod setup;
 mod sleep;
@@ -30,18 +31,22 @@ struct Story {
 }
 
 const STORIES: &[Story] = &[
-    Story { name: "chaos", weight: 30, play: chaos::chaos },
-    Story { name: "restart", weight: 6, play: restart::restart },
-    Story { name: "both-at-once", weight: 6, play: restart::both_at_once },
+    Story { name: "chaos", weight: 18, play: chaos::chaos },
+    Story { name: "restart", weight: 5, play: restart::restart },
+    Story { name: "both-at-once", weight: 5, play: restart::both_at_once },
     Story { name: "rekeys", weight: 4, play: restart::rekeys },
-    Story { name: "used-up", weight: 6, play: join::used_up },
+    Story { name: "used-up", weight: 4, play: join::used_up },
     Story { name: "two-takers", weight: 6, play: join::two_takers },
-    Story { name: "lost-answer", weight: 6, play: join::lost_answer },
-    Story { name: "forgotten-invite", weight: 6, play: join::forgotten_invite },
-    Story { name: "partition", weight: 10, play: partition::partition },
-    Story { name: "sleepers", weight: 8, play: sleep::sleepers },
+    Story { name: "lost-answer", weight: 5, play: join::lost_answer },
+    Story { name: "forgotten-invite", weight: 5, play: join::forgotten_invite },
+    Story { name: "partition", weight: 8, play: partition::partition },
+    Story { name: "sleepers", weight: 7, play: sleep::sleepers },
     Story { name: "skewed-clocks", weight: 6, play: clocks::skewed },
     Story { name: "set-clocks", weight: 4, play: clocks::set },
+    Story { name: "removal", weight: 10, play: removal::removal },
+    Story { name: "removed-asleep", weight: 5, play: removal::asleep },
+    Story { name: "two-admins", weight: 5, play: removal::two_admins },
+    Story { name: "back-again", weight: 1, play: removal::back_again },
     Story { name: "many", weight: 2, play: many::many },
 ];
 

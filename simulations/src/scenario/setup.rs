@@ -39,6 +39,7 @@ pub(super) fn founder(world: &mut World, rekey_after: Duration) -> Result<usize,
         wall_secs,
     })
     .map_err(|error| error.to_string())?;
+    founder.root = Some(root);
     founder.disk.vpi = Some(founded.vpi);
     founder.disk.objects.extend(founded.objects);
     founder.disk.epochs.push(EpochSecret::new(founded.vpi, 0, secret));

@@ -36,6 +36,11 @@ enum Occurrence {
         host: usize,
         boot: u64,
     },
+    /// What a host makes of its objects is looked at, if it took in none meanwhile.
+    Look {
+        host: usize,
+        objects: usize,
+    },
     Action(Action),
 }
 
@@ -210,6 +215,7 @@ impl World {
                 self.deliver((from, to), bytes, sender)
             }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
+            Some((_, Occurrence::Look { host, objects })) => self.compare(host, objects),
             Some((_, Occurrence::Action(action))) => self.act(action),
         }
     }

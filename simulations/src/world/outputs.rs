@@ -1,6 +1,7 @@
 //! What comes of what a node did: datagrams on their way, packets at applications, things to be kept.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use protocol::engine::{Command, Event};
 use protocol::wire::header::{DATA, VEILED};
@@ -11,6 +12,10 @@ use crate::host::{Input, Outputs};
 use crate::invariant::wire;
 use crate::traffic::{self, Sent};
 use crate::{adversary, report};
+
+/// Objects that come one after the other wait this long for each other in an engine, and longer if their timer is late;
+/// what it makes of them is compared after that.
+const REST: Duration = Duration::from_millis(110);
 
 impl World {
     /// Gives a running node an input and takes what comes of it.
@@ -79,7 +84,15 @@ impl World {
 
     pub(super) fn check_view(&mut self, host: usize) -> Result<(), String> {
         let now = self.instant(host);
-        self.records.check_view(host, &self.hosts[host], now)
+        let objects = self.records.on_view(host, &self.hosts[host], now)?;
+        self.schedule(REST, Occurrence::Look { host, objects });
+        Ok(())
+    }
+
+    pub(super) fn compare(&mut self, host: usize, objects: usize) -> Result<(), String> {
+        let now = self.instant(host);
+        let rests = self.hosts[host].is_awake() && self.records.count(host) == objects;
+        if rests { self.records.compare(host, &self.hosts[host], now) } else { Ok(()) }
     }
 
     fn send(&mut self, host: usize, to: SocketAddr, bytes: &[u8]) {
