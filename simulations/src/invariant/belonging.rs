@@ -14,8 +14,23 @@ use protocol::membership::object::{Body, Object, Remove, Target};
 use crate::disk::Write;
 use crate::host::{Host, Node};
 
-/// Devices and names, and what a user is warned of.
-type View = (BTreeMap<DeviceId, String>, Vec<Alarm>);
+/// What a node makes of its objects: devices and names, and what a user is warned of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    members: BTreeMap<DeviceId, String>,
+    alarms: Vec<Alarm>,
+}
+
+impl View {
+    /// That of `node`.
+    pub(crate) fn of(node: &Node, now: Instant) -> Self {
+        let names = node.engine.names().map(|(device, name)| (device, name.to_owned()));
+        Self { members: names.collect(), alarms: node.engine.status(now).alarms }
+    }
+}
+
+/// Bytes of a sealed `have` of one object.
+const HAVE_BYTES: usize = 65;
 
 /// What is known of all hosts together.
 #[derive(Default)]
@@ -187,18 +202,13 @@ impl Records {
         self.hosts.get(&number).map_or(0, |known| known.objects.len())
     }
 
-    /// Host `number` took no objects in for a while.
+    /// Host `number` saw this, and took no objects in for a while before and after.
     ///
     /// # Errors
-    /// If it makes something else of those it has than another host did.
-    pub(crate) fn compare(&mut self, number: usize, host: &Host, now: Instant) -> Result<(), String> {
-        let Some(node) = &host.node else { return Ok(()) };
+    /// If another host made something else of those it has.
+    pub(crate) fn compare(&mut self, number: usize, view: View) -> Result<(), String> {
         let known = self.hosts.entry(number).or_default();
-        let members: BTreeMap<_, _> =
-            node.engine.names().map(|(device, name)| (device, name.to_owned())).collect();
-        let alarms = node.engine.status(now).alarms;
         let ids: Vec<u8> = known.objects.iter().flat_map(|id| *id.as_bytes()).collect();
-        let view = (members, alarms);
         let (first, same) = self.views.entry(sha256(&[&ids])).or_insert_with(|| (number, view.clone()));
         if *same == view {
             return Ok(());
@@ -216,6 +226,7 @@ impl Records {
         number: usize,
         hosts: &[Host],
         (transmits, known): (&[Transmit], &[(SocketAddr, usize)]),
+        took_objects: bool,
     ) -> Result<(), String> {
         let Some(record) =
             self.hosts.get(&number).filter(|record| record.is_silent || !record.gone.is_empty())
@@ -227,13 +238,24 @@ impl Records {
             return Err(format!("{number} was removed, and sends {} datagrams", transmits.len()));
         }
         for device in &record.gone {
-            if let Some(node) = &host.node {
+            let Some(node) = &host.node else { continue };
+            // Who was gone because others' word for it was, may be back before the objects that say so are stored.
+            let is_back = node.is_member(device);
+            if is_back && record.removed.contains(device) {
+                return Err(format!("{number} holds a Remove of {device:?}, which is a member for it"));
+            }
+            if !is_back {
                 check_traces(node, host, device)?;
             }
         }
         for transmit in transmits {
             let holder = known.iter().find(|(address, _)| *address == transmit.to).map(|(_, holder)| *holder);
-            if let Some(holder) = holder.filter(|holder| record.gone.contains(&hosts[*holder].id())) {
+            let is_gone = |device: &DeviceId| {
+                record.gone.contains(device) && !host.node.as_ref().is_some_and(|node| node.is_member(device))
+            };
+            // Whoever brings the word of its own end is told that it was heard: a device that leaves waits for it.
+            let is_have = transmit.datagram.len() == HAVE_BYTES && took_objects;
+            if let Some(holder) = holder.filter(|holder| is_gone(&hosts[*holder].id()) && !is_have) {
                 let length = transmit.datagram.len();
                 return Err(format!("{number} sent {length} bytes to {holder}, for it no member any more"));
             }

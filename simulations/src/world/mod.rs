@@ -13,7 +13,7 @@ use crate::action::Action;
 use crate::adversary::{self, Adversary};
 use crate::chance::Chance;
 use crate::host::{Host, Input};
-use crate::invariant::belonging::Records;
+use crate::invariant::belonging::{Records, View};
 use crate::invariant::{Watch, wire};
 use crate::net::cut::Cuts;
 use crate::net::link::Conditions;
@@ -36,10 +36,11 @@ enum Occurrence {
         host: usize,
         boot: u64,
     },
-    /// What a host makes of its objects is looked at, if it took in none meanwhile.
+    /// What a host makes of its objects is looked at; and compared a while later, if it took in none meanwhile.
     Look {
         host: usize,
         objects: usize,
+        seen: Option<View>,
     },
     Action(Action),
 }
@@ -215,7 +216,7 @@ impl World {
                 self.deliver((from, to), bytes, sender)
             }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
-            Some((_, Occurrence::Look { host, objects })) => self.compare(host, objects),
+            Some((_, Occurrence::Look { host, objects, seen })) => self.compare((host, objects), seen),
             Some((_, Occurrence::Action(action))) => self.act(action),
         }
     }

@@ -9,6 +9,7 @@ use protocol::wire::header::{DATA, VEILED};
 use super::{Occurrence, World};
 use crate::disk::Write;
 use crate::host::{Input, Outputs};
+use crate::invariant::belonging::View;
 use crate::invariant::wire;
 use crate::traffic::{self, Sent};
 use crate::{adversary, report};
@@ -55,7 +56,9 @@ impl World {
         wire::check_transmits(&outputs.transmits, &self.known, self.has_diverted)?;
         self.on_objects(host, &outputs.events)?;
         let sent = (outputs.transmits.as_slice(), self.known.as_slice());
-        self.records.check_gone(host, &self.hosts, sent)?;
+        let stores = |event: &Event| matches!(event, Event::Store { .. });
+        let took_objects = outputs.events.iter().any(stores);
+        self.records.check_gone(host, &self.hosts, sent, took_objects)?;
         for transmit in outputs.transmits {
             self.send(host, transmit.to, &transmit.datagram);
         }
@@ -85,14 +88,24 @@ impl World {
     pub(super) fn check_view(&mut self, host: usize) -> Result<(), String> {
         let now = self.instant(host);
         let objects = self.records.on_view(host, &self.hosts[host], now)?;
-        self.schedule(REST, Occurrence::Look { host, objects });
+        self.schedule(REST, Occurrence::Look { host, objects, seen: None });
         Ok(())
     }
 
-    pub(super) fn compare(&mut self, host: usize, objects: usize) -> Result<(), String> {
-        let now = self.instant(host);
+    /// Nothing was waiting in an engine's set that it had not said yet, if it says nothing for a while after the look.
+    pub(super) fn compare(
+        &mut self,
+        (host, objects): (usize, usize),
+        seen: Option<View>,
+    ) -> Result<(), String> {
         let rests = self.hosts[host].is_awake() && self.records.count(host) == objects;
-        if rests { self.records.compare(host, &self.hosts[host], now) } else { Ok(()) }
+        let Some(node) = self.hosts[host].node.as_ref().filter(|_| rests) else { return Ok(()) };
+        if let Some(seen) = seen {
+            return self.records.compare(host, seen);
+        }
+        let seen = Some(View::of(node, self.instant(host)));
+        self.schedule(REST, Occurrence::Look { host, objects, seen });
+        Ok(())
     }
 
     fn send(&mut self, host: usize, to: SocketAddr, bytes: &[u8]) {
