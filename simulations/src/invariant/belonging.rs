@@ -85,6 +85,11 @@ impl Records {
         hosts: &[Host],
     ) -> Result<(), String> {
         for object in objects {
+            // Whoever leaves keeps its word out of its own set, where it would end the links that carry it.
+            if matches!(object.body(), Body::Remove(remove) if remove.is_leave() && remove.signer == hosts[number].id())
+            {
+                continue;
+            }
             let known = self.hosts.entry(number).or_default();
             known.objects.insert(object.id());
             if let Body::Remove(Remove { target: Target::Device(device), .. }) = object.body() {
