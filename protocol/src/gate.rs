@@ -19,6 +19,9 @@ pub const MAX_AGE: Duration = Duration::from_secs(120);
 /// How long the nonce of an answered question is remembered: as long as it can pass the check of its age, from 120 s
 /// ahead to 120 s behind.
 const REMEMBER: Duration = Duration::from_secs(241);
+/// Nonces remembered for longer, while there are no more: a wall clock that is set back makes old questions young again.
+/// In a VPI of ten these are the handshakes of a day.
+const KEPT_NONCES: usize = 8_192;
 /// Nonces remembered at most; beyond it nothing is answered. Room for 136 members at their full rate all the time.
 const MAX_NONCES: usize = 65_536;
 /// Initiations answered for one peer: two a second, four at once (specified: two a second).
@@ -195,7 +198,9 @@ impl Gate {
     }
 
     fn forget(&mut self, now: Instant) {
-        while let Some((_, nonce)) = self.order.pop_front_if(|(at, _)| now >= *at + REMEMBER) {
+        while self.order.len() > KEPT_NONCES
+            && let Some((_, nonce)) = self.order.pop_front_if(|(at, _)| now >= *at + REMEMBER)
+        {
             self.seen.remove(&nonce);
         }
     }
@@ -270,6 +275,30 @@ mod tests {
         let now = started_at + Duration::from_secs(5);
         assert_eq!(gate.look(&question(1, WALL - 5_001), WALL, now), Err(DropReason::VeilTime));
         assert_eq!(gate.look(&question(1, WALL - 4_999), WALL, now), Ok(()));
+    }
+
+    #[test]
+    fn an_answered_question_is_not_answered_again_once_the_clock_is_set_back() {
+        let (mut gate, now) = gate();
+        let day = Duration::from_secs(86_400);
+        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, now), Ok(()));
+        assert_eq!(gate.look(&question(2, WALL + 86_400_000), WALL + 86_400_000, now + day), Ok(()));
+        assert_eq!(gate.look(&question(1, WALL), WALL, now + day), Err(DropReason::VeilReplayed));
+    }
+
+    #[test]
+    fn nonces_beyond_those_kept_are_forgotten_once_they_are_old() {
+        let (mut gate, now) = gate();
+        for number in 0..=KEPT_NONCES as u64 {
+            let mut nonce = [0; 24];
+            nonce[..8].copy_from_slice(&number.to_be_bytes());
+            let join = Question { nonce, ..question(0, WALL) };
+            assert_eq!(gate.answer_join(&join, now), Ok(()));
+        }
+        gate.forget(now + REMEMBER / 2);
+        assert_eq!(gate.seen.len(), KEPT_NONCES + 1);
+        gate.forget(now + REMEMBER);
+        assert_eq!((gate.seen.len(), gate.order.len()), (KEPT_NONCES, KEPT_NONCES));
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Joined => "joined".to_owned(),
         Event::JoinFailed(failure) => format!("join failed: {failure}"),
         Event::Invited { ticket, outcome } => format!("invited {ticket}, done: {}", outcome.is_ok()),
-        Event::Signed { ticket, outcome } => format!("signed {ticket}, done: {}", outcome.is_ok()),
+        Event::Signed { ticket, outcome } => format!("signed {ticket}: {outcome:?}"),
         Event::Left { ticket, outcome } => format!("left {ticket}: {outcome:?}"),
         Event::Removed => "removed".to_owned(),
         Event::Presence(object) => format!("presence {:?}", object.id()),

@@ -293,8 +293,8 @@ impl Engine {
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
         let own = own.into_iter().filter_map(|(at, why)| Some((at.filter(|_| is_member)?, why)));
         self.peers
-            .values()
-            .filter_map(|peer| peer.poll_timeout(is_member))
+            .iter()
+            .filter_map(|(device, peer)| peer.poll_timeout(is_member && self.has_secrets_of(device)))
             .chain(own)
             .chain(arriving)
             .chain(joining)
@@ -402,6 +402,9 @@ impl Engine {
     /// Forgets a device that is no member any more, with its sessions, keys and packets, in this very step.
     fn remove_peer(&mut self, device: &DeviceId, time: Time) {
         if let Some(peer) = self.peers.remove(device) {
+            if peer.path.remote().is_some() {
+                self.out.events.push_back(Event::Link { device: *device, is_up: false });
+            }
             self.indices.retain(|_, holder| holder != device);
             self.out.updates.push_back(Update::Unlink { link: peer.link });
             self.aliases.retire(device, time.wall_secs());

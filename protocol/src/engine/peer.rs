@@ -198,11 +198,12 @@ impl Peer {
         })
     }
 
-    /// When something is due, and what. A device that is itself no member settles nothing.
-    pub(super) fn poll_timeout(&self, is_member: bool) -> Option<(Instant, &'static str)> {
+    /// When something is due, and what. A device that `may_settle` not is itself no member, or waits for a secret of this
+    /// one.
+    pub(super) fn poll_timeout(&self, may_settle: bool) -> Option<(Instant, &'static str)> {
         let settle = match self.settlement {
             Settlement::Open { again_at, .. }
-                if is_member && self.exchange.is_settled() && self.path.remote().is_some() =>
+                if may_settle && self.exchange.is_settled() && self.path.remote().is_some() =>
             {
                 Some(again_at)
             }
