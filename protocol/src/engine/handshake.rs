@@ -113,9 +113,9 @@ impl Engine {
         let (theirs, proofs) =
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
-        let device = self.member_by(&received.peer, &proofs, time);
-        self.gate.answer(question, &received.peer, device.is_some(), time.now)?;
-        let device = device.ok_or(DropReason::NotMember)?;
+        let device = theirs.device;
+        let is_member = self.is_peer((&device, &received.peer), &proofs, time);
+        self.gate.answer(question, &received.peer, is_member, time.now)?;
 
         let (hello, index) = (self.hello(), self.unused_index());
         let (body, made) =
@@ -150,6 +150,9 @@ impl Engine {
         let (payload, keys) =
             attempt.initiation.complete(message).map_err(|_| DropReason::HandshakeForged)?;
         let theirs = Hello::decode_response(&payload).map_err(|_| DropReason::HandshakeForged)?;
+        if theirs.device != device {
+            return Err(DropReason::NotMember);
+        }
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
         let (sent_at, epoch) = (attempt.sent_at, attempt.epoch);
         peer.attempt = None;
@@ -402,7 +405,11 @@ impl Engine {
     }
 
     fn hello(&self) -> Hello {
-        Hello { suites: self.config.suites, digests: self.roster.digests() }
+        Hello {
+            device: self.config.device.public(),
+            suites: self.config.suites,
+            digests: self.roster.digests(),
+        }
     }
 
     /// A random receiver index that no session of ours has.

@@ -102,8 +102,8 @@ impl Home {
     fn work(
         &mut self,
         n: u8,
-        work: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<Removal, AdminError>,
-    ) -> Result<Removal, AdminError> {
+        work: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<Signed, AdminError>,
+    ) -> Result<Signed, AdminError> {
         let (key, membership) = (key(n), self.membership());
         let admin = Admin { key: &key, set: &self.set, membership: &membership, wall_secs: START + 200 };
         let removal = work(&mut self.rng, &admin)?;
@@ -227,4 +227,9 @@ fn static_secret(n: u8) -> StaticSecret {
 
 fn static_key(n: u8) -> StaticKey {
     static_secret(n).public()
+}
+
+/// The member whose handshakes are made with `key`.
+fn holder(membership: &Membership, key: StaticKey) -> Option<DeviceId> {
+    membership.members().find(|member| member.static_key == Some(key)).map(|member| member.device)
 }

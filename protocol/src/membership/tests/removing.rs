@@ -19,7 +19,7 @@ fn a_removed_device_is_out_with_its_keys_and_the_next_epoch_knows() {
     let removal = home.remove(7);
     let membership = home.membership();
     assert!(membership.is_removed(&device(7)) && membership.member(&device(7)).is_none());
-    assert_eq!(membership.by_static(&static_key(7)), None);
+    assert_eq!(holder(&membership, static_key(7)), None);
     assert_eq!(membership.waiting(&device(7)), None);
     // The other joined by the same invite, which is revoked, and stays by the Confirm.
     assert!(membership.is_revoked(&token.invite().invite_id));
@@ -182,7 +182,7 @@ fn a_removed_device_is_not_let_in_again_by_anything_it_could_send() {
     home.set.insert(&admin::presence(&home.vpi, &key(7), 3, &[], NOW).unwrap());
     let membership = home.membership();
     assert_eq!(membership.members().len(), 1);
-    assert_eq!(membership.by_static(&static_key(50)), None);
+    assert_eq!(holder(&membership, static_key(50)), None);
     let verdict = consider(&home.set, &membership, &question(&second, 7), &device(FOUNDER), NOW);
     assert!(matches!(verdict, Verdict::Silent(_)));
 }
