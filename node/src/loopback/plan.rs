@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{LoopbackError, pool};
 use crate::tun;
 
@@ -14,7 +16,8 @@ pub(crate) const MTU_BYTES: u32 = 1420;
 pub(crate) const DEVICE_PREFIX: &str = "vpi-";
 
 /// What carries a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {
     /// RFC 9293.
     Tcp,
