@@ -187,6 +187,10 @@ impl Engine {
     ) -> Option<Session> {
         let peer = self.peers.get(device)?;
         self.indices.insert(index, *device);
+        match role {
+            Role::Initiator => self.counters.initiated += 1,
+            Role::Responder => self.counters.answered += 1,
+        }
         let (opener, packets) = (Box::new(opener), peer.is_settled());
         self.out.updates.push_back(Update::Open { index, link: peer.link, opener, packets });
         Some(Session { index, role, sealer: Arc::new(sealer), began_at: time.now, finished_at: time.now })

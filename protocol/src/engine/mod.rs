@@ -48,7 +48,7 @@ use crate::wire::hello::Suites;
 
 pub use command::{Command, InviteRequest};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
-pub use status::{MemberState, MemberStatus, Status};
+pub use status::{Counters, MemberState, MemberStatus, Status};
 
 use joining::Joining;
 use outbox::Outbox;
@@ -108,6 +108,7 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    counters: Counters,
     out: Outbox,
 }
 
@@ -153,6 +154,7 @@ impl Engine {
             next_link: 0,
             storing: witness::Storing::default(),
             has_settled: false,
+            counters: Counters::default(),
             out: Outbox::default(),
             config,
         })
