@@ -11,8 +11,10 @@
 
 mod call;
 mod enter;
+mod metrics;
 mod node;
 mod ping;
+mod reach;
 mod resolve;
 mod status;
 mod vpi;
@@ -46,6 +48,7 @@ pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
         let message = format!("{} belongs to another user", options.state.display());
         return Err(Failure::new(Exit::Failed, message, "chown -R it to the user of --user").into());
     }
+    state.finish_departures()?;
     let vpis = VpiSettings::list(state.dir())?;
     runtime()?.block_on(prepare(&vpis, owner))?;
     privilege::give_up(owner)?;
@@ -59,7 +62,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Sets the machine up for every VPI, or finds out that it is.
 async fn prepare(vpis: &[VpiSettings], owner: Owner) -> anyhow::Result<()> {
     for vpi in vpis {
-        let plan = loopback::Plan::new(&vpi.device, vpi.prefix, vpi.alias)?;
+        let exposed = vpi.exposures.iter().map(|exposure| (exposure.proto, exposure.port));
+        let plan = loopback::Plan::new(&vpi.device, vpi.prefix, vpi.alias)?.exposing(exposed);
         if privilege::is_root() {
             let firewall = loopback::install(&plan, owner.user).await;
             if firewall.with_context(|| format!("cannot set this machine up for {}", vpi.name))?

@@ -29,6 +29,10 @@ use crate::udp::Socket;
 const SEEN_WAITING: usize = 4_096;
 /// What anybody may have waiting: little, so that a flood is dropped while it is young.
 const VEILED_WAITING: usize = 256;
+/// What is taken of members and applications for each command, at most (chosen: a command costs about as much).
+const SEEN_PER_CALL: usize = 64;
+/// The same of what anybody sent: handshakes are among it.
+const VEILED_PER_CALL: usize = 8;
 /// At start, members heard within this time are called at once (specified: protocol/README).
 const RECENT: Duration = Duration::from_secs(600);
 
@@ -44,6 +48,7 @@ pub(super) struct Node {
     pub(super) pings: Vec<PingJob>,
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
+    pub(super) started_at: Instant,
     last_ticket: Ticket,
 }
 
@@ -66,6 +71,7 @@ impl Node {
             pings: Vec::new(),
             seen,
             veiled,
+            started_at: Instant::now(),
             last_ticket: 0,
         })
     }
@@ -145,7 +151,11 @@ impl Node {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some(call) = calls.recv() => self.on_call(call).await?,
+                Some(call) = calls.recv() => {
+                    self.on_call(call).await?;
+                    self.turn()?;
+                    self.let_others_in()?;
+                }
                 Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen)?,
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
                 // Last: whatever woke the loop, every turn does what is due.
@@ -158,6 +168,21 @@ impl Node {
             vpi.close(&mut self.index, time);
         }
         Ok(Exit::Done)
+    }
+
+    /// Serves others after a command, so that commands without end do not keep them from being heard.
+    fn let_others_in(&mut self) -> anyhow::Result<()> {
+        for _ in 0..SEEN_PER_CALL {
+            let Ok((vpi, seen)) = self.seen.try_recv() else { break };
+            self.on_seen(vpi, seen)?;
+            self.turn()?;
+        }
+        for _ in 0..VEILED_PER_CALL {
+            let Ok((vpi, seen)) = self.veiled.try_recv() else { break };
+            self.on_seen(vpi, seen)?;
+            self.turn()?;
+        }
+        Ok(())
     }
 
     /// A ticket that no request has.

@@ -126,7 +126,7 @@ impl Vpi {
             pump,
             tun: None,
             socket,
-            outgoing: Batch::new(),
+            outgoing: Batch::small(),
             log: files.log,
             objects: files.objects.len() as u64,
             aliases: files.aliases,
@@ -161,6 +161,11 @@ impl Vpi {
             );
         }
         Ok(self.floor.raise(self.reached_state())?)
+    }
+
+    /// How many signed objects are on disk.
+    pub(super) fn objects(&self) -> u64 {
+        self.objects
     }
 
     fn reached_state(&self) -> Reached {
