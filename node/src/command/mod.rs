@@ -10,13 +10,17 @@ mod create;
 mod down;
 mod expose;
 mod invite;
+mod invites;
 mod join;
+mod leave;
 mod machine;
 mod metrics;
 mod node;
 mod output;
 mod ping;
+mod remove;
 mod request_code;
+mod revoke;
 mod status;
 mod up;
 mod whois;
@@ -66,6 +70,14 @@ enum Command {
     Status(status::Arguments),
     /// Measure the round trip to a member.
     Ping(ping::Arguments),
+    /// Leave a VPI.
+    Leave(leave::Arguments),
+    /// Remove a member from a VPI.
+    Remove(remove::Arguments),
+    /// Take an invite back.
+    Revoke(revoke::Arguments),
+    /// Show the invites of a VPI.
+    Invites(invites::Arguments),
     /// Print this device's code, for an invite that only it can use.
     RequestCode(request_code::Arguments),
     /// Tell which member an alias is.
@@ -118,6 +130,10 @@ impl Command {
             Self::Join(arguments) => join::run(context, arguments),
             Self::Status(arguments) => status::run(context, arguments),
             Self::Ping(arguments) => ping::run(context, arguments),
+            Self::Leave(arguments) => leave::run(context, arguments),
+            Self::Remove(arguments) => remove::run(context, arguments),
+            Self::Revoke(arguments) => revoke::run(context, arguments),
+            Self::Invites(arguments) => invites::run(context, arguments),
             Self::RequestCode(arguments) => request_code::run(context, &arguments),
             Self::Whois(arguments) => whois::run(context, &arguments),
             Self::Expose(arguments) => expose::expose(context, arguments),

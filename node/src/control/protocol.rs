@@ -25,7 +25,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::{
     exit::Failure,
     id,
-    members::Who,
+    members::{Invites, Left, Remove, Removed, Revoke, Revoked, Who},
     reach::{Expose, Opened, Reachable},
     status::{PathKind, Status, Time},
 };
@@ -113,6 +113,20 @@ pub(crate) enum Request {
         /// What they reach.
         policy: Policy,
     },
+    /// The invites of a VPI; answered by [`Reply::Invites`].
+    Invites {
+        /// Local name or id, as typed.
+        vpi: String,
+    },
+    /// Remove a member; answered by [`Reply::Removed`] when it is signed and on disk.
+    Remove(Remove),
+    /// Take an invite back; answered by [`Reply::Revoked`] when it is signed and on disk.
+    Revoke(Revoke),
+    /// Leave a VPI, or clear what is left of one that removed this device; answered by [`Reply::Left`].
+    Leave {
+        /// Local name or id, as typed.
+        vpi: String,
+    },
     /// Counters and gauges; answered by [`Reply::Metrics`].
     Metrics,
 }
@@ -128,6 +142,7 @@ impl Request {
             | Self::Device
             | Self::Whois { .. }
             | Self::Exposures { .. }
+            | Self::Invites { .. }
             | Self::Metrics => false,
             Self::Create(_)
             | Self::Join(_)
@@ -137,7 +152,10 @@ impl Request {
             | Self::Shown { .. }
             | Self::Expose(_)
             | Self::Unexpose { .. }
-            | Self::Policy { .. } => true,
+            | Self::Policy { .. }
+            | Self::Remove(_)
+            | Self::Revoke(_)
+            | Self::Leave { .. } => true,
         }
     }
 }
@@ -220,6 +238,14 @@ pub(crate) enum Reply {
     Reachable(Vec<Reachable>),
     /// What members reach was changed, and is on disk.
     Opened(Opened),
+    /// The invites of one VPI.
+    Invites(Invites),
+    /// A member is removed.
+    Removed(Removed),
+    /// An invite is taken back.
+    Revoked(Revoked),
+    /// This device left a VPI, of which nothing is kept here; the machine's part is the command's.
+    Left(Left),
     /// Counters and gauges.
     Metrics(Vec<Family>),
     /// Done, with nothing to tell.
@@ -243,6 +269,10 @@ impl Reply {
             | Self::Who(_)
             | Self::Reachable(_)
             | Self::Opened(_)
+            | Self::Invites(_)
+            | Self::Removed(_)
+            | Self::Revoked(_)
+            | Self::Left(_)
             | Self::Metrics(_)
             | Self::Done
             | Self::Failed(_) => true,

@@ -68,6 +68,10 @@ impl Node {
             Request::Expose(expose) => self.expose(expose).map(Some),
             Request::Unexpose { vpi, service } => self.unexpose(vpi, *service).map(Some),
             Request::Policy { vpi, policy } => self.set_policy(vpi, *policy).map(Some),
+            Request::Invites { vpi } => Ok(Some(Reply::Invites(self.list_invites(vpi)?))),
+            Request::Remove(remove) => self.remove(call, remove).map(|()| None),
+            Request::Revoke(revoke) => self.revoke(call, revoke).map(|()| None),
+            Request::Leave { vpi } => self.leave(call, vpi),
             Request::Metrics => Ok(Some(Reply::Metrics(self.metrics()))),
         }
     }

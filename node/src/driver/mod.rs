@@ -11,6 +11,7 @@
 
 mod call;
 mod enter;
+mod members;
 mod metrics;
 mod node;
 mod ping;

@@ -18,6 +18,7 @@ use super::vpi::{self, Files, Happening, Secrets, Vpi};
 use super::{enter, time};
 use crate::config::NodeOptions;
 use crate::control::Exit;
+use crate::control::protocol::Reply;
 use crate::control::server::Call;
 use crate::pump::{Queues, Seen};
 use crate::store::index::Index;
@@ -45,6 +46,9 @@ pub(super) struct Node {
     pub(super) queues: Queues,
     pub(super) joins: BTreeMap<VpiId, PendingJoin>,
     pub(super) invites: BTreeMap<Ticket, Call>,
+    /// Removals and revocations that wait to be on disk, each with what is then answered.
+    pub(super) signings: BTreeMap<Ticket, (Call, Reply)>,
+    pub(super) leaves: BTreeMap<Ticket, Call>,
     pub(super) pings: Vec<PingJob>,
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
@@ -68,6 +72,8 @@ impl Node {
             queues: Queues { seen: seen_sender, veiled: veiled_sender },
             joins: BTreeMap::new(),
             invites: BTreeMap::new(),
+            signings: BTreeMap::new(),
+            leaves: BTreeMap::new(),
             pings: Vec::new(),
             seen,
             veiled,
@@ -229,6 +235,8 @@ impl Node {
                     enter::answer_invite(&call, outcome);
                 }
             }
+            Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
+            Happening::Left(ticket, outcome) => self.on_left(id, ticket, outcome)?,
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }
         Ok(())

@@ -50,15 +50,14 @@ impl Node {
         Ok((vpi, device, self.label(&vpi, &device)))
     }
 
-    /// The member of `vpi` that was typed as for [`Node::resolve_member`], or as its device key.
+    /// The member of `vpi` that was typed as for [`Node::resolve_member`], or any device by its key.
     ///
     /// # Errors
     /// A [`Failure`] that says what to type.
     pub(super) fn resolve_device(&self, vpi: &VpiId, typed: &str) -> Result<DeviceId, Failure> {
         let there = self.vpis.get(vpi).ok_or_else(|| no_member(typed))?;
         if let Some(id) = DeviceId::from_hex(typed) {
-            let known = there.engine.names().any(|(device, _)| device == id);
-            return if known { Ok(id) } else { Err(no_member(typed)) };
+            return Ok(id);
         }
         if let Ok(alias) = typed.parse::<Ipv4Addr>() {
             return there.engine.member_at(alias).ok_or_else(|| no_member(typed));
@@ -94,7 +93,8 @@ impl Node {
         Some(format!("{name}.{}", vpi.settings.name))
     }
 
-    fn label(&self, vpi: &VpiId, device: &DeviceId) -> String {
+    /// The words to show for a device.
+    pub(super) fn label(&self, vpi: &VpiId, device: &DeviceId) -> String {
         self.member_label(vpi, device).unwrap_or_else(|| device.short())
     }
 

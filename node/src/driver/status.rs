@@ -34,6 +34,10 @@ impl Node {
             let name = &vpi.settings.name;
             notices.push(format!("the recovery phrase was never shown: run `vpi create {name}` again"));
         }
+        if vpi.engine.is_removed() {
+            let name = &vpi.settings.name;
+            notices.push(format!("this device was removed from {name}: `vpi leave {name}` clears what is left of it"));
+        }
         let alarms = vpi.engine.status(Instant::now()).alarms;
         notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));
         notices
@@ -42,6 +46,9 @@ impl Node {
     fn describe_alarm(&self, vpi: &VpiId, alarm: &Alarm) -> String {
         let name = |device| self.member_label(vpi, device).unwrap_or_else(|| device.short());
         match alarm {
+            Alarm::CharterRivals { version } => {
+                format!("the roots signed two charters of version {version}; ask the founder which one is meant")
+            }
             Alarm::ChainForked { admin, .. } => {
                 format!("{} signed two histories; what it allowed since is void", name(admin))
             }
@@ -117,6 +124,7 @@ fn of_state(state: MemberState) -> status::MemberState {
         MemberState::Connecting => status::MemberState::Connecting,
         MemberState::Direct => status::MemberState::Direct,
         MemberState::Unreachable => status::MemberState::Unreachable,
+        MemberState::Removed => status::MemberState::Removed,
     }
 }
 

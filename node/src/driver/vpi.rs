@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use protocol::engine::{Command, Config, Engine, Event, JoinFailure, Ticket, Time};
 use protocol::forward::Forwarder;
 use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::InviteError;
 use protocol::membership::object::Object;
@@ -37,6 +38,10 @@ pub(super) enum Happening {
     JoinFailed(JoinFailure),
     /// An invite is made, or not.
     Invited(Ticket, Result<Box<Token>, InviteError>),
+    /// A removal or a revocation is signed and on disk, or not.
+    Signed(Ticket, Result<(), AdminError>),
+    /// This device left, and so many members know; or it may not.
+    Left(Ticket, Result<u32, AdminError>),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -243,6 +248,10 @@ impl Vpi {
             Event::Joined => return Ok(Some(Happening::Joined)),
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
+            Event::Signed { ticket, outcome } => return Ok(Some(Happening::Signed(ticket, outcome))),
+            Event::Left { ticket, outcome } => return Ok(Some(Happening::Left(ticket, outcome))),
+            Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
+            Event::Presence(_) => {}
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Reached { device, remote } => {
                 self.reached.insert(device, remote);
