@@ -31,6 +31,10 @@ fn commands_without_a_node_say_that_none_is_running() {
             &["exposures"],
             &["policy", "home", "own-alias"],
             &["metrics"],
+            &["leave", "home"],
+            &["remove", "home", "b"],
+            &["revoke", "home", "00ff"],
+            &["invites", "home"],
         ] {
             host.vpi(words)?.refused(NO_NODE, &["node"])?;
         }
@@ -83,6 +87,7 @@ fn changing_the_machine_without_root_is_refused() {
             &["expose", "home", "tcp/22"],
             &["unexpose", "home", "tcp/22"],
             &["policy", "home", "own-alias"],
+            &["leave", "home"],
         ] {
             as_nobody(host, words)?.refused(FAILED, &["root"])?;
         }

@@ -1,17 +1,25 @@
 //! The smaller commands, by the real binary: what they print, what they refuse, what survives a restart.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tests::member::find_member;
+use tests::process::finish;
 use tests::topology::{COMMAND_LIMIT, vpi_binary};
-use tests::{Host, Member, Node, Pair, scenario};
+use tests::{Host, Member, Node, Pair, scenario, wait};
 
 const FAILED: i32 = 1;
 const WRONG_USAGE: i32 = 2;
 const NO_NODE: i32 = 3;
 const NOT_FOUND: i32 = 4;
 const REFUSED: i32 = 5;
+const UNREACHABLE: i32 = 6;
+/// How long others may take to show what happened.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+/// A join that nobody answers gives up after a minute.
+const JOIN_LIMIT: Duration = Duration::from_secs(75);
 
 #[test]
 fn an_invite_for_a_request_code_admits_that_device_only() {
@@ -161,6 +169,101 @@ fn a_member_needs_no_vpi_beside_its_name_where_one_vpi_alone_knows_it() {
         host.vpi(&["ping", "a"])?.refused(NOT_FOUND, &["a.home", "a.work"])?;
         host.vpi(&["ping", "b.work"])?.refused(NOT_FOUND, &["b.work"])
     });
+}
+
+#[test]
+fn a_removed_member_is_told_and_clears_up_by_leaving() {
+    scenario("removed", 3, |lab| {
+        let mut pair = Pair::join(lab, &[])?;
+        let c = Member::join(lab.host("c")?, &pair.a.invite(&[])?, &[])?;
+        let (a, b) = (pair.a.host.clone(), pair.b.host.clone());
+        c.alias_of("b")?;
+        b.vpi(&["remove", "home", "c"])?.refused(REFUSED, &["admin"])?;
+        a.vpi(&["remove", "home", "a"])?.refused(REFUSED, &["admin"])?;
+        a.vpi(&["remove", "home", "nobody"])?.refused(NOT_FOUND, &["nobody"])?;
+        let removed = a.vpi(&["remove", "home", "b", "--reason", "lost", "--json"])?.json()?;
+        ensure!(removed["member"] == "b.home", "{removed}");
+        state_becomes(&a, "b", "removed")?;
+        state_becomes(&c.host, "b", "removed")?;
+        a.vpi(&["remove", "home", "b"])?.refused(NOT_FOUND, &["b"])?;
+        let id = removed["id"].as_str().context("no id")?;
+        a.vpi(&["remove", "home", id])?.refused(REFUSED, &["removed already"])?;
+
+        state_becomes(&b, "b", "removed")?;
+        let status = b.vpi(&["status", "--json"])?.json()?;
+        ensure!(status["vpis"][0]["notices"].to_string().contains("vpi leave home"), "{status}");
+        pair.b.stop()?;
+        pair.b.restart()?;
+        state_becomes(&b, "b", "removed")?;
+        b.vpi(&["leave", "home"])?.success()?;
+        nothing_is_left_of_home(&b)?;
+        // Its key is removed for ever, which it says before it asks anybody.
+        let token = pair.a.invite(&[])?;
+        b.vpi_reading(&token, &["join"])?.refused(REFUSED, &["left"])
+    });
+}
+
+#[test]
+fn leaving_tells_the_others_and_leaves_nothing_behind() {
+    scenario("leave", 2, |lab| {
+        let pair = Pair::join(lab, &[])?;
+        let (a, b) = (&pair.a.host, &pair.b.host);
+        b.vpi(&["ping", "a", "-c", "1"])?.success()?;
+        a.vpi(&["leave", "home"])?.refused(REFUSED, &["admin"])?;
+        b.vpi(&["leave", "nowhere"])?.refused(NOT_FOUND, &["nowhere"])?;
+        let left = b.vpi(&["leave", "home", "--json"])?.json()?;
+        ensure!(left == json!({"vpi": "home", "told": 1, "removed": ["vpi-home"]}), "{left}");
+        nothing_is_left_of_home(b)?;
+        state_becomes(a, "b", "removed")?;
+        // The device keeps its key, and may found or join others.
+        b.vpi(&["request-code"])?.success()?;
+        b.vpi(&["create", "other"])?.success()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_revoked_invite_admits_nobody_and_invites_tells_it() {
+    scenario("revoke", 2, |lab| {
+        let a = Member::found(lab.host("a")?, &[])?;
+        let none = a.host.vpi(&["invites", "home", "--json"])?.json()?;
+        ensure!(none == json!({"vpi": "home", "invites": []}), "{none}");
+        let token = a.invite(&["--name", "b", "--uses", "3"])?;
+        let listed = a.host.vpi(&["invites", "home", "--json"])?.json()?["invites"][0].take();
+        let facts = (&listed["name"], &listed["uses"], &listed["uses_left"], &listed["state"]);
+        ensure!(facts == (&json!("b"), &json!(3), &json!(3), &json!("open")), "{listed}");
+        let id = listed["invite"].as_str().context("no id")?;
+        a.host.vpi(&["revoke", "home", "zzzz"])?.refused(NOT_FOUND, &["zzzz"])?;
+        a.host.vpi(&["revoke", "home", &id[..8]])?.success()?;
+        let listed = a.host.vpi(&["invites", "home", "--json"])?.json()?["invites"][0].take();
+        ensure!(listed["state"] == "revoked", "{listed}");
+        let b = lab.host("b")?;
+        let _node = Node::start(b, &[])?;
+        let answer = finish(b.command(&vpi_binary()?, &["join"]), &token, JOIN_LIMIT)?;
+        answer.refused(UNREACHABLE, &["no member answered"])
+    });
+}
+
+/// Waits until `host` shows the member `name` in this state.
+fn state_becomes(host: &Host, name: &str, state: &str) -> Result<()> {
+    wait::until(&format!("{} to show {name} as {state}", host.name), CHANGE_LIMIT, || {
+        let member = find_member(host, name)?;
+        Ok(member.is_some_and(|member| member["state"] == state).then_some(()))
+    })
+}
+
+/// No device, no route, no table, and of the state folder nothing but the mark.
+fn nothing_is_left_of_home(host: &Host) -> Result<()> {
+    let asked = ["-c", "ip link; ip route show table all; nft list tables"];
+    let said = host.run("sh", &asked, COMMAND_LIMIT)?.success()?.stdout;
+    ensure!(!said.contains("vpi-home") && !said.contains("unreachable 127."), "{said}");
+    let files = ["-c", "cd \"$0\" && find keys vpi -type f", &host.state.to_string_lossy()];
+    let mut kept: Vec<_> =
+        host.run("sh", &files, COMMAND_LIMIT)?.success()?.stdout.lines().map(str::to_owned).collect();
+    kept.retain(|file| file != "keys/device" && !file.ends_with("/left"));
+    ensure!(kept.is_empty(), "left behind: {kept:?}");
+    ensure!(host.vpi(&["status", "--json"])?.json()?["vpis"] == json!([]));
+    Ok(())
 }
 
 fn exposures(host: &Host) -> Result<Value> {

@@ -97,7 +97,8 @@ pub(crate) fn lifetime(text: &str) -> Result<u32, String> {
 pub(crate) fn device(text: &str) -> Result<DeviceId, String> {
     let device = DeviceId::from_hex(text).or_else(|| code::read(text));
     device.ok_or_else(|| {
-        "this is no device code, or not all of it: it is what `vpi request-code` prints on that device".to_owned()
+        "this is no device code, or not all of it: it is what `vpi request-code` prints on that device"
+            .to_owned()
     })
 }
 

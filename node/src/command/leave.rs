@@ -32,11 +32,15 @@ pub(crate) fn run(context: &Context, arguments: Arguments) -> anyhow::Result<Exi
         output::json(&facts)?;
     } else {
         let told = match left.told {
-            0 => "no member could be told; an admin can `vpi remove` this device".to_owned(),
-            1 => "one member knows, and tells the others".to_owned(),
-            many => format!("{many} members know"),
+            None => "other members had removed this device".to_owned(),
+            Some(0) => "no member could be told; an admin can `vpi remove` this device".to_owned(),
+            Some(1) => "one member knows, and tells the others".to_owned(),
+            Some(many) => format!("{many} members know"),
         };
-        output::line(&format!("left {}: its keys and objects are removed from this machine; {told}", left.vpi))?;
+        output::line(&format!(
+            "left {}: its keys and objects are removed from this machine; {told}",
+            left.vpi
+        ))?;
     }
     Ok(Exit::Done)
 }

@@ -4,9 +4,10 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
-use super::{Cli, code, create, expose, invite, join, output, ping, status};
+use super::{Cli, code, create, expose, invite, invites, join, output, ping, status};
 use crate::control::{
     Exit, Failure,
+    members::{InviteState, InviteStatus, Invites},
     protocol::{Hidden, Pong},
     reach::{Exposed, Named, Reachable},
     status::{MemberState, MemberStatus, PathKind, PathStatus, Status, Time, VpiStatus},
@@ -51,6 +52,10 @@ fn right_usage_is_understood() {
         "vpi policy home own-alias",
         "vpi policy home exposed-only",
         "vpi metrics",
+        "vpi leave home",
+        "vpi remove home nas --reason lost --offline",
+        "vpi revoke home 00ff --offline",
+        "vpi invites home --json",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
@@ -92,6 +97,11 @@ fn wrong_usage_ends_with_code_2() {
         "vpi policy",
         "vpi policy home open",
         "vpi metrics home",
+        "vpi leave",
+        "vpi remove home",
+        "vpi remove home nas --reason because",
+        "vpi revoke home",
+        "vpi invites",
     ] {
         assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
     }
@@ -109,8 +119,18 @@ fn a_token_on_the_command_line_is_refused_and_not_repeated() {
 #[test]
 fn without_a_node_the_exit_code_is_3() {
     let dir = tempfile::tempdir().unwrap();
-    let asking =
-        ["status", "ping nas", "invite home", "request-code", "whois 127.80.3.9", "exposures", "metrics"];
+    let asking = [
+        "status",
+        "ping nas",
+        "invite home",
+        "request-code",
+        "whois 127.80.3.9",
+        "exposures",
+        "metrics",
+        "remove home nas",
+        "revoke home 00ff",
+        "invites home",
+    ];
     for line in asking {
         let line = format!("vpi --state {} {line}", dir.path().display());
         assert_eq!(exit_of(&parse(&line).unwrap().run().unwrap_err()), Exit::NoNode, "{line}");
@@ -221,11 +241,34 @@ home  127.80.12.7  vpi-home  port 41414  epoch 3  2 members  id f00d
 }
 
 #[test]
+fn invites_are_an_aligned_table() {
+    let invite = InviteStatus {
+        invite: "00ff".repeat(8),
+        name: None,
+        device: None,
+        admin: None,
+        uses: 10,
+        uses_left: 1,
+        expires: Time::from_unix(1_767_225_600),
+        state: InviteState::UsedUp,
+    };
+    let named = InviteStatus { name: Some("nas".into()), state: InviteState::Open, ..invite.clone() };
+    let shown = invites::describe(&Invites { vpi: "home".into(), invites: vec![invite, named] });
+    let expected = "\
+INVITE    NAME  USES  LEFT  EXPIRES               STATE
+00ff00ff  -     10    1     2026-01-01T00:00:00Z  used up
+00ff00ff  nas   10    1     2026-01-01T00:00:00Z  open";
+    assert_eq!(shown, expected);
+    assert!(
+        invites::describe(&Invites { vpi: "home".into(), invites: Vec::new() }).contains("vpi invite home")
+    );
+}
+
+#[test]
 fn exposures_are_told_for_people() {
     let named = |member: Option<&str>| Named { member: member.map(Into::into), id: "ab".into() };
     let exposed = |port, to| Exposed { proto: Transport::Tcp, port, to };
-    let exposures =
-        vec![exposed(22, Some(vec![named(Some("nas.home")), named(None)])), exposed(8_080, None)];
+    let exposures = vec![exposed(22, Some(vec![named(Some("nas.home")), named(None)])), exposed(8_080, None)];
     let home = Reachable { vpi: "home".into(), policy: Policy::OwnAlias, exposures };
     let work = Reachable { vpi: "work".into(), policy: Policy::ExposedOnly, exposures: Vec::new() };
     let expected = "\

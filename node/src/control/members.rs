@@ -83,8 +83,8 @@ pub(crate) struct Revoked {
 pub(crate) struct Left {
     /// The VPI's former name on this machine.
     pub vpi: String,
-    /// How many members are known to know.
-    pub told: u32,
+    /// How many members are known to know; absent when others had removed this device.
+    pub told: Option<u32>,
     /// What is to be taken off this machine.
     pub plan: Plan,
 }

@@ -65,6 +65,15 @@ fn requests() -> Vec<Request> {
         }),
         Request::Unexpose { vpi: "home".into(), service: service() },
         Request::Policy { vpi: "home".into(), policy: Policy::ExposedOnly },
+        Request::Invites { vpi: "home".into() },
+        Request::Remove(Remove {
+            vpi: "home".into(),
+            member: "nas".into(),
+            reason: Reason::Lost,
+            offline: true,
+        }),
+        Request::Revoke(Revoke { vpi: "home".into(), invite: "00ff".into(), offline: false }),
+        Request::Leave { vpi: "home".into() },
         Request::Metrics,
     ]
 }
@@ -84,6 +93,20 @@ fn reachable() -> Reachable {
 fn who() -> Who {
     let (vpi, member) = ("home".to_owned(), "nas.home".to_owned());
     Who { vpi, member, id: "ab".repeat(32), alias: [127, 80, 3, 9].into() }
+}
+
+fn invites() -> Invites {
+    let invite = InviteStatus {
+        invite: "00ff".repeat(8),
+        name: Some("nas".into()),
+        device: None,
+        admin: Some("laptop.home".into()),
+        uses: 3,
+        uses_left: 1,
+        expires: Time::from_unix(1_767_225_600),
+        state: InviteState::UsedUp,
+    };
+    Invites { vpi: "home".into(), invites: vec![invite] }
 }
 
 fn metrics() -> Vec<Family> {
@@ -156,7 +179,11 @@ fn replies() -> Vec<Reply> {
         Reply::Device { id: "ab".repeat(32) },
         Reply::Who(who()),
         Reply::Reachable(vec![reachable()]),
-        Reply::Opened(Opened { plan, reach: reachable() }),
+        Reply::Opened(Opened { plan: plan.clone(), reach: reachable() }),
+        Reply::Invites(invites()),
+        Reply::Removed(Removed { vpi: "home".into(), member: "nas.home".into(), id: "ab".repeat(32) }),
+        Reply::Revoked(Revoked { vpi: "home".into(), invite: "00ff".into() }),
+        Reply::Left(Left { vpi: "home".into(), told: Some(2), plan }),
         Reply::Metrics(metrics()),
         Reply::Done,
         Reply::Failed(Failure::new(Exit::NotFound, "no member called x", "see `vpi status`")),
@@ -226,6 +253,14 @@ fn what_members_reach_is_the_promised_json() {
             {"member": "nas.home", "id": "ab".repeat(32)}, {"member": null, "id": "cd".repeat(32)}]},
         {"proto": "tcp", "port": 80, "to": null}]});
     assert_eq!(serde_json::to_value(reachable()).unwrap(), promised);
+}
+
+#[test]
+fn invites_are_the_promised_json() {
+    let promised = serde_json::json!({"vpi": "home", "invites": [{
+        "invite": "00ff".repeat(8), "name": "nas", "device": null, "admin": "laptop.home",
+        "uses": 3, "uses_left": 1, "expires": "2026-01-01T00:00:00Z", "state": "used_up"}]});
+    assert_eq!(serde_json::to_value(invites()).unwrap(), promised);
 }
 
 #[test]
@@ -362,6 +397,7 @@ fn only_root_and_the_node_change_anything() {
                 | Request::Device
                 | Request::Whois { .. }
                 | Request::Exposures { .. }
+                | Request::Invites { .. }
                 | Request::Metrics
         );
         assert!(is_allowed(&request, by(0), 990) && is_allowed(&request, by(990), 990));

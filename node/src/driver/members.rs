@@ -81,7 +81,7 @@ impl Node {
         let ticket = self.ticket();
         let vpi = self.vpis.get_mut(&id).context("a VPI that was just found is there")?;
         if vpi.engine.is_removed() {
-            return self.forget(id, 0).map(Some);
+            return self.forget(id, None).map(Some);
         }
         self.leaves.insert(ticket, call.clone());
         vpi.engine.handle_command(Command::Leave(ticket), time());
@@ -97,7 +97,7 @@ impl Node {
     ) -> anyhow::Result<()> {
         let call = self.leaves.remove(&ticket);
         let reply = match outcome {
-            Ok(told) => self.forget(id, told)?,
+            Ok(told) => self.forget(id, Some(told))?,
             Err(error) => Reply::Failed(Failure::new(exit_of(error), error.to_string(), "")),
         };
         if let Some(call) = call {
@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// Closes a VPI and removes what the state folder has of it, but for the mark that it was left.
-    fn forget(&mut self, id: VpiId, told: u32) -> anyhow::Result<Reply> {
+    fn forget(&mut self, id: VpiId, told: Option<u32>) -> anyhow::Result<Reply> {
         let mut vpi = self.vpis.remove(&id).context("a VPI that is left is there")?;
         vpi.detach();
         let (name, plan) = (vpi.settings.name.clone(), plan(&vpi.settings));
@@ -117,7 +117,7 @@ impl Node {
         if let Err(error) = self.index.forget(&id) {
             warn!(%error, "the last addresses of its members are still in the index");
         }
-        info!(vpi = name, told, "left");
+        info!(vpi = name, ?told, "left");
         Ok(Reply::Left(Left { vpi: name, told, plan }))
     }
 

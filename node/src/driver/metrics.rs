@@ -35,7 +35,15 @@ impl Node {
             vpis.add(vpi);
             members.add(vpi);
         }
-        let vpis = [vpis.epoch, vpis.objects, vpis.members, vpis.sessions, vpis.handshakes, vpis.exposures, vpis.dropped];
+        let vpis = [
+            vpis.epoch,
+            vpis.objects,
+            vpis.members,
+            vpis.sessions,
+            vpis.handshakes,
+            vpis.exposures,
+            vpis.dropped,
+        ];
         let members = [members.received, members.sent, members.rtt, members.last_seen];
         [info, uptime].into_iter().chain(vpis).chain(members).collect()
     }
@@ -61,7 +69,10 @@ impl OfVpis {
             objects: gauge("vpi_objects", "Signed objects on disk."),
             members: gauge("vpi_members", "Members by state, this node among them."),
             sessions: gauge("vpi_sessions", "Sessions with live keys, those of a rekey under way included."),
-            handshakes: counter("vpi_handshakes_total", "Handshakes that gave a session, by this node's role."),
+            handshakes: counter(
+                "vpi_handshakes_total",
+                "Handshakes that gave a session, by this node's role.",
+            ),
             exposures: gauge("vpi_exposures", "Services on 127.0.0.1 that members may reach."),
             dropped: counter("vpi_dropped_total", "Datagrams, packets and messages dropped, by reason."),
         }

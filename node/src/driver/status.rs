@@ -20,7 +20,8 @@ impl Node {
     pub(super) fn status(&self, vpi: Option<&str>, drops: bool) -> Result<Status, Failure> {
         let chosen = vpi.map(|vpi| self.resolve_vpi(vpi)).transpose()?;
         let shown = self.entered().filter(|(id, _)| chosen.is_none_or(|chosen| **id == chosen));
-        let of = |(id, vpi): (&VpiId, &Vpi)| VpiStatus { notices: self.notices(id, vpi), ..of_vpi(vpi, drops) };
+        let of =
+            |(id, vpi): (&VpiId, &Vpi)| VpiStatus { notices: self.notices(id, vpi), ..of_vpi(vpi, drops) };
         let mut vpis: Vec<VpiStatus> = shown.map(of).collect();
         vpis.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Status { version: env!("CARGO_PKG_VERSION").to_owned(), vpis })
@@ -36,7 +37,9 @@ impl Node {
         }
         if vpi.engine.is_removed() {
             let name = &vpi.settings.name;
-            notices.push(format!("this device was removed from {name}: `vpi leave {name}` clears what is left of it"));
+            notices.push(format!(
+                "this device was removed from {name}: `vpi leave {name}` clears what is left of it"
+            ));
         }
         let alarms = vpi.engine.status(Instant::now()).alarms;
         notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));
@@ -47,7 +50,9 @@ impl Node {
         let name = |device| self.member_label(vpi, device).unwrap_or_else(|| device.short());
         match alarm {
             Alarm::CharterRivals { version } => {
-                format!("the roots signed two charters of version {version}; ask the founder which one is meant")
+                format!(
+                    "the roots signed two charters of version {version}; ask the founder which one is meant"
+                )
             }
             Alarm::ChainForked { admin, .. } => {
                 format!("{} signed two histories; what it allowed since is void", name(admin))

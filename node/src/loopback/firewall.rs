@@ -135,7 +135,8 @@ impl fmt::Display for Exposed<'_> {
         let at = if *field == "dport" { "iifname" } else { "oifname" };
         let address = if *field == "dport" { "daddr" } else { "saddr" };
         for transport in [Transport::Tcp, Transport::Udp] {
-            let ports = plan.exposed().iter().filter(|(of, _)| *of == transport).map(|(_, port)| port.to_string());
+            let ports =
+                plan.exposed().iter().filter(|(of, _)| *of == transport).map(|(_, port)| port.to_string());
             let ports = ports.collect::<Vec<_>>().join(", ");
             if !ports.is_empty() {
                 let device = plan.device();

@@ -142,13 +142,27 @@ mod tests {
 
     #[test]
     fn a_service_is_a_transport_and_a_port() {
-        for (text, proto, port) in
-            [("tcp/22", Transport::Tcp, 22), ("udp/1", Transport::Udp, 1), ("TCP/65535", Transport::Tcp, 65_535)]
-        {
+        for (text, proto, port) in [
+            ("tcp/22", Transport::Tcp, 22),
+            ("udp/1", Transport::Udp, 1),
+            ("TCP/65535", Transport::Tcp, 65_535),
+        ] {
             assert_eq!(text.parse(), Ok(Service { proto, port }));
         }
         assert_eq!(Service { proto: Transport::Udp, port: 53 }.to_string(), "udp/53");
-        for bad in ["", "tcp", "tcp/", "/22", "22/tcp", "tcp/0", "tcp/65536", "tcp/+22", "tcp/-1", "icmp/1", "tcp/2/2"] {
+        for bad in [
+            "",
+            "tcp",
+            "tcp/",
+            "/22",
+            "22/tcp",
+            "tcp/0",
+            "tcp/65536",
+            "tcp/+22",
+            "tcp/-1",
+            "icmp/1",
+            "tcp/2/2",
+        ] {
             assert_eq!(bad.parse::<Service>(), Err(NoService), "{bad}");
         }
     }
