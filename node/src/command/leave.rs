@@ -22,10 +22,9 @@ pub(crate) fn run(context: &Context, arguments: Arguments) -> anyhow::Result<Exi
     let Reply::Left(left) = node::ask(context, &Request::Leave { vpi: arguments.vpi })? else {
         return Err(node::unexpected());
     };
-    machine::clear(&left.plan).map_err(|error| {
+    machine::clear(context, &left.plan).map_err(|error| {
         let message = format!("{} is left, but is still on this machine: {}", left.vpi, sentence(&error));
-        let advice = format!("remove the device with `ip link delete {}`", left.plan.device);
-        Failure::new(Exit::Failed, message, advice)
+        Failure::new(Exit::Failed, message, "`vpi doctor --fix` as root takes it off")
     })?;
     if context.json {
         let facts = serde_json::json!({ "vpi": left.vpi, "told": left.told, "removed": [left.plan.device] });

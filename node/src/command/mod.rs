@@ -7,6 +7,7 @@
 mod argument;
 mod code;
 mod create;
+mod doctor;
 mod down;
 mod expose;
 mod invite;
@@ -92,6 +93,8 @@ enum Command {
     Policy(expose::PolicyArguments),
     /// Print counters and gauges as Prometheus text.
     Metrics(metrics::Arguments),
+    /// Tell what is wrong or left over on this machine.
+    Doctor(doctor::Arguments),
 }
 
 /// What every command knows.
@@ -141,6 +144,7 @@ impl Command {
             Self::Exposures(arguments) => expose::exposures(context, arguments),
             Self::Policy(arguments) => expose::policy(context, arguments),
             Self::Metrics(arguments) => metrics::run(context, &arguments),
+            Self::Doctor(arguments) => doctor::run(context, &arguments),
         }
     }
 }

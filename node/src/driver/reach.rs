@@ -5,10 +5,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
+use protocol::engine::Command;
 use protocol::identity::{DeviceId, VpiId};
 
 use super::enter::plan;
 use super::node::Node;
+use super::time;
 use crate::control::protocol::Reply;
 use crate::control::reach::{Expose, Exposed, Named, Opened, Reachable};
 use crate::control::{Exit, Failure};
@@ -83,8 +85,8 @@ impl Node {
         let mut settings = vpi.settings.clone();
         change(&mut settings)?;
         settings.save(&path)?;
-        vpi.settings = settings;
-        let settings = vpi.settings.clone();
+        vpi.settings = settings.clone();
+        vpi.engine.handle_command(Command::Reach(settings.reach()), time());
         Ok(Reply::Opened(Opened { plan: plan(&settings), reach: self.reachable(&id, &settings) }))
     }
 

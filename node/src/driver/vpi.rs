@@ -115,11 +115,12 @@ impl Vpi {
     /// Puts an engine to work: its pump runs when this returns.
     pub(super) fn start(
         settings: VpiSettings,
-        engine: Engine,
+        mut engine: Engine,
         files: Files,
         socket: Arc<Socket>,
         queues: Queues,
     ) -> anyhow::Result<Self> {
+        engine.handle_command(Command::Reach(settings.reach()), super::time());
         let drops = Arc::new(Drops::default());
         let forwarder = Forwarder::new(engine.own_alias());
         let pump = Pump::start((engine.vpi(), forwarder), Arc::clone(&socket), queues, Arc::clone(&drops))

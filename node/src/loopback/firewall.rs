@@ -60,6 +60,16 @@ pub(crate) fn ruleset() -> io::Result<Listing> {
     list(&["ruleset"])
 }
 
+/// The text of one rule, as nft writes it, found by its handle.
+pub(crate) fn rule_text((family, table): (&str, &str), chain: &str, handle: u64) -> Option<String> {
+    let ask =
+        |program| Command::new(program).args(["-a", "list", "chain", family, table, chain]).output().ok();
+    let output = PROGRAMS.into_iter().find_map(ask)?;
+    let mark = format!(" # handle {handle}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().find_map(|line| line.strip_suffix(&mark)).map(|rule| rule.trim().to_owned())
+}
+
 fn list(what: &[&str]) -> io::Result<Listing> {
     for program in PROGRAMS {
         match Command::new(program).args(["-j", "list"]).args(what).stdin(Stdio::null()).output() {

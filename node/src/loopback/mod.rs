@@ -37,7 +37,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use firewall::{Firewall, Listing, ruleset};
+pub(crate) use firewall::{Firewall, Listing, rule_text, ruleset};
 use plan::Missing;
 pub(crate) use plan::{DEVICE_PREFIX, Plan, Transport};
 pub(crate) use pool::choose;
@@ -154,6 +154,24 @@ pub(crate) async fn remove(plan: &Plan) -> Result<(), LoopbackError> {
         None => {}
     }
     netlink.delete_guard(plan).await.map_err(failed("the guard route"))
+}
+
+/// Takes only the guard route off, for when the device's name is another VPI's by now.
+///
+/// # Errors
+/// [`LoopbackError`].
+pub(crate) async fn remove_guard(plan: &Plan) -> Result<(), LoopbackError> {
+    let netlink = Netlink::open().map_err(failed("netlink"))?;
+    netlink.delete_guard(plan).await.map_err(failed("the guard route"))
+}
+
+/// The names of all devices that are up.
+///
+/// # Errors
+/// [`LoopbackError::Io`] when the kernel cannot be asked.
+pub(crate) async fn devices_up() -> Result<Vec<String>, LoopbackError> {
+    let netlink = Netlink::open().map_err(failed("netlink"))?;
+    netlink.devices_up().await.map_err(failed("the devices"))
 }
 
 /// Says what of the set-up is not there; nothing when all is. Needs no right, so the firewall is not judged.

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::{LoopbackError, pool};
+use crate::store::settings::VpiSettings;
 use crate::tun;
 
 /// *Specified* (protocol/README): the MTU of every VPI's device, in bytes.
@@ -65,6 +66,15 @@ impl Plan {
             return Err(LoopbackError::Own(own));
         }
         Ok(Self { device: device.to_owned(), prefix, own, mtu_bytes: MTU_BYTES, exposed: BTreeSet::new() })
+    }
+
+    /// What the settings of a VPI ask for.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(crate) fn of(settings: &VpiSettings) -> Result<Self, LoopbackError> {
+        let exposed = settings.exposures.iter().map(|exposure| (exposure.proto, exposure.port));
+        Ok(Self::new(&settings.device, settings.prefix, settings.alias)?.exposing(exposed))
     }
 
     /// The same, with these services on 127.0.0.1 let through the firewall table, whoever may reach them.

@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use protocol::filter;
 use protocol::identity::DeviceId;
 use serde::{Deserialize, Serialize};
 
 use crate::loopback::Transport;
 
-/// *Chosen*: exposures of one VPI, far above the services of one machine; the filter takes as many.
-pub(crate) const EXPOSURES_MAX: usize = 256;
+/// Exposures of one VPI: what the filter takes.
+pub(crate) const EXPOSURES_MAX: usize = filter::EXPOSURES_MAX;
 
 /// What members reach beyond the exposures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -24,6 +25,16 @@ pub(crate) enum Policy {
     OwnAlias,
     /// Nothing but the exposures, and answers to what this machine began.
     ExposedOnly,
+}
+
+impl Policy {
+    /// The same, as the engine's filter takes it.
+    pub(super) fn to_filter(self) -> filter::Policy {
+        match self {
+            Self::OwnAlias => filter::Policy::OwnAlias,
+            Self::ExposedOnly => filter::Policy::ExposedOnly,
+        }
+    }
 }
 
 impl fmt::Display for Policy {
@@ -86,6 +97,15 @@ pub(crate) struct Exposure {
 }
 
 impl Exposure {
+    /// The same, as the engine's filter takes it.
+    pub(super) fn to_filter(&self) -> filter::Exposure {
+        let protocol = match self.proto {
+            Transport::Tcp => filter::Protocol::Tcp,
+            Transport::Udp => filter::Protocol::Udp,
+        };
+        filter::Exposure { protocol, port: self.port, to: self.to.clone() }
+    }
+
     /// The service that is exposed.
     pub(crate) fn service(&self) -> Service {
         Service { proto: self.proto, port: self.port }

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::{fs, io};
 
+use protocol::filter::Reach;
 use protocol::identity::VpiId;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,12 @@ impl VpiSettings {
     pub(crate) fn save(&self, path: &Path) -> Result<(), StoreError> {
         let text = toml::to_string(self).map_err(|error| settings_error(path, error.to_string()))?;
         replace(path, text.as_bytes())
+    }
+
+    /// What members reach, as the engine's filter takes it.
+    pub(crate) fn reach(&self) -> Reach {
+        let exposures = self.exposures.iter().map(Exposure::to_filter).collect();
+        Reach { policy: self.policy.to_filter(), exposures }
     }
 
     /// The settings of all VPIs below the state folder `dir`, by name; needs no lock.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
+use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Object, Reason};
@@ -60,6 +61,8 @@ pub enum Command {
     Remember(DeviceId, SocketAddr),
     /// Initiate to a member now, without a packet that asks for it.
     Connect(DeviceId),
+    /// What members may reach from now on, in place of what was before; everything on the own alias until then.
+    Reach(Reach),
     /// Say goodbye on every link; the node stops.
     Close,
 }
@@ -106,6 +109,7 @@ impl Engine {
                 }
             }
             Command::Connect(device) => self.wake(&device, time),
+            Command::Reach(reach) => self.on_reach(reach),
             Command::Close => self.close_all(time),
         }
     }

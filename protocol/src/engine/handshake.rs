@@ -10,6 +10,7 @@ use super::epochs::Asking;
 use super::news::News;
 use super::outbox::Event;
 use super::peer::{Attempt, Pings, Reach, Settlement};
+use super::reach;
 use super::roster::EpochKeys;
 use super::{Engine, Time, statics};
 use crate::drop::DropReason;
@@ -291,7 +292,9 @@ impl Engine {
             for packet in fresh {
                 match send_packet(&packet, &route, &peer.traffic, &mut self.out) {
                     Outbound::Sent | Outbound::Hold => peer.timers.on_sent(time.now),
-                    Outbound::TooLarge(error) => self.out.packets.push_back(error.to_vec()),
+                    Outbound::TooLarge(error) => {
+                        reach::tell_application((&self.reach, device), error, &mut self.out)
+                    }
                     Outbound::Drop(reason) => self.out.events.push_back(Event::Dropped(reason)),
                 }
             }
@@ -384,7 +387,9 @@ impl Engine {
         self.out.events.extend((0..stale).map(|_| Event::Dropped(DropReason::PacketQueue)));
         for packet in fresh {
             let error = Ipv4::parse(&packet).ok().and_then(|packet| ip::host_unreachable(&packet));
-            self.out.packets.extend(error.map(Vec::from));
+            if let Some(error) = error {
+                reach::tell_application((&self.reach, device), error, &mut self.out);
+            }
             self.out.events.push_back(Event::Dropped(DropReason::PacketQueue));
         }
         if peer.timers.is_dead(time.now) {

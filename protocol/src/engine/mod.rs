@@ -29,6 +29,7 @@ mod outbox;
 mod peer;
 mod presence;
 mod proof;
+mod reach;
 mod roster;
 mod spread;
 mod statics;
@@ -46,6 +47,7 @@ use rand_core::SeedableRng as _;
 use crate::alias::{AliasTable, Pin, PinError};
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
+use crate::filter::Reach;
 use crate::forward::{Note, Traffic, Update};
 use crate::gate::Gate;
 use crate::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
@@ -117,6 +119,8 @@ pub struct Engine {
     roster: Roster,
     aliases: AliasTable,
     joining: Option<Joining>,
+    /// What members may reach on this machine.
+    reach: Reach,
     peers: BTreeMap<DeviceId, Peer>,
     /// The member behind each receiver index of ours, handshakes under way included.
     indices: BTreeMap<u32, DeviceId>,
@@ -179,6 +183,7 @@ impl Engine {
             roster,
             aliases,
             joining,
+            reach: Reach::default(),
             peers: BTreeMap::new(),
             indices: BTreeMap::new(),
             next_link: 0,
@@ -391,6 +396,7 @@ impl Engine {
         if peer.set_identity(static_key, alias) {
             let traffic = Arc::clone(&peer.traffic);
             self.out.updates.push_back(Update::Link { link: peer.link, alias, traffic });
+            self.share_reach(&device);
         }
     }
 
