@@ -83,19 +83,20 @@ impl Node {
         if vpi.engine.is_removed() {
             return self.forget(id, None).map(Some);
         }
-        self.leaves.insert(ticket, call.clone());
+        if self.leaves.contains_key(&id) {
+            let message = format!("this device is leaving {} already", vpi.settings.name);
+            return Err(
+                Failure::new(Exit::Failed, message, "see in a moment whether it has: `vpi status`").into()
+            );
+        }
+        self.leaves.insert(id, call.clone());
         vpi.engine.handle_command(Command::Leave(ticket), time());
         Ok(None)
     }
 
     /// This device left, or may not.
-    pub(super) fn on_left(
-        &mut self,
-        id: VpiId,
-        ticket: Ticket,
-        outcome: Result<u32, AdminError>,
-    ) -> anyhow::Result<()> {
-        let call = self.leaves.remove(&ticket);
+    pub(super) fn on_left(&mut self, id: VpiId, outcome: Result<u32, AdminError>) -> anyhow::Result<()> {
+        let call = self.leaves.remove(&id);
         let reply = match outcome {
             Ok(told) => self.forget(id, Some(told))?,
             Err(error) => Reply::Failed(Failure::new(exit_of(error), error.to_string(), "")),

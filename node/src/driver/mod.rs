@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One task on one thread does all of it; packets of running sessions do not come here. In every turn the machine's own
-//! wishes go first, then members, then whatever strangers sent.
+//! wishes go first, then members, then whatever strangers sent; after each wish some of the others' have their turn.
 
 mod call;
 mod enter;

@@ -48,7 +48,7 @@ pub(super) struct Node {
     pub(super) invites: BTreeMap<Ticket, Call>,
     /// Removals and revocations that wait to be on disk, each with what is then answered.
     pub(super) signings: BTreeMap<Ticket, (Call, Reply)>,
-    pub(super) leaves: BTreeMap<Ticket, Call>,
+    pub(super) leaves: BTreeMap<VpiId, Call>,
     pub(super) pings: Vec<PingJob>,
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
@@ -236,7 +236,7 @@ impl Node {
                 }
             }
             Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
-            Happening::Left(ticket, outcome) => self.on_left(id, ticket, outcome)?,
+            Happening::Left(outcome) => self.on_left(id, outcome)?,
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }
         Ok(())

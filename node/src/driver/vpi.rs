@@ -41,7 +41,7 @@ pub(super) enum Happening {
     /// A removal or a revocation is signed and on disk, or not.
     Signed(Ticket, Result<(), AdminError>),
     /// This device left, and so many members know; or it may not.
-    Left(Ticket, Result<u32, AdminError>),
+    Left(Result<u32, AdminError>),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -250,7 +250,7 @@ impl Vpi {
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
             Event::Signed { ticket, outcome } => return Ok(Some(Happening::Signed(ticket, outcome))),
-            Event::Left { ticket, outcome } => return Ok(Some(Happening::Left(ticket, outcome))),
+            Event::Left { outcome, .. } => return Ok(Some(Happening::Left(outcome))),
             Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
             Event::Presence(_) => {}
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
