@@ -5,6 +5,8 @@
 #[cfg(feature = "netns")]
 mod bad_use;
 #[cfg(feature = "netns")]
+mod commands;
+#[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
 mod join;

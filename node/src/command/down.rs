@@ -71,6 +71,12 @@ fn stored(context: &Context, arguments: &Arguments) -> anyhow::Result<Vec<Plan>>
             return Err(Failure::new(Exit::NotFound, message, "leave the name out to take all off").into());
         }
     }
-    let plans = vpis.into_iter().map(|vpi| Plan { device: vpi.device, prefix: vpi.prefix, own: vpi.alias });
+    // What is taken off needs no list of what was let through.
+    let plans = vpis.into_iter().map(|vpi| Plan {
+        device: vpi.device,
+        prefix: vpi.prefix,
+        own: vpi.alias,
+        exposed: Vec::new(),
+    });
     Ok(plans.collect())
 }

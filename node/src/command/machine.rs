@@ -89,6 +89,19 @@ fn attach(context: &Context, vpi: VpiId) -> anyhow::Result<()> {
     }
 }
 
+/// Puts the firewall table in force as `plan` has it, after what is exposed changed. `false` when this VPI is not on the
+/// machine, where the next set-up does it.
+///
+/// # Errors
+/// When the system refuses; the former table is then in force.
+pub(crate) fn expose(plan: &Plan) -> anyhow::Result<bool> {
+    let firewall = wait_for(loopback::expose(&checked(plan)?))??;
+    if firewall == Some(Firewall::NoNft) {
+        warn!(device = plan.device, "nft is not installed: the node's filter stands alone");
+    }
+    Ok(firewall.is_some())
+}
+
 /// Takes one VPI's device, routes and guard off this machine; what is not there is no error.
 ///
 /// # Errors
@@ -101,7 +114,8 @@ pub(crate) fn clear(context: &Context, plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn checked(plan: &Plan) -> anyhow::Result<loopback::Plan> {
-    Ok(loopback::Plan::new(&plan.device, plan.prefix, plan.own)?)
+    let exposed = plan.exposed.iter().map(|service| (service.proto, service.port));
+    Ok(loopback::Plan::new(&plan.device, plan.prefix, plan.own)?.exposing(exposed))
 }
 
 /// Runs `work` on a runtime of its own.

@@ -7,12 +7,15 @@
 //! ```
 //!
 //! One task on one thread does all of it; packets of running sessions do not come here. In every turn the machine's own
-//! wishes go first, then members, then whatever strangers sent.
+//! wishes go first, then members, then whatever strangers sent; after each wish some of the others' have their turn.
 
 mod call;
 mod enter;
+mod members;
+mod metrics;
 mod node;
 mod ping;
+mod reach;
 mod resolve;
 mod status;
 mod vpi;
@@ -48,6 +51,7 @@ pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
         let message = format!("{} belongs to another user", options.state.display());
         return Err(Failure::new(Exit::Failed, message, "chown -R it to the user of --user").into());
     }
+    state.finish_departures()?;
     let vpis = VpiSettings::list(state.dir())?;
     runtime()?.block_on(prepare(state.dir(), &vpis, owner))?;
     privilege::give_up(owner)?;

@@ -18,6 +18,7 @@ use super::vpi::{self, Files, Happening, Secrets, Vpi};
 use super::{enter, time};
 use crate::config::NodeOptions;
 use crate::control::Exit;
+use crate::control::protocol::Reply;
 use crate::control::server::Call;
 use crate::pump::{Queues, Seen};
 use crate::store::index::Index;
@@ -29,6 +30,10 @@ use crate::udp::Socket;
 const SEEN_WAITING: usize = 4_096;
 /// What anybody may have waiting: little, so that a flood is dropped while it is young.
 const VEILED_WAITING: usize = 256;
+/// What is taken of members and applications for each command, at most (chosen: a command costs about as much).
+const SEEN_PER_CALL: usize = 64;
+/// The same of what anybody sent: handshakes are among it.
+const VEILED_PER_CALL: usize = 8;
 /// At start, members heard within this time are called at once (specified: protocol/README).
 const RECENT: Duration = Duration::from_secs(600);
 
@@ -41,9 +46,13 @@ pub(super) struct Node {
     pub(super) queues: Queues,
     pub(super) joins: BTreeMap<VpiId, PendingJoin>,
     pub(super) invites: BTreeMap<Ticket, Call>,
+    /// Removals and revocations that wait to be on disk, each with what is then answered.
+    pub(super) signings: BTreeMap<Ticket, (Call, Reply)>,
+    pub(super) leaves: BTreeMap<VpiId, Call>,
     pub(super) pings: Vec<PingJob>,
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
+    pub(super) started_at: Instant,
     last_ticket: Ticket,
 }
 
@@ -63,9 +72,12 @@ impl Node {
             queues: Queues { seen: seen_sender, veiled: veiled_sender },
             joins: BTreeMap::new(),
             invites: BTreeMap::new(),
+            signings: BTreeMap::new(),
+            leaves: BTreeMap::new(),
             pings: Vec::new(),
             seen,
             veiled,
+            started_at: Instant::now(),
             last_ticket: 0,
         })
     }
@@ -145,7 +157,11 @@ impl Node {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some(call) = calls.recv() => self.on_call(call).await?,
+                Some(call) = calls.recv() => {
+                    self.on_call(call).await?;
+                    self.turn()?;
+                    self.let_others_in()?;
+                }
                 Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen)?,
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
                 // Last: whatever woke the loop, every turn does what is due.
@@ -158,6 +174,21 @@ impl Node {
             vpi.close(&mut self.index, time);
         }
         Ok(Exit::Done)
+    }
+
+    /// Serves others after a command, so that commands without end do not keep them from being heard.
+    fn let_others_in(&mut self) -> anyhow::Result<()> {
+        for _ in 0..SEEN_PER_CALL {
+            let Ok((vpi, seen)) = self.seen.try_recv() else { break };
+            self.on_seen(vpi, seen)?;
+            self.turn()?;
+        }
+        for _ in 0..VEILED_PER_CALL {
+            let Ok((vpi, seen)) = self.veiled.try_recv() else { break };
+            self.on_seen(vpi, seen)?;
+            self.turn()?;
+        }
+        Ok(())
     }
 
     /// A ticket that no request has.
@@ -204,6 +235,8 @@ impl Node {
                     enter::answer_invite(&call, outcome);
                 }
             }
+            Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
+            Happening::Left(outcome) => self.on_left(id, outcome)?,
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }
         Ok(())

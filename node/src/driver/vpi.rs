@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use protocol::engine::{Command, Config, Engine, Event, JoinFailure, Ticket, Time};
 use protocol::forward::Forwarder;
 use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::InviteError;
 use protocol::membership::object::Object;
@@ -37,6 +38,10 @@ pub(super) enum Happening {
     JoinFailed(JoinFailure),
     /// An invite is made, or not.
     Invited(Ticket, Result<Box<Token>, InviteError>),
+    /// A removal or a revocation is signed and on disk, or not.
+    Signed(Ticket, Result<(), AdminError>),
+    /// This device left, and so many members know; or it may not.
+    Left(Result<u32, AdminError>),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -110,11 +115,12 @@ impl Vpi {
     /// Puts an engine to work: its pump runs when this returns.
     pub(super) fn start(
         settings: VpiSettings,
-        engine: Engine,
+        mut engine: Engine,
         files: Files,
         socket: Arc<Socket>,
         queues: Queues,
     ) -> anyhow::Result<Self> {
+        engine.handle_command(Command::Reach(settings.reach()), super::time());
         let drops = Arc::new(Drops::default());
         let forwarder = Forwarder::new(engine.own_alias());
         let pump = Pump::start((engine.vpi(), forwarder), Arc::clone(&socket), queues, Arc::clone(&drops))
@@ -126,7 +132,7 @@ impl Vpi {
             pump,
             tun: None,
             socket,
-            outgoing: Batch::new(),
+            outgoing: Batch::small(),
             log: files.log,
             objects: files.objects.len() as u64,
             aliases: files.aliases,
@@ -161,6 +167,11 @@ impl Vpi {
             );
         }
         Ok(self.floor.raise(self.reached_state())?)
+    }
+
+    /// How many signed objects are on disk.
+    pub(super) fn objects(&self) -> u64 {
+        self.objects
     }
 
     fn reached_state(&self) -> Reached {
@@ -238,8 +249,11 @@ impl Vpi {
             Event::Joined => return Ok(Some(Happening::Joined)),
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
+            Event::Signed { ticket, outcome } => return Ok(Some(Happening::Signed(ticket, outcome))),
+            Event::Left { outcome, .. } => return Ok(Some(Happening::Left(outcome))),
+            Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
+            Event::Presence(_) => {}
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
-            Event::Signed { .. } | Event::Left { .. } | Event::Removed | Event::Presence(_) => {}
             Event::Reached { device, remote } => {
                 self.reached.insert(device, remote);
             }

@@ -204,6 +204,10 @@ impl Engine {
     ) -> Option<Session> {
         let peer = self.peers.get(device)?;
         self.indices.insert(index, *device);
+        match role {
+            Role::Initiator => self.counters.initiated += 1,
+            Role::Responder => self.counters.answered += 1,
+        }
         let (opener, packets) = (Box::new(opener), peer.is_settled());
         self.out.updates.push_back(Update::Open { index, link: peer.link, opener, packets });
         let (sealer, now) = (Arc::new(sealer), time.now);

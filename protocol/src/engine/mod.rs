@@ -61,7 +61,7 @@ use crate::wire::hello::Suites;
 
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
-pub use status::{InviteStatus, MemberState, MemberStatus, Status};
+pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
@@ -131,6 +131,7 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    counters: Counters,
     /// Others have removed this device: it is silent.
     is_removed: bool,
     /// The addresses of this machine, once they are known.
@@ -189,6 +190,7 @@ impl Engine {
             next_link: 0,
             storing: witness::Storing::default(),
             has_settled: false,
+            counters: Counters::default(),
             is_removed: false,
             addresses: None,
             spread: None,

@@ -137,6 +137,19 @@ impl Index {
         })
     }
 
+    /// Forgets everything about `vpi`; durable when it returns.
+    ///
+    /// # Errors
+    /// [`IndexError::SetAside`], after which the index is empty; [`IndexError::Unusable`].
+    pub(crate) fn forget(&mut self, vpi: &VpiId) -> Result<(), IndexError> {
+        self.call(|open| {
+            for key in open.paths.scan_prefix(vpi.as_bytes()).keys() {
+                open.paths.remove(key?)?;
+            }
+            open.db.flush().map(drop)
+        })
+    }
+
     /// Runs one batch under the guard; a failure sets the index aside.
     fn call<T>(&mut self, batch: impl FnOnce(&Open) -> sled::Result<T>) -> Result<T, IndexError> {
         let Some(open) = &self.open else {

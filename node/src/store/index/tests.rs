@@ -23,6 +23,22 @@ fn paths_are_found_again_most_recent_first_and_by_vpi() {
 }
 
 #[test]
+fn a_vpi_that_was_left_is_forgotten_and_the_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let (mut index, _) = Index::open(&path).unwrap();
+    index.remember_paths(&VPI, &[last(1, 1, 10), last(2, 2, 10)]).unwrap();
+    index.remember_paths(&OTHER, &[last(9, 9, 9)]).unwrap();
+
+    index.forget(&VPI).unwrap();
+    drop(index);
+
+    let (mut index, _) = Index::open(&path).unwrap();
+    assert_eq!(index.last_good_paths(&VPI).unwrap(), []);
+    assert_eq!(index.last_good_paths(&OTHER).unwrap(), [last(9, 9, 9)]);
+}
+
+#[test]
 fn what_was_remembered_survives_a_process_that_never_closes() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("index"), dir.path().join("copy"));

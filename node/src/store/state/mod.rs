@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::StoreError;
-use super::keys::Keys;
+use super::keys::{self, Keys};
 use super::replace::{PRIVATE, sync_folder_of};
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ impl State {
         make_folder(dir, FOLDER_MODE, owner)?;
         let owner = check_folder(dir, FOLDER_MODE)?;
         let lock = take_lock(dir, owner)?;
-        for (name, mode) in [("keys", KEYS_MODE), ("vpi", FOLDER_MODE)] {
+        for (name, mode) in [(keys::FOLDER, KEYS_MODE), ("vpi", FOLDER_MODE)] {
             let folder = dir.join(name);
             make_folder(&folder, mode, Some(owner))?;
             check_folder(&folder, mode)?;
@@ -96,7 +96,7 @@ impl State {
 
     /// The secrets.
     pub(crate) fn keys(&self) -> Keys {
-        Keys::new(self.dir.join("keys"))
+        Keys::new(self.dir.join(keys::FOLDER))
     }
 
     /// The folder for [`Index`](super::index::Index).
