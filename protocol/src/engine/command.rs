@@ -28,6 +28,10 @@ pub enum Command {
     Stored(Ticket),
     /// Make an invite; answered by [`Event::Invited`] with this ticket.
     Invite(Ticket, Box<InviteRequest>),
+    /// The addresses at which this machine may be reached, the best first: at the start, and whenever they change.
+    Addresses(Vec<SocketAddr>),
+    /// Announce this device on its networks, or do not; not, until told.
+    Announce(bool),
     /// Measure the round trip to a member, waking the link if need be; answered by [`Event::Pong`], or not.
     Ping(Ticket, DeviceId),
     /// A member may be reached at this address.
@@ -46,6 +50,8 @@ impl Engine {
                 let outcome = self.make_invite(&request, time);
                 self.acknowledge(Acknowledgement::Token(Event::Invited { ticket, outcome }), time);
             }
+            Command::Addresses(addresses) => self.announce_addresses(&addresses, time),
+            Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Ping(ticket, device) => {
                 if let Some(peer) = self.peers.get_mut(&device) {
                     peer.pings.wait(ticket);

@@ -159,6 +159,7 @@ impl Engine {
         self.roster.set_provisional(epoch.clone());
         self.store(Vec::new(), vec![epoch]);
         self.on_membership(time);
+        self.announce_start(time);
         self.out.events.push_back(Event::Joined);
     }
 

@@ -4,6 +4,7 @@
 //!           in                              out
 //! TUN       handle_packet                   poll_packet
 //! UDP       handle_datagram, _message       poll_transmit
+//! LAN       handle_announcement             poll_event
 //! machine   handle_command                  poll_event
 //! forwarder handle_note                     poll_update
 //! clock     handle_timeout                  poll_timeout
@@ -20,6 +21,7 @@ mod control;
 mod handshake;
 mod inbound;
 mod joining;
+mod lan;
 mod outbound;
 mod outbox;
 mod peer;
@@ -51,6 +53,7 @@ pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{MemberState, MemberStatus, Status};
 
 use joining::Joining;
+use lan::Lan;
 use outbox::Outbox;
 use peer::Peer;
 use roster::Roster;
@@ -108,6 +111,7 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    lan: Lan,
     out: Outbox,
 }
 
@@ -153,6 +157,7 @@ impl Engine {
             next_link: 0,
             storing: witness::Storing::default(),
             has_settled: false,
+            lan: Lan::default(),
             out: Outbox::default(),
             config,
         })
@@ -193,6 +198,19 @@ impl Engine {
         self.on_veiled(from, datagram, time)
     }
 
+    /// Takes in a datagram from the LAN socket: an announcement, or nothing.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn handle_announcement(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
+        self.on_announcement(from, datagram, time)
+    }
+
     /// Takes in an in-session message that opened with the session at receiver index `index`.
     ///
     /// # Errors
@@ -221,6 +239,7 @@ impl Engine {
         if self.joining.is_some() {
             self.ask_to_join(time);
         }
+        self.announce_due(time);
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.on_peer_timeout(&device, time);
@@ -232,7 +251,12 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let joining = self.joining.as_ref().map(|joining| (joining.ask_at(), "join"));
         let is_member = self.joining.is_none();
-        self.peers.values().filter_map(|peer| peer.poll_timeout(is_member)).chain(joining).min()
+        self.peers
+            .values()
+            .filter_map(|peer| peer.poll_timeout(is_member))
+            .chain(joining)
+            .chain(self.lan.poll_timeout())
+            .min()
     }
 
     /// The next packet for an application.

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::lan::Heard;
 use super::outbox::Ticket;
 use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
@@ -68,6 +69,8 @@ pub(super) struct Peer {
     pub(super) static_key: Option<StaticKey>,
     pub(super) alias: Option<Ipv4Addr>,
     pub(super) path: Path,
+    /// Where it announced itself on the LAN.
+    pub(super) heard: Heard,
     pub(super) sessions: Sessions,
     pub(super) attempt: Option<Attempt>,
     /// Where the initiation came from whose session waits to be confirmed, and that session's index.
@@ -123,6 +126,7 @@ impl Peer {
             static_key: None,
             alias: None,
             path: Path::default(),
+            heard: Heard::default(),
             sessions: Sessions::default(),
             attempt: None,
             answered: None,

@@ -105,7 +105,7 @@ impl World {
             Event::Reached { device, remote } => {
                 self.hosts[host].disk.remembered.insert(device, remote);
             }
-            Event::JoinFailed(_) | Event::Invited { .. } | Event::Pong { .. } => {
+            Event::JoinFailed(_) | Event::Invited { .. } | Event::Pong { .. } | Event::Announce(_) => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}
