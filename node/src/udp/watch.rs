@@ -131,7 +131,9 @@ async fn wait(reports: &AsyncFd<OwnedFd>) -> io::Result<()> {
 /// Throws away the rest of a burst. Whatever comes later is a burst of its own.
 fn drain(reports: &AsyncFd<OwnedFd>) {
     let mut report = [0; REPORT_BYTES];
-    while let Ok(_) | Err(Errno::NOBUFS | Errno::INTR) = recv(reports.get_ref(), &mut report, RecvFlags::TRUNC) {}
+    while let Ok(_) | Err(Errno::NOBUFS | Errno::INTR) =
+        recv(reports.get_ref(), &mut report, RecvFlags::TRUNC)
+    {}
 }
 
 async fn place() -> io::Result<Place> {
@@ -143,7 +145,8 @@ async fn place() -> io::Result<Place> {
     for family in [Family::Inet, Family::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        let routes: Vec<_> = handle.route().get(message).execute().try_collect().await.map_err(io::Error::other)?;
+        let routes: Vec<_> =
+            handle.route().get(message).execute().try_collect().await.map_err(io::Error::other)?;
         defaults.extend(routes.iter().filter(|route| is_default(route)).map(default_route));
     }
     defaults.sort_unstable();
