@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::replace::{PRIVATE, append_durably, beside, replace, sync_folder_of};
+use super::replace::{PRIVATE, append_durably, beside, read, replace, sync_folder_of};
 
 #[cfg(test)]
 mod tests;
@@ -80,6 +80,17 @@ impl ObjectLog {
             |record: &Range<usize>| bytes.get(record.start + HEADER_BYTES..record.end).map(<[u8]>::to_vec);
         let payloads = scan.good.iter().filter_map(payload).collect();
         Ok((Self { path: path.to_owned(), file, end, is_tail_clean: true }, payloads, damage))
+    }
+
+    /// The payloads of all whole records at `path`, in order, for whoever only looks: nothing is made, locked or repaired.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn peek(path: &Path) -> Result<Vec<Vec<u8>>, StoreError> {
+        let bytes = read(path)?.unwrap_or_default();
+        let payload =
+            |record: Range<usize>| Some(bytes.get(record.start + HEADER_BYTES..record.end)?.to_vec());
+        Ok(Scan::of(&bytes).good.into_iter().filter_map(payload).collect())
     }
 
     /// Appends `payloads`, each as one record of 1 to 4,096 bytes; all are on disk when this returns.
