@@ -7,6 +7,7 @@
 mod argument;
 mod create;
 mod down;
+mod hosts;
 mod invite;
 mod join;
 mod machine;
@@ -61,6 +62,8 @@ enum Command {
     Status(status::Arguments),
     /// Measure the round trip to a member.
     Ping(ping::Arguments),
+    /// Print the members' names as lines for /etc/hosts, or write them there.
+    Hosts(hosts::Arguments),
 }
 
 /// What every command knows.
@@ -99,6 +102,7 @@ impl Command {
             Self::Join(arguments) => join::run(context, arguments),
             Self::Status(arguments) => status::run(context, arguments),
             Self::Ping(arguments) => ping::run(context, arguments),
+            Self::Hosts(arguments) => hosts::run(context, &arguments),
         }
     }
 }

@@ -11,6 +11,8 @@
 
 mod call;
 mod enter;
+mod lan;
+mod names;
 mod node;
 mod ping;
 mod resolve;
@@ -28,9 +30,11 @@ use crate::config::NodeOptions;
 use crate::control::server::Server;
 use crate::control::{Exit, Failure};
 use crate::loopback::{self, Firewall};
+use crate::names::dns::Sockets;
 use crate::privilege;
 use crate::store::settings::VpiSettings;
 use crate::store::state::{Owner, State};
+use crate::udp::AddressWatch;
 
 use node::Node;
 
@@ -48,8 +52,13 @@ pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
     }
     let vpis = VpiSettings::list(state.dir())?;
     runtime()?.block_on(prepare(&vpis, owner))?;
+    if privilege::is_root() {
+        names::refresh_hosts(state.dir());
+    }
+    // Before privileges go, so that the port may be 53.
+    let dns = options.settings.dns.map(names::bind_dns).transpose()?;
     privilege::give_up(owner)?;
-    runtime()?.block_on(serve(options, state, vpis))
+    runtime()?.block_on(serve(options, state, vpis, dns))
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -76,9 +85,16 @@ async fn prepare(vpis: &[VpiSettings], owner: Owner) -> anyhow::Result<()> {
 }
 
 /// The node's life after its privileges are gone.
-async fn serve(options: NodeOptions, state: State, vpis: Vec<VpiSettings>) -> anyhow::Result<Exit> {
+async fn serve(
+    options: NodeOptions,
+    state: State,
+    vpis: Vec<VpiSettings>,
+    dns: Option<Sockets>,
+) -> anyhow::Result<Exit> {
     let server = Server::bind(&options.control)?;
-    let mut node = Node::new(options, state)?;
+    let watch = AddressWatch::start().await.context("cannot watch this machine's addresses")?;
+    let mut node = Node::new(options, state, watch)?;
+    node.names = dns.map(names::Names::serve).transpose()?;
     for settings in vpis {
         node.open(settings)?;
     }

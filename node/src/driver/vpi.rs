@@ -37,6 +37,8 @@ pub(super) enum Happening {
     JoinFailed(JoinFailure),
     /// An invite is made, or not.
     Invited(Ticket, Result<Box<Token>, InviteError>),
+    /// This device is to be announced on its networks.
+    Announce(Vec<u8>),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -62,6 +64,8 @@ pub(super) struct Vpi {
     aliases: Aliases,
     floor: Floor,
     keys: Keys,
+    /// Who is a member, or an alias, may be another than when names were looked at last.
+    pub(super) has_news: bool,
     /// Newest addresses at which members answered, to be written at the end of the turn.
     reached: BTreeMap<DeviceId, SocketAddr>,
 }
@@ -132,6 +136,7 @@ impl Vpi {
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
+            has_news: true,
             reached: BTreeMap::new(),
         })
     }
@@ -228,16 +233,19 @@ impl Vpi {
     fn on_event(&mut self, event: Event, time: Time) -> anyhow::Result<Option<Happening>> {
         match event {
             Event::Store { ticket, objects, epochs } => {
+                self.has_news |= !objects.is_empty();
                 self.store(&objects, &epochs).context("cannot write to the state folder")?;
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
             Event::Pinned => {
+                self.has_news = true;
                 let pins: Vec<_> = self.engine.pins().collect();
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
             Event::Joined => return Ok(Some(Happening::Joined)),
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
+            Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Reached { device, remote } => {
                 self.reached.insert(device, remote);
