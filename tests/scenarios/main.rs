@@ -13,6 +13,8 @@ mod lan;
 #[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
+mod machine;
+#[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
 mod privilege;

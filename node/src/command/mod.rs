@@ -6,6 +6,7 @@
 
 mod argument;
 mod create;
+mod doctor;
 mod down;
 mod hosts;
 mod invite;
@@ -64,6 +65,8 @@ enum Command {
     Ping(ping::Arguments),
     /// Print the members' names as lines for /etc/hosts, or write them there.
     Hosts(hosts::Arguments),
+    /// Tell what is wrong or left over on this machine.
+    Doctor(doctor::Arguments),
 }
 
 /// What every command knows.
@@ -103,6 +106,7 @@ impl Command {
             Self::Status(arguments) => status::run(context, arguments),
             Self::Ping(arguments) => ping::run(context, arguments),
             Self::Hosts(arguments) => hosts::run(context, &arguments),
+            Self::Doctor(arguments) => doctor::run(context, &arguments),
         }
     }
 }

@@ -247,6 +247,7 @@ impl Vpi {
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
+            Event::Signed { .. } | Event::Left { .. } | Event::Removed | Event::Presence(_) => {}
             Event::Reached { device, remote } => {
                 self.reached.insert(device, remote);
             }

@@ -13,6 +13,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::gate::Question;
 use crate::identity::DeviceId;
+use crate::path::is_candidate;
 use crate::random::{self, Rng};
 use crate::veil::{self, Veiled};
 use crate::wire::announcement::{Announcement, MAX_ADDRESSES};
@@ -128,7 +129,7 @@ impl Engine {
     /// Says who is here, to whoever holds the newest epoch's secret.
     fn announce(&mut self, time: Time) {
         let own = self.config.device.public();
-        if self.joining.is_some() || self.roster.membership().member(&own).is_none() {
+        if !self.is_member() || self.roster.membership().member(&own).is_none() {
             return;
         }
         let nonce = random::bytes(&mut self.rng);
@@ -159,7 +160,7 @@ impl Engine {
         }
         let heard = Announcement::decode(&content.body).ok_or(DropReason::Malformed)?;
         let own = self.config.device.public();
-        if self.joining.is_some() || heard.device == own || !self.peers.contains_key(&heard.device) {
+        if !self.is_member() || heard.device == own || !self.peers.contains_key(&heard.device) {
             return Err(DropReason::NotMember);
         }
         let question = Question { nonce: header.nonce, time_ms: content.time_ms, source: from };
@@ -204,21 +205,11 @@ impl Engine {
 /// Says whether an initiation may be sent to an address that somebody named: one host, and not this one. Link-local IPv6
 /// is of no use without its device.
 fn is_sensible(address: &SocketAddr) -> bool {
-    let is_host = match address.ip() {
-        IpAddr::V4(ip) => {
-            let is_reserved = ip.octets()[0] == 0 || ip.octets()[0] >= 240;
-            !(is_reserved || ip.is_loopback() || ip.is_multicast())
-        }
-        IpAddr::V6(ip) => {
-            let is_mapped = ip.to_ipv4_mapped().is_some();
-            !(is_mapped
-                || ip.is_unspecified()
-                || ip.is_loopback()
-                || ip.is_multicast()
-                || ip.is_unicast_link_local())
-        }
+    let is_useless = match address.ip() {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some(),
     };
-    is_host && address.port() > 0
+    is_candidate(address) && !is_useless
 }
 
 #[cfg(test)]
