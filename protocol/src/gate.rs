@@ -33,6 +33,10 @@ const SOURCE: Rate = Rate { per_second: 20.0, burst: 40.0 };
 /// than a fifth of the nonces.
 const JOINS: Rate = Rate { per_second: 50.0, burst: 100.0 };
 
+/// LAN announcements taken in all: 10 a second. Who holds the newest epoch's secret can make them in any member's name, and
+/// must not fill more than a twentieth of the nonces.
+const ANNOUNCEMENTS: Rate = Rate { per_second: 10.0, burst: 40.0 };
+
 /// Initiations looked at under an epoch that is not the newest (specified: README §7): members that slept, few at a time.
 const OLD_EPOCHS: Rate = Rate { per_second: 10.0, burst: 20.0 };
 
@@ -61,6 +65,7 @@ pub struct Gate {
     order: VecDeque<(Instant, [u8; 24])>,
     sources: Buckets<IpAddr>,
     joins: Bucket,
+    announcements: Bucket,
     old_epochs: Bucket,
     peers: Buckets<StaticKey>,
     newest: BTreeMap<StaticKey, (u64, Instant)>,
@@ -78,6 +83,7 @@ impl Gate {
             order: VecDeque::new(),
             sources: Buckets::new(SOURCE),
             joins: Bucket::new(JOINS),
+            announcements: Bucket::new(ANNOUNCEMENTS),
             old_epochs: Bucket::new(OLD_EPOCHS),
             peers: Buckets::new(PEER),
             newest: BTreeMap::new(),
@@ -136,6 +142,23 @@ impl Gate {
     ) -> Result<(), DropReason> {
         self.look(question, wall_ms, now)?;
         if self.old_epochs.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    /// Says whether a LAN announcement counts: the same, once, and not one of too many in all. From then on it does not.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn take_announcement(
+        &mut self,
+        question: &Question,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.look(question, wall_ms, now)?;
+        if !self.announcements.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.remember(question.nonce, now)
     }
 
     /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. One that is late,
@@ -369,6 +392,25 @@ mod tests {
         let initiation = question(9, wall_ms);
         assert_eq!(gate.look(&initiation, wall_ms, now), Ok(()));
         assert_eq!(gate.answer(&initiation, &MEMBER, true, now), Ok(()));
+    }
+
+    #[test]
+    fn an_announcement_counts_once_and_announcements_cannot_fill_the_gate() {
+        let (mut gate, start) = gate();
+        let mut taken = 0;
+        for step in 0..300_000u64 {
+            let (now, wall_ms) = (start + Duration::from_millis(step), WALL + step);
+            let mut question = question(0, wall_ms);
+            question.nonce[..8].copy_from_slice(&step.to_be_bytes());
+            question.source = SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9));
+            if gate.take_announcement(&question, wall_ms, now) == Ok(()) {
+                taken += 1;
+                let again = gate.take_announcement(&question, wall_ms, now);
+                assert_eq!(again, Err(DropReason::VeilReplayed));
+            }
+        }
+        assert!((2_900..=3_100).contains(&taken), "{taken} in 300 seconds");
+        assert!(gate.seen.len() < MAX_NONCES / 20, "{} nonces", gate.seen.len());
     }
 
     #[test]

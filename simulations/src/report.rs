@@ -20,6 +20,7 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Reached { device, remote } => format!("reached {device:?} at {remote}"),
         Event::Link { device, is_up } => format!("link with {device:?} up: {is_up}"),
         Event::Pong { ticket, rtt } => format!("pong {ticket} after {rtt:?}"),
+        Event::Announce(datagram) => format!("announce, {} bytes", datagram.len()),
         Event::Dropped(reason) => format!("dropped: {reason}"),
     }
 }

@@ -65,8 +65,14 @@ fn genuine_datagrams_replayed_after_a_restart_get_no_answer() {
     scenario("replay", 3, |lab| {
         let (mut pair, recorded) = recorded_members(lab)?;
         let port = pair.a.port()?;
+        // What a start announces on the network is said to nobody in particular; the siege begins behind it.
+        let own = format!("udp dst port 41413 and src host {}", pair.a.host.address);
+        let start = Capture::at_port(lab, "a", &own, "start", &[])?;
         pair.a.kill()?;
         pair.a.restart()?;
+        wait::until("the announcements of a start", Duration::from_secs(10), || {
+            Ok((start.frames()?.len() >= 3).then_some(()))
+        })?;
         // As they were, one after the other: no memory of them can have outlived the restart.
         let probes: Vec<_> =
             recorded.into_iter().map(|bytes| Probe { kind: "genuine, after a restart", bytes }).collect();

@@ -11,9 +11,13 @@ mod drop_stance;
 #[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
+mod lan;
+#[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
 mod machine;
+#[cfg(feature = "netns")]
+mod names;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]

@@ -10,6 +10,7 @@ mod create;
 mod doctor;
 mod down;
 mod expose;
+mod hosts;
 mod invite;
 mod invites;
 mod join;
@@ -93,6 +94,8 @@ enum Command {
     Policy(expose::PolicyArguments),
     /// Print counters and gauges as Prometheus text.
     Metrics(metrics::Arguments),
+    /// Print the members' names as lines for /etc/hosts, or write them there.
+    Hosts(hosts::Arguments),
     /// Tell what is wrong or left over on this machine.
     Doctor(doctor::Arguments),
 }
@@ -144,6 +147,7 @@ impl Command {
             Self::Exposures(arguments) => expose::exposures(context, arguments),
             Self::Policy(arguments) => expose::policy(context, arguments),
             Self::Metrics(arguments) => metrics::run(context, &arguments),
+            Self::Hosts(arguments) => hosts::run(context, &arguments),
             Self::Doctor(arguments) => doctor::run(context, &arguments),
         }
     }

@@ -13,18 +13,20 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tracing::warn;
 
 use super::enter::PendingJoin;
+use super::names::Names;
 use super::ping::PingJob;
 use super::vpi::{self, Files, Happening, Secrets, Vpi};
-use super::{enter, time};
+use super::{enter, lan, time};
 use crate::config::NodeOptions;
 use crate::control::Exit;
 use crate::control::protocol::Reply;
 use crate::control::server::Call;
+use crate::lan::Lan;
 use crate::pump::{Queues, Seen};
 use crate::store::index::Index;
 use crate::store::settings::VpiSettings;
 use crate::store::state::State;
-use crate::udp::Socket;
+use crate::udp::{AddressWatch, Socket};
 
 /// What members and applications may have waiting (chosen: a burst of every link's notes and messages).
 const SEEN_WAITING: usize = 4_096;
@@ -50,6 +52,14 @@ pub(super) struct Node {
     pub(super) signings: BTreeMap<Ticket, (Call, Reply)>,
     pub(super) leaves: BTreeMap<VpiId, Call>,
     pub(super) pings: Vec<PingJob>,
+    /// Where this machine is.
+    pub(super) watch: AddressWatch,
+    /// The socket of announcements, while a VPI wants it.
+    pub(super) lan: Option<Lan>,
+    /// How many VPIs were told where this machine is.
+    pub(super) placed: usize,
+    /// The DNS server, if there is one.
+    pub(super) names: Option<Names>,
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
     pub(super) started_at: Instant,
@@ -58,7 +68,7 @@ pub(super) struct Node {
 
 impl Node {
     /// A node without any VPI yet.
-    pub(super) fn new(options: NodeOptions, state: State) -> anyhow::Result<Self> {
+    pub(super) fn new(options: NodeOptions, state: State, watch: AddressWatch) -> anyhow::Result<Self> {
         let (index, set_aside) = Index::open(&state.index_path())?;
         if let Some(path) = set_aside {
             warn!(path = %path.display(), "the index was damaged and begins empty; it was set aside");
@@ -75,6 +85,10 @@ impl Node {
             signings: BTreeMap::new(),
             leaves: BTreeMap::new(),
             pings: Vec::new(),
+            watch,
+            lan: None,
+            placed: 0,
+            names: None,
             seen,
             veiled,
             started_at: Instant::now(),
@@ -152,6 +166,10 @@ impl Node {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
+            if self.placed != self.vpis.len() {
+                self.on_networks().await;
+                self.turn()?;
+            }
             let deadline = self.deadline();
             tokio::select! {
                 biased;
@@ -164,6 +182,8 @@ impl Node {
                 }
                 Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen)?,
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
+                _ = self.watch.changed() => self.on_networks().await,
+                (from, datagram) = lan::heard(&mut self.lan) => self.on_announcement(from, &datagram),
                 // Last: whatever woke the loop, every turn does what is due.
                 () = wait_until(deadline) => {}
             }
@@ -223,6 +243,7 @@ impl Node {
         for (id, happening) in happenings {
             self.on_happening(id, happening)?;
         }
+        self.refresh_names();
         Ok(())
     }
 
@@ -237,6 +258,7 @@ impl Node {
             }
             Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
             Happening::Left(outcome) => self.on_left(id, outcome)?,
+            Happening::Announce(datagram) => self.announce(&datagram),
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }
         Ok(())

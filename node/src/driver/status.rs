@@ -66,9 +66,6 @@ impl Node {
                 name(device)
             ),
             Alarm::RekeyConflict { device } => format!("{} signed two keys for one moment", name(device)),
-            Alarm::StaticTwice { device, holder } => {
-                format!("{} claims the key of {}, and cannot be reached", name(device), name(holder))
-            }
             Alarm::SameName { device, name } => {
                 format!("the device {} wanted a name that another member has; it is {name}", device.short())
             }

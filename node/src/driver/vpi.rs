@@ -42,6 +42,8 @@ pub(super) enum Happening {
     Signed(Ticket, Result<(), AdminError>),
     /// This device left, and so many members know; or it may not.
     Left(Result<u32, AdminError>),
+    /// This device is to be announced on its networks.
+    Announce(Vec<u8>),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -67,6 +69,8 @@ pub(super) struct Vpi {
     aliases: Aliases,
     floor: Floor,
     keys: Keys,
+    /// Who is a member, or an alias, may be another than when names were looked at last.
+    pub(super) has_news: bool,
     /// Newest addresses at which members answered, to be written at the end of the turn.
     reached: BTreeMap<DeviceId, SocketAddr>,
 }
@@ -138,6 +142,7 @@ impl Vpi {
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
+            has_news: true,
             reached: BTreeMap::new(),
         })
     }
@@ -239,10 +244,12 @@ impl Vpi {
     fn on_event(&mut self, event: Event, time: Time) -> anyhow::Result<Option<Happening>> {
         match event {
             Event::Store { ticket, objects, epochs } => {
+                self.has_news |= !objects.is_empty();
                 self.store(&objects, &epochs).context("cannot write to the state folder")?;
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
             Event::Pinned => {
+                self.has_news = true;
                 let pins: Vec<_> = self.engine.pins().collect();
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
@@ -253,6 +260,7 @@ impl Vpi {
             Event::Left { outcome, .. } => return Ok(Some(Happening::Left(outcome))),
             Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
             Event::Presence(_) => {}
+            Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Reached { device, remote } => {
                 self.reached.insert(device, remote);

@@ -50,15 +50,18 @@ impl Engine {
     }
 
     /// Sends attempt number `number` of a handshake to every address of `device`.
-    fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
+    pub(super) fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
         let hello = self.hello();
         let index = self.unused_index();
+        let remotes = self.remotes(device, time.now);
+        if remotes.is_empty() {
+            self.search_lan(u32::MAX, time);
+        }
         let is_known = number == 0 && self.peers.get(device).is_some_and(|peer| peer.has_met);
         let proofs = if is_known || self.joining.is_some() { Vec::new() } else { self.own_proofs() };
         let Some(peer) = self.peers.get_mut(device) else { return };
         let known_tag = peer.digests.map(|digests| digests.epoch_tag);
         let Some(keys) = self.roster.keys_for(number, known_tag) else { return };
-        let remotes: Vec<SocketAddr> = peer.path.candidates().collect();
         let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty()) else {
             return self.give_up(device, time);
         };
@@ -164,7 +167,10 @@ impl Engine {
         let Some((peer, mut session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
         session.began_at = sent_at;
         // Where the response came from is used if the initiation was sent there; any other address is challenged first.
-        let remote = peer.path.candidates().find(|candidate| *candidate == from);
+        let remote = {
+            let mut tried = peer.path.candidates().chain(peer.heard.addresses(time.now));
+            tried.find(|candidate| *candidate == from)
+        };
         let remote = remote.or_else(|| peer.path.candidates().next()).unwrap_or(from);
         let replaced = peer.sessions.add_initiated(session, peer.is_lower);
         self.forget(replaced.map(|session| session.index));
@@ -333,7 +339,10 @@ impl Engine {
             self.on_link_down(device, time);
         }
         match next {
-            Some(number) if number < MAX_ATTEMPTS => self.initiate(device, number, time),
+            Some(number) if number < MAX_ATTEMPTS => {
+                self.search_lan(number, time);
+                self.initiate(device, number, time);
+            }
             Some(_) => self.give_up(device, time),
             None if is_rekey_due && is_used => self.wake(device, time),
             None => {}

@@ -4,6 +4,7 @@
 //!           in                              out
 //! TUN       handle_packet                   poll_packet
 //! UDP       handle_datagram, _message       poll_transmit
+//! LAN       handle_announcement             poll_event
 //! machine   handle_command                  poll_event
 //! forwarder handle_note                     poll_update
 //! clock     handle_timeout                  poll_timeout
@@ -24,6 +25,7 @@ mod epochs;
 mod handshake;
 mod inbound;
 mod joining;
+mod lan;
 mod news;
 mod outbound;
 mod outbox;
@@ -67,6 +69,7 @@ use admin::Leaving;
 use arriving::Arriving;
 use duty::Duty;
 use joining::Joining;
+use lan::Lan;
 use outbox::Outbox;
 use peer::Peer;
 use roster::Roster;
@@ -132,6 +135,7 @@ pub struct Engine {
     /// what that one knows.
     has_settled: bool,
     counters: Counters,
+    lan: Lan,
     /// Others have removed this device: it is silent.
     is_removed: bool,
     /// The addresses of this machine, once they are known.
@@ -191,6 +195,7 @@ impl Engine {
             storing: witness::Storing::default(),
             has_settled: false,
             counters: Counters::default(),
+            lan: Lan::default(),
             is_removed: false,
             addresses: None,
             spread: None,
@@ -240,6 +245,19 @@ impl Engine {
         self.on_veiled(from, datagram, time)
     }
 
+    /// Takes in a datagram from the LAN socket: an announcement, or nothing.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn handle_announcement(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
+        self.on_announcement(from, datagram, time)
+    }
+
     /// Takes in an in-session message that opened with the session at receiver index `index`.
     ///
     /// # Errors
@@ -268,6 +286,7 @@ impl Engine {
         if self.joining.is_some() {
             self.ask_to_join(time);
         }
+        self.announce_due(time);
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.on_peer_timeout(&device, time);
@@ -300,6 +319,7 @@ impl Engine {
             .chain(own)
             .chain(arriving)
             .chain(joining)
+            .chain(self.lan.poll_timeout())
             .min()
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) stored: Vec<Object>,
     pub(crate) dropped: Vec<DropReason>,
     pub(crate) is_joined: bool,
+    /// What it sent to the group of announcements.
+    pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
     pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
     token: Option<Box<Token>>,
@@ -153,6 +155,14 @@ impl Lab {
         verdict.err()
     }
 
+    /// Gives a node a datagram of the LAN socket, and drains it; returns what it said about it.
+    pub(crate) fn announcement(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) -> Option<DropReason> {
+        let time = self.time();
+        let verdict = self.nodes[node].engine.handle_announcement(from, bytes, time);
+        self.drain(node);
+        verdict.err()
+    }
+
     /// Gives a node a packet of an application.
     pub(crate) fn packet(&mut self, node: usize, mut packet: Vec<u8>) {
         let (time, mut sent) = (self.time(), Vec::new());
@@ -253,6 +263,7 @@ impl Node {
             stored: Vec::new(),
             dropped: Vec::new(),
             is_joined: false,
+            announced: Vec::new(),
             sealers: Vec::new(),
             token: None,
         }
@@ -277,6 +288,7 @@ impl Node {
             }
             Event::Invited { outcome, .. } => self.token = Some(outcome.unwrap()),
             Event::Joined => self.is_joined = true,
+            Event::Announce(datagram) => self.announced.push(datagram),
             Event::Dropped(reason) => self.dropped.push(reason),
             _ => {}
         }

@@ -7,6 +7,7 @@
 )]
 
 mod lab;
+mod lan;
 
 use std::net::SocketAddr;
 use std::time::Duration;

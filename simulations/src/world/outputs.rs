@@ -171,7 +171,7 @@ impl World {
                 self.records.on_removed(host);
                 self.heard.push((host, event));
             }
-            Event::JoinFailed(_) | Event::Left { .. } | Event::Pong { .. } => {
+            Event::JoinFailed(_) | Event::Left { .. } | Event::Announce(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}
