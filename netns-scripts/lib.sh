@@ -143,6 +143,69 @@ address() {
     echoed ip -n "$1" address add "$3" dev "$2"
 }
 
+# router NS: lets a namespace forward between its devices, from wherever a packet comes.
+router() {
+    echoed ip netns exec "$1" sysctl -qw \
+        net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+}
+
+# batch NS: runs the ip commands on standard input inside a namespace, in one process.
+batch() {
+    local lines
+    lines=$(cat)
+    printf '%s\n' "$lines" | sed "s/^/+ ip -n $1 /" >>"${LAB_TRACE:-/dev/stderr}"
+    ip -n "$1" -batch - <<<"$lines"
+}
+
+# letter NUMBER: what the first 26 hosts are called: a, b, c …
+letter() {
+    # shellcheck disable=SC2059 # an octal escape made of the number
+    printf "\\$(printf '%03o' $((96 + $1)))"
+}
+
+# impair LAB HOST [OPTION...]: puts a wan-link with these options into the router of a host of the topology internet,
+# in the place of the one that is there, and prints the statistics of that one. Without options the link is clean again.
+#
+#   access ══ wan0 ── wan-link ── wan1 ══ core      what comes in at access leaves at wan0, what comes at core at wan1
+impair() {
+    local lab=$1 host=$2 router=$1-$2-edge folder=$LABS/$1/$2 program
+    shift 2
+    [[ -e /run/netns/$router ]] || fail "lab $lab has no router for a host $host; only the topology internet has them"
+    clean_link "$folder"
+    (($#)) || return 0
+    program=$(target_folder)/release/wan-link
+    [[ -x $program ]] || fail "$program is missing: build it with cargo build --release -p tests --bins"
+    echoed ip netns exec "$router" setsid "$program" wan0 wan1 "$@" \
+        </dev/null >"$folder/wan.json" 2>"$folder/wan.log" &
+    echo $! >"$folder/wan.pid"
+    wait_for 5 "wan-link to forward" grep -q '^forwards' "$folder/wan.log" || fail "$(cat "$folder/wan.log")"
+    batch "$router" <<END
+route add default dev wan0 table 101
+route add default dev wan1 table 102
+END
+    [[ $(ip -n "$router" rule) == *"lookup 101"* ]] || batch "$router" <<END
+rule add iif access lookup 101
+rule add iif core lookup 102
+END
+}
+
+# clean_link FOLDER: ends the wan-link written down in a host's folder, if there is one, and prints its statistics. Its
+# devices and their routes go with it: packets pass as if it had never been.
+clean_link() {
+    local process
+    [[ -e $1/wan.pid ]] || return 0
+    process=$(<"$1/wan.pid")
+    kill -TERM "$process" 2>/dev/null || true
+    wait_for 5 "wan-link to end" ended "$process" || fail "wan-link, process $process, does not end"
+    cat "$1/wan.json"
+    rm "$1/wan.pid" "$1/wan.json" "$1/wan.log"
+}
+
+# ended PROCESS: whether a process is gone.
+ended() {
+    ! kill -0 "$1" 2>/dev/null
+}
+
 # --- labs ---------------------------------------------------------------------------------------------
 
 # lab_host LAB HOST NAMESPACE ADDRESS: writes a host down, with a place for its node's state.

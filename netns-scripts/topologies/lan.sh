@@ -16,8 +16,7 @@ up_lan() {
     ns "$lab-lan"
     switch "$lab-lan" lan
     for ((number = 1; number <= hosts; number++)); do
-        # shellcheck disable=SC2059 # an octal escape made of the number: a, b, c …
-        host=$(printf "\\$(printf '%03o' $((96 + number)))")
+        host=$(letter "$number")
         ns "$lab-$host"
         link "$lab-$host" eth0 "$lab-lan" "$host"
         plug "$lab-lan" "$host" lan
