@@ -175,8 +175,9 @@ impair() {
     (($#)) || return 0
     program=$(target_folder)/release/wan-link
     [[ -x $program ]] || fail "$program is missing: build it with cargo build --release -p tests --bins"
-    echoed ip netns exec "$router" setsid "$program" wan0 wan1 "$@" \
-        </dev/null >"$folder/wan.json" 2>"$folder/wan.log" &
+    # Not through a function: $! is to be the process itself.
+    printf '+ %s\n' "ip netns exec $router $program wan0 wan1 $* &" >>"${LAB_TRACE:-/dev/stderr}"
+    ip netns exec "$router" setsid "$program" wan0 wan1 "$@" </dev/null >"$folder/wan.json" 2>"$folder/wan.log" &
     echo $! >"$folder/wan.pid"
     wait_for 5 "wan-link to forward" grep -q '^forwards' "$folder/wan.log" || fail "$(cat "$folder/wan.log")"
     batch "$router" <<END
