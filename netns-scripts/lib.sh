@@ -233,13 +233,19 @@ inside() {
 
 # cleanup LAB: ends whatever runs in the lab's namespaces, removes them and the lab's folder.
 cleanup() {
-    local lab=$1 namespace namespaces pids
+    local lab=$1 namespace namespaces
     mapfile -t namespaces < <(ip netns list | awk -v lab="$lab-" 'index($1, lab) == 1 { print $1 }')
     for namespace in "${namespaces[@]}"; do
-        pids=$(ip netns pids "$namespace" 2>/dev/null) || true
-        # shellcheck disable=SC2086 # one word a process
-        [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
-        echoed ip netns delete "$namespace" || true
+        remove_ns "$namespace"
     done
     rm -rf "${LABS:?}/$lab"
+}
+
+# remove_ns NAMESPACE: ends whatever runs in a namespace and removes it.
+remove_ns() {
+    local pids
+    pids=$(ip netns pids "$1" 2>/dev/null) || true
+    # shellcheck disable=SC2086 # one word a process
+    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
+    echoed ip netns delete "$1" || true
 }

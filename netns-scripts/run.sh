@@ -4,6 +4,7 @@
 #   run.sh up TOPOLOGY [--name LAB] [--hosts N] [IMPAIRMENT...]    prints the lab's name, then one line a host
 #   run.sh exec LAB HOST [COMMAND...]                 runs a command on a host (default: a shell)
 #   run.sh impair LAB HOST [IMPAIRMENT...]            impairs a host's link, or makes it clean; prints what was forwarded
+#   run.sh renew LAB HOST                             a new machine (lan only), with the host's address and state folder
 #   run.sh list                                       the labs that are up, and their hosts
 #   run.sh down LAB...                                ends what runs in a lab and removes it
 #
@@ -16,7 +17,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
 usage() {
-    sed -n '4,8s/^# \{0,3\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '4,9s/^# \{0,3\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -45,11 +46,12 @@ up() {
     # shellcheck disable=SC2064 # the name as it is now
     trap "cleanup $lab" EXIT
     mkdir -p "$LABS/$lab"
+    echo "$topology" >"$LABS/$lab/topology"
     "up_${topology//-/_}" "$lab" "$hosts"
     if ((${#impairments[@]})); then
-        for host in $(awk '{ print $1 }' "$LABS/$lab/hosts"); do
+        while read -r host _; do
             impair "$lab" "$host" "${impairments[@]}"
-        done
+        done <"$LABS/$lab/hosts"
     fi
     trap - EXIT
     echo "$lab"
@@ -75,6 +77,17 @@ impair_one() {
     impair "$@"
 }
 
+renew() {
+    local lab=${1:-} host=${2:-} topology
+    [[ -n $host ]] || usage
+    lab_namespace "$lab" "$host" >/dev/null
+    topology=$(<"$LABS/$lab/topology")
+    # shellcheck source=topologies/lan.sh
+    . "$here/topologies/$topology.sh"
+    declare -F "renew_$topology" >/dev/null || fail "a host of the topology $topology cannot be renewed"
+    "renew_$topology" "$lab" "$host"
+}
+
 list() {
     local lab
     for lab in "$LABS"/*/; do
@@ -98,10 +111,11 @@ command=${1:-}
 shift || usage
 case $command in
     list) list ;;
-    up | exec | impair | down) need_root "a lab" ;;&
+    up | exec | impair | renew | down) need_root "a lab" ;;&
     up) up "$@" ;;
     exec) enter "$@" ;;
     impair) impair_one "$@" ;;
+    renew) renew "$@" ;;
     down) down "$@" ;;
     *) usage ;;
 esac

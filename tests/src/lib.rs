@@ -1,7 +1,7 @@
 //! The lab: drives the real `vpi` binary inside the networks of `netns-scripts`, and measures what users would see.
 //!
 //! ```text
-//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch
+//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch; or `internet`: each behind a router
 //!                │
 //!                ├── Host     runs commands and opens sockets inside one namespace
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
@@ -26,4 +26,4 @@ pub mod wait;
 pub use member::{Member, Pair};
 pub use node::Node;
 pub use process::Answer;
-pub use topology::{Host, Lab, one_at_a_time, scenario};
+pub use topology::{Host, Lab, internet, one_at_a_time, scenario};
