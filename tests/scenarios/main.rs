@@ -3,19 +3,29 @@
 //! They need root, and are behind the feature `netns`: `cargo test --release -p tests --features netns`.
 
 #[cfg(feature = "netns")]
+mod applications;
+#[cfg(feature = "netns")]
 mod bad_use;
 #[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
+mod invites;
+#[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
 mod loopback;
+#[cfg(feature = "netns")]
+mod many;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
 mod restart;
+#[cfg(feature = "netns")]
+mod roaming;
+#[cfg(feature = "netns")]
+mod wan;
 
 #[cfg(not(feature = "netns"))]
 #[test]

@@ -6,6 +6,7 @@
 //!                ├── Host     runs commands and opens sockets inside one namespace
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
+//!                ├── service  sshd, PostgreSQL, redis
 //!                ├── Capture  tcpdump at a switch port, read back as frames
 //!                └── probe    what a stranger sends, and the check that nothing answers
 //! ```
@@ -19,6 +20,7 @@ pub mod member;
 pub mod node;
 pub mod probe;
 pub mod process;
+pub mod service;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

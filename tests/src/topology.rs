@@ -39,8 +39,8 @@ pub fn scenario(name: &str, hosts: usize, body: impl FnOnce(&Lab) -> Result<()>)
 /// # Panics
 /// As [`scenario`].
 pub fn internet(name: &str, hosts: usize, impairments: &[&str], body: impl FnOnce(&Lab) -> Result<()>) {
-    let lab = Lab::internet(name, hosts, impairments)
-        .unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
+    let lab =
+        Lab::internet(name, hosts, impairments).unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
     if let Err(error) = body(&lab) {
         panic!("{name}: {error:#}");
     }

@@ -124,7 +124,10 @@ mod tests {
     }
 
     fn leaving(fates: &[(Instant, Fate)]) -> Vec<Instant> {
-        fates.iter().filter_map(|(_, fate)| if let Fate::Leaves { at, .. } = fate { Some(*at) } else { None }).collect()
+        fates
+            .iter()
+            .filter_map(|(_, fate)| if let Fate::Leaves { at, .. } = fate { Some(*at) } else { None })
+            .collect()
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub(crate) struct Statistics {
 impl Statistics {
     /// One line: packets by what became of them; `late` by more than a millisecond; `kept` were under way at the end.
     pub(crate) fn to_json(&self, direction: &str) -> Value {
-        let mean = self.lateness.as_secs_f64() * 1e6 / f64::from(u32::try_from(self.sent.max(1)).unwrap_or(u32::MAX));
+        let mean = self.lateness.as_secs_f64() * 1e6
+            / f64::from(u32::try_from(self.sent.max(1)).unwrap_or(u32::MAX));
         json!({
             "direction": direction, "received": self.received, "sent": self.sent, "sent_bytes": self.sent_bytes,
             "dropped": self.dropped, "lost": self.lost, "twice": self.twice, "held": self.held,
@@ -70,7 +71,12 @@ type Kept = Reverse<(Instant, u64, Vec<u8>)>;
 ///
 /// # Errors
 /// A device is gone.
-pub(crate) fn forward(from: &SyncDevice, to: &SyncDevice, line: Line, wanted: &AtomicBool) -> Result<Statistics> {
+pub(crate) fn forward(
+    from: &SyncDevice,
+    to: &SyncDevice,
+    line: Line,
+    wanted: &AtomicBool,
+) -> Result<Statistics> {
     // The finest that Linux has, instead of 50 µs.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let mut direction = Direction { line, kept: BinaryHeap::new(), statistics: Statistics::default() };

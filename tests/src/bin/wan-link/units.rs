@@ -8,7 +8,9 @@ use std::time::Duration;
 /// A sentence that shows what is expected.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let seconds = scaled(text, &[("us", 1e-6), ("ms", 1e-3), ("s", 1.0)]).filter(|seconds| *seconds <= 60.0);
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a time up to a minute is meant, such as 20ms".to_owned())
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "a time up to a minute is meant, such as 20ms".to_owned())
 }
 
 /// Reads `1%`, as 0.01.
