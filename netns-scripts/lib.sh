@@ -66,6 +66,10 @@ debian_package() {
         setpriv | unshare) echo util-linux ;;
         pip3) echo python3-pip ;;
         cc) echo build-essential ;;
+        gcore) echo gdb ;;
+        psql) echo postgresql-client ;;
+        redis-cli) echo redis-tools ;;
+        ssh | ssh-keygen) echo openssh-client ;;
         *) echo "$1" ;;
     esac
 }
@@ -89,6 +93,29 @@ need_tools() {
     for tool in "${missing[@]}"; do
         command -v "$tool" >/dev/null || fail "$tool is still missing after installing $(debian_package "$tool")"
     done
+}
+
+# need_servers: sees to it that the servers of others are there that scenarios start for themselves: sshd, redis and
+# PostgreSQL. Debian would start each one for the machine when it is installed; that is not wanted, and a policy-rc.d
+# (invoke-rc.d(8)) keeps it from doing so for as long as apt-get runs.
+need_servers() {
+    local packages=() policy=/usr/sbin/policy-rc.d is_ours=no
+    [[ -x /usr/sbin/sshd ]] || packages+=(openssh-server)
+    command -v redis-server >/dev/null || packages+=(redis-server)
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || packages+=(postgresql)
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faketime)
+    ((${#packages[@]})) || return 0
+    command -v apt-get >/dev/null || fail "missing; install the Debian packages, or what they hold: ${packages[*]}"
+    if [[ ! -e $policy ]]; then
+        is_ours=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 0755 "$policy"
+    fi
+    echoed apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive echoed apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        >/dev/null || packages=()
+    [[ $is_ours == no ]] || rm "$policy"
+    ((${#packages[@]})) || fail "apt-get could not install what the scenarios need"
 }
 
 # need_tun: ends the script unless this machine can make TUN devices.

@@ -15,6 +15,8 @@ use tests::{Answer, Host, Member, Node, scenario};
 const REFUSED: i32 = 5;
 /// Longer than a joiner asks, so that its own verdict is seen.
 const JOIN_LIMIT: Duration = Duration::from_secs(75);
+/// Time for more than one question.
+const ASKING: Duration = Duration::from_secs(8);
 const LIMIT: Duration = Duration::from_secs(20);
 /// Of a token, whatever piece of this length is found somewhere is too much: 120 bits.
 const PIECE: usize = 24;
@@ -75,7 +77,7 @@ fn an_invite_for_three_uses_admits_three_devices_and_no_fourth() {
 
 #[test]
 fn a_revoked_invite_admits_nobody() {
-    scenario("revoked", 3, |lab| {
+    scenario("revoked", 4, |lab| {
         let a = Member::found(lab.host("a")?, &[])?;
         let b = Member::join(lab.host("b")?, &a.invite(&[])?, &[])?;
         b.alias_of("a")?;
@@ -85,11 +87,15 @@ fn a_revoked_invite_admits_nobody() {
         a.host.vpi(&["revoke", "home", &text("invite")?])?.success()?;
         let c = lab.host("c")?;
         let _node = Node::start(c, &[])?;
-        // Nobody answers a revoked invite: to its holder the members are as silent as to any stranger.
-        let answer = join(c, &text("token")?)?;
-        ensure!(answer.code != 0, "{answer:#?}");
-        ensure!(tests::member::find_member(&a.host, "c")?.is_none(), "a admitted c");
-        ensure!(tests::member::find_member(&b.host, "c")?.is_none(), "b admitted c");
+        // Nobody answers a revoked invite: to its holder the members are as silent as to any stranger, and it goes on
+        // asking until its time is over. Some questions are enough.
+        let asking = finish(c.command(&vpi_binary()?, &["join", "--name", "c"]), &text("token")?, ASKING);
+        ensure!(asking.as_ref().map_or(true, |answer| answer.code != 0), "{asking:?}");
+        // Another invite of the same moment works: it was not the network.
+        let _d = Member::join(lab.host("d")?, &a.invite(&[])?, &[])?;
+        for host in [&a.host, &b.host] {
+            ensure!(tests::member::find_member(host, "c")?.is_none(), "{} admitted c", host.name);
+        }
         Ok(())
     });
 }
