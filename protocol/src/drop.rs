@@ -68,8 +68,12 @@ reasons! {
     ObjectInvalid => "object_invalid",
     /// An object of a kind that is not known.
     ObjectUnknown => "object_unknown",
+    /// An object dated far ahead of this node's clock.
+    ObjectAhead => "object_ahead",
     /// An object beyond a bound of the set.
     ObjectBound => "object_bound",
+    /// An epoch secret that is not the one that its Epoch names.
+    SecretInvalid => "secret_invalid",
     /// A packet on a session that carries control messages only.
     ControlOnly => "control_only",
 
@@ -88,7 +92,13 @@ reasons! {
     PacketQuote => "packet_quote",
     /// A fragment that cannot be filtered.
     PacketFragment => "packet_fragment",
-    /// A packet from an application with another source than the own alias.
+    /// A later fragment whose first did not come before it, or did not pass.
+    PacketFragmentLost => "packet_fragment_lost",
+    /// A packet of a member's to what the policy does not let it reach.
+    PacketPolicy => "packet_policy",
+    /// A packet from 127.0.0.1, but from nothing that is exposed to the member it is for.
+    PacketUnexposed => "packet_unexposed",
+    /// A packet from an application with another source than the own alias or 127.0.0.1.
     PacketSource => "packet_source",
     /// A packet to an address that is no member's alias.
     PacketUnknownAlias => "packet_unknown_alias",

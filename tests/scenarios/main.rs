@@ -16,6 +16,7 @@ mod join;
 mod loopback;
 #[cfg(feature = "netns")]
 mod many;
+mod machine;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]

@@ -9,7 +9,7 @@ pub mod rewrite;
 pub mod table;
 
 pub use assign::{preferred_prefix, prefixes};
-pub use rewrite::{RewriteError, rewrite};
+pub use rewrite::{RewriteError, rewrite, rewrite_source};
 pub use table::{AliasTable, Assigned, Pin, PinError, TableFull};
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The session is the source address: what stands in a packet's address fields is overwritten.
 //!
-//! In: a packet that a peer's session carried, and the two addresses that it has on this machine. Out: the same
-//! packet with those, all checksums carried along (RFC 1624), also inside the quote of an ICMP error, so that
-//! the socket which the error is about is found. README §13.
+//! In: a packet that a peer's session carried, and the two addresses that it has on this machine; or one of a service on
+//! 127.0.0.1, which leaves as the own alias's. Out: the same packet with those, all checksums carried along (RFC 1624),
+//! also inside the quote of an ICMP error, so that the socket which the error is about is found. README §13.
 //!
 //! | payload | also changed |
 //! |---|---|
@@ -56,7 +56,37 @@ impl From<RewriteError> for DropReason {
 /// # Errors
 /// [`RewriteError`], by what cannot be rewritten; the packet is then as it was.
 pub fn rewrite(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr) -> Result<(), RewriteError> {
-    let mut packet = Ipv4Mut::parse(packet)?;
+    readdress(Ipv4Mut::parse(packet)?, source, destination, Field::Checksum)
+}
+
+/// Overwrites the source of `packet`, one whole IPv4 packet or a super-packet of the device's, as [`rewrite`] does.
+///
+/// `is_partial`: the transport checksum's field holds the sum of the pseudo-header only, and still does afterwards.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn rewrite_source(packet: &mut [u8], source: Ipv4Addr, is_partial: bool) -> Result<(), RewriteError> {
+    let packet = Ipv4Mut::parse(packet)?;
+    let destination = packet.view().destination();
+    let field = if is_partial { Field::PseudoSum } else { Field::Checksum };
+    readdress(packet, source, destination, field)
+}
+
+/// What the transport checksum's field holds.
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    /// The checksum: the complement of the sum of everything.
+    Checksum,
+    /// The sum of the pseudo-header, not its complement.
+    PseudoSum,
+}
+
+fn readdress(
+    mut packet: Ipv4Mut<'_>,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    field: Field,
+) -> Result<(), RewriteError> {
     let view = packet.view();
     let protocol = view.protocol();
     let is_later_fragment = view.fragment_offset_bytes() != 0;
@@ -64,7 +94,7 @@ pub fn rewrite(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr) -> Re
     match (protocol, view.payload().len()) {
         (ip::TCP | ip::UDP | ip::ICMP, _) if is_later_fragment => {}
         (ip::TCP, ip::TCP_HEADER_BYTES..) | (ip::UDP, ip::UDP_HEADER_BYTES..) => {
-            update_transport(protocol, packet.payload(), change);
+            update_transport(protocol, packet.payload(), change, field);
         }
         (ip::ICMP, ip::ICMP_HEADER_BYTES..) => rewrite_icmp(&mut packet, source, destination)?,
         (ip::TCP | ip::UDP | ip::ICMP, _) => return Err(RewriteError::Truncated),
@@ -77,7 +107,7 @@ pub fn rewrite(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr) -> Re
 /// Counts `change` into the TCP or UDP checksum; returns the field before and after.
 ///
 /// `None` where `payload` ends before the checksum, or the protocol has none that covers addresses.
-fn update_transport(protocol: u8, payload: &mut [u8], change: Sum) -> Option<(u16, u16)> {
+fn update_transport(protocol: u8, payload: &mut [u8], change: Sum, holds: Field) -> Option<(u16, u16)> {
     let at = match protocol {
         ip::TCP => 16,
         ip::UDP => 6,
@@ -85,10 +115,14 @@ fn update_transport(protocol: u8, payload: &mut [u8], change: Sum) -> Option<(u1
     };
     let field = payload.get_mut(at..)?.first_chunk_mut::<2>()?;
     let old = u16::from_be_bytes(*field);
-    let new = match (protocol, old, change.update(old)) {
-        (ip::UDP, 0, _) => 0,
-        (ip::UDP, _, 0) => 0xffff,
-        (_, _, updated) => updated,
+    let new = match (holds, protocol, old) {
+        (Field::PseudoSum, _, _) => !change.update(!old),
+        (Field::Checksum, ip::UDP, 0) => 0,
+        (Field::Checksum, ip::UDP, _) => match change.update(old) {
+            0 => 0xffff,
+            updated => updated,
+        },
+        (Field::Checksum, _, _) => change.update(old),
     };
     *field = new.to_be_bytes();
     Some((old, new))
@@ -138,7 +172,7 @@ fn rewrite_quote(
     let transport = match protocol {
         ip::TCP | ip::UDP if is_later_fragment => None,
         // `None` also for TCP whose quote ends before the checksum, as 8 bytes do, or in its middle.
-        ip::TCP | ip::UDP => update_transport(protocol, quote.payload(), change),
+        ip::TCP | ip::UDP => update_transport(protocol, quote.payload(), change, Field::Checksum),
         ip::ICMP => None,
         _ => return Err(RewriteError::Quote),
     };

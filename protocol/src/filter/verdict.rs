@@ -9,6 +9,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::Target;
 use crate::drop::DropReason;
 use crate::wire::ip::{self, Ipv4};
 
@@ -21,8 +22,8 @@ const PACKET_BYTES_MAX: usize = 65_535;
 ///
 /// # Errors
 /// The reason to drop it.
-pub fn inbound(packet: &[u8]) -> Result<(), DropReason> {
-    carried(packet).map(|_| ())
+pub fn inbound(packet: &[u8]) -> Result<Ipv4<'_>, DropReason> {
+    carried(packet)
 }
 
 /// Judges a packet from an application and returns the alias that it is for.
@@ -33,15 +34,29 @@ pub fn inbound(packet: &[u8]) -> Result<(), DropReason> {
 /// # Errors
 /// The reason to drop it: [`DropReason::PacketUnknownAlias`] also for broadcast and multicast.
 pub fn outbound(packet: &[u8], own: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
-    let packet = carried(packet)?;
-    if packet.source() != own {
-        return Err(DropReason::PacketSource);
+    match outgoing(packet, own)? {
+        (packet, Target::Own) => Ok(packet.destination()),
+        (_, Target::Localhost) => Err(DropReason::PacketSource),
     }
+}
+
+/// Judges a packet from an application as [`outbound`] does, but lets 127.0.0.1 stand as its source, too: whether a
+/// service there may speak is for [`super::Access`] to say. Returns the packet and whose source address it has.
+///
+/// # Errors
+/// As [`outbound`].
+pub fn outgoing(packet: &[u8], own: Ipv4Addr) -> Result<(Ipv4<'_>, Target), DropReason> {
+    let packet = carried(packet)?;
+    let from = match packet.source() {
+        source if source == own => Target::Own,
+        Ipv4Addr::LOCALHOST => Target::Localhost,
+        _ => return Err(DropReason::PacketSource),
+    };
     let destination = packet.destination();
     if destination == own || destination.is_multicast() || destination.is_broadcast() {
         return Err(DropReason::PacketUnknownAlias);
     }
-    Ok(destination)
+    Ok((packet, from))
 }
 
 /// Reads a packet of a shape that is carried.

@@ -6,8 +6,8 @@
 //! No lock, and no allocation for each packet.
 //!
 //! ```text
-//! out   packet → filter::outbound → link of the destination → cut to the path → seal → Egress
-//! in    datagram → receiver of the index → open → filter::inbound → rewrite to (peer's alias → own) → TUN
+//! out   packet → filter → link of the destination → its Access → 127.0.0.1 to own → cut to the path → seal → Egress
+//! in    datagram → receiver of the index → open → filter → the link's Access → rewrite to (peer's alias → target) → TUN
 //! ```
 
 mod fragment;
@@ -20,11 +20,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::alias;
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
+use crate::filter::{self, Access, Flows, Share, Target};
 use crate::tunnel::{OpenError, Opener, Sealer};
 use crate::wire::{header, message};
-use crate::{alias, filter};
 
 pub use offload::{Offload, whole_packets};
 pub use outbound::{Outbound, send_packet};
@@ -71,6 +72,13 @@ pub enum Update {
         alias: Option<Ipv4Addr>,
         /// Where the link's bytes are counted.
         traffic: Arc<Traffic>,
+    },
+    /// What the member of a link may reach; by default everything on the own alias.
+    Reach {
+        /// The link's name.
+        link: LinkId,
+        /// The member's share.
+        share: Share,
     },
     /// A member's link is gone, with all its sessions.
     Unlink {
@@ -167,6 +175,7 @@ struct Link {
     alias: Option<Ipv4Addr>,
     route: Option<Route>,
     traffic: Arc<Traffic>,
+    access: Access,
     sent_noted_at: Option<Instant>,
     /// Something was sent since the last note of something received: the answer is worth a note at once.
     is_answer_due: bool,
@@ -184,6 +193,7 @@ pub struct Forwarder {
     receivers: BTreeMap<u32, Receiver>,
     links: BTreeMap<LinkId, Link>,
     by_alias: BTreeMap<Ipv4Addr, LinkId>,
+    flows: Flows,
     notes: VecDeque<Note>,
 }
 
@@ -196,6 +206,7 @@ impl Forwarder {
             receivers: BTreeMap::new(),
             links: BTreeMap::new(),
             by_alias: BTreeMap::new(),
+            flows: Flows::default(),
             notes: VecDeque::new(),
         }
     }
@@ -206,9 +217,16 @@ impl Forwarder {
             Update::Link { link, alias, traffic } => self.on_link(link, alias, traffic),
             Update::Unlink { link } => {
                 self.receivers.retain(|_, receiver| receiver.link != link);
+                self.flows.forget(link);
                 let gone = self.links.remove(&link);
                 if let Some(alias) = gone.and_then(|gone| gone.alias) {
                     self.by_alias.remove(&alias);
+                }
+            }
+            Update::Reach { link, share } => {
+                if let Some(known) = self.links.get_mut(&link) {
+                    let is_used = known.traffic.received_bytes() > 0;
+                    known.access.set(share, (link, &mut self.flows), is_used);
                 }
             }
             Update::Open { index, link, opener, packets } => {
@@ -275,7 +293,8 @@ impl Forwarder {
             Some(_) if !packets => Inbound::Drop(DropReason::ControlOnly),
             Some(_) => {
                 let Some(alias) = link.alias else { return Inbound::Drop(DropReason::ControlOnly) };
-                if let Err(reason) = admit(plaintext, alias, self.own) {
+                let own = self.own;
+                if let Err(reason) = link.admit(plaintext, (alias, own), (receiver.link, &self.flows), now) {
                     return Inbound::Drop(reason);
                 }
                 link.traffic.count_received(bytes);
@@ -289,8 +308,9 @@ impl Forwarder {
 
     /// Takes in one packet from an application, or a super-packet, and hands its datagrams to `egress`.
     ///
-    /// `offload` says what the device left undone; a checksum is completed in place. What must be held
-    /// ([`Outbound::Hold`]) is left as it was, and the engine gets it as [`whole_packets`].
+    /// `offload` says what the device left undone; a checksum is completed in place, and so is 127.0.0.1 as source made
+    /// the own alias. What must be held ([`Outbound::Hold`]) is otherwise left as it was, and the engine gets it as
+    /// [`whole_packets`].
     pub fn outbound(
         &mut self,
         packet: &mut [u8],
@@ -298,23 +318,36 @@ impl Forwarder {
         egress: &mut impl Egress,
         now: Instant,
     ) -> Outbound {
-        let destination = match filter::outbound(packet, self.own) {
-            Ok(destination) => destination,
+        let (view, from) = match filter::outgoing(packet, self.own) {
+            Ok(judged) => judged,
             Err(reason) => return Outbound::Drop(reason),
         };
+        let destination = view.destination();
         let Some((id, link)) =
             self.by_alias.get(&destination).and_then(|id| Some((*id, self.links.get_mut(id)?)))
         else {
             return Outbound::Drop(DropReason::PacketUnknownAlias);
         };
+        if let Err(reason) = link.access.outbound(&view, from, (id, &mut self.flows), now) {
+            return Outbound::Drop(reason);
+        }
+        if from == Target::Localhost {
+            let is_partial = offload.has_partial_checksum || offload.segment_bytes.is_some();
+            if let Err(error) = alias::rewrite_source(packet, self.own, is_partial) {
+                return Outbound::Drop(error.into());
+            }
+        }
         let Some(route) = &link.route else { return Outbound::Hold };
         if offload.has_partial_checksum && offload.segment_bytes.is_none() {
             offload::complete_checksum(packet);
         }
-        let outcome = match offload.segment_bytes {
+        let mut outcome = match offload.segment_bytes {
             None => send_packet(packet, route, &link.traffic, egress),
             Some(bytes) => outbound::send_super_packet(packet, bytes, (route, &link.traffic), egress),
         };
+        if from == Target::Localhost && !outcome.redirect(destination, Ipv4Addr::LOCALHOST) {
+            outcome = Outbound::Drop(DropReason::PacketTooLarge);
+        }
         if due(&mut link.sent_noted_at, now) {
             link.is_answer_due = true;
             self.notes.push_back(Note::Sent(id));
@@ -334,6 +367,7 @@ impl Forwarder {
             alias,
             route: None,
             traffic,
+            access: Access::default(),
             sent_noted_at: None,
             is_answer_due: false,
             received_noted_at: None,
@@ -346,6 +380,18 @@ impl Forwarder {
 }
 
 impl Link {
+    /// Filters a packet that came through the tunnel, and gives it the addresses that the session stands for.
+    fn admit(
+        &mut self,
+        packet: &mut [u8],
+        (peer, own): (Ipv4Addr, Ipv4Addr),
+        flows: (LinkId, &Flows),
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let target = self.access.inbound(&filter::inbound(packet)?, flows, now)?;
+        alias::rewrite(packet, peer, target.address(own)).map_err(DropReason::from)
+    }
+
     fn note_received(&mut self, id: LinkId, from: SocketAddr, now: Instant, notes: &mut VecDeque<Note>) {
         let is_answer = std::mem::take(&mut self.is_answer_due);
         if due(&mut self.received_noted_at, now) || is_answer {
@@ -356,12 +402,6 @@ impl Link {
             notes.push_back(Note::Source { link: id, from });
         }
     }
-}
-
-/// Filters a packet that came through the tunnel, and gives it the addresses that the session stands for.
-fn admit(packet: &mut [u8], peer: Ipv4Addr, own: Ipv4Addr) -> Result<(), DropReason> {
-    filter::inbound(packet)?;
-    alias::rewrite(packet, peer, own).map_err(DropReason::from)
 }
 
 /// Says whether a note may be made again, and remembers that it is.

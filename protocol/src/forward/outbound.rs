@@ -1,9 +1,11 @@
 //! One packet into its datagrams: whole where it fits the path, cut where it may be cut.
 
+use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
 use super::fragment::Fragments;
 use super::{Egress, Route, Traffic};
+use crate::alias;
 use crate::drop::DropReason;
 use crate::tunnel::segment::{TcpCut, UdpCut};
 use crate::wire::header::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
@@ -23,6 +25,17 @@ pub enum Outbound {
     TooLarge([u8; ip::ERROR_BYTES]),
     /// Silence.
     Drop(DropReason),
+}
+
+impl Outbound {
+    /// Makes what it tells about a packet for `peer`, if anything, reach the application at `service`; returns whether
+    /// that could be done.
+    pub(super) fn redirect(&mut self, peer: Ipv4Addr, service: Ipv4Addr) -> bool {
+        match self {
+            Self::TooLarge(error) => alias::rewrite(error, peer, service).is_ok(),
+            Self::Sent | Self::Hold | Self::Drop(_) => true,
+        }
+    }
 }
 
 /// Seals `packet`, its checksums complete, for `route`, in as many datagrams as the path asks for.

@@ -106,6 +106,11 @@ impl<'a> Ipv4<'a> {
         Ipv4Addr::new(a, b, c, d)
     }
 
+    /// What the fragments of one packet have in common (RFC 6864).
+    pub fn identification(&self) -> u16 {
+        u16::from_be_bytes([self.header[4], self.header[5]])
+    }
+
     /// Where the packet says it goes.
     pub fn destination(&self) -> Ipv4Addr {
         let [.., a, b, c, d] = *self.header;
@@ -165,6 +170,23 @@ impl<'a> Ipv4<'a> {
         Some((kind, code))
     }
 
+    /// The packet that an ICMP error quotes: its header, and at least the first 8 bytes behind it. `None` in anything
+    /// else, and where the quote is shorter or not of a packet that is carried.
+    pub fn quote(&self) -> Option<Self> {
+        let (kind, _) = self.icmp()?;
+        let (_, quote) = self.payload.split_first_chunk::<ICMP_HEADER_BYTES>()?;
+        if is_icmp_error(kind) { Self::parse_quote(quote).ok() } else { None }
+    }
+
+    /// As [`Ipv4Mut::parse_quote`].
+    fn parse_quote(quote: &'a [u8]) -> Result<Self, IpError> {
+        check_version(quote)?;
+        let (header, rest) = quote.split_first_chunk().ok_or(IpError::Malformed)?;
+        let claimed = Self { header, payload: rest }.total_length().saturating_sub(HEADER_BYTES);
+        let payload = rest.get(..claimed.min(rest.len())).filter(|payload| payload.len() >= QUOTED_BYTES);
+        Ok(Self { header, payload: payload.ok_or(IpError::Malformed)? })
+    }
+
     /// The change of a checksum over both addresses when these take their place.
     pub fn readdressed(&self, source: Ipv4Addr, destination: Ipv4Addr) -> Sum {
         Sum::default().replace_address(self.source(), source).replace_address(self.destination(), destination)
@@ -205,12 +227,9 @@ impl<'a> Ipv4Mut<'a> {
     /// # Errors
     /// [`IpError`], by what is wrong with the quoted header; [`IpError::Malformed`] below 28 bytes.
     pub fn parse_quote(quote: &'a mut [u8]) -> Result<Self, IpError> {
-        check_version(quote)?;
+        let held = Ipv4::parse_quote(quote)?.payload.len();
         let (header, rest) = quote.split_first_chunk_mut().ok_or(IpError::Malformed)?;
-        let claimed = Ipv4 { header, payload: rest }.total_length().saturating_sub(HEADER_BYTES);
-        let held = claimed.min(rest.len());
-        let payload = rest.get_mut(..held).filter(|payload| payload.len() >= QUOTED_BYTES);
-        Ok(Self { header, payload: payload.ok_or(IpError::Malformed)? })
+        Ok(Self { header, payload: rest.get_mut(..held).ok_or(IpError::Malformed)? })
     }
 
     /// The same packet, to be read.
