@@ -15,8 +15,9 @@ mod join;
 #[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
-mod many;
 mod machine;
+#[cfg(feature = "netns")]
+mod many;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
