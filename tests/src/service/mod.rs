@@ -1,5 +1,6 @@
 //! Servers of others, unchanged, on a host: sshd, PostgreSQL, redis. Each with keys, files and users of its own, gone when
-//! it is dropped; nothing of the machine's own configuration is read or changed.
+//! it is dropped; nothing of the machine's own configuration is read or changed. Their clients take whatever the
+//! program itself takes for an address: an alias or a name.
 
 mod postgres;
 mod redis;

@@ -1,6 +1,7 @@
 //! A PostgreSQL cluster of its own, run as the user `nobody` (it refuses root), and `psql`.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ impl Postgres {
     ///
     /// # Errors
     /// psql's own sentence.
-    pub fn query(&self, host: &Host, address: Ipv4Addr, query: &str) -> Result<String> {
+    pub fn query(&self, host: &Host, address: impl Display, query: &str) -> Result<String> {
         let address = address.to_string();
         let words = [
             "-X", "-A", "-t", "-w", "-h", &address, "-p", PORT, "-U", "postgres", "-d", "postgres", "-c",

@@ -1,5 +1,6 @@
 //! redis on 127.0.0.1 alone, and `redis-cli`.
 
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
@@ -34,7 +35,7 @@ impl Redis {
     ///
     /// # Errors
     /// No connection, or an error of the server.
-    pub fn ask_from(&self, host: &Host, address: Ipv4Addr, words: &[&str]) -> Result<String> {
+    pub fn ask_from(&self, host: &Host, address: impl Display, words: &[&str]) -> Result<String> {
         let (address, port) = (address.to_string(), self.port.to_string());
         let words = [&["-e", "-h", &address, "-p", &port], words].concat();
         let said = host.run("redis-cli", &words, CLIENT_LIMIT)?.success()?.stdout;

@@ -1,5 +1,6 @@
 //! sshd with a host key and one user key of its own, `ssh`, and rsync over it.
 
+use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ impl Ssh {
     ///
     /// # Errors
     /// ssh's own sentence, or the command fails.
-    pub fn run(&self, from: &Host, address: Ipv4Addr, command: &str) -> Result<String> {
+    pub fn run(&self, from: &Host, address: impl Display, command: &str) -> Result<String> {
         let (user, options) = (format!("root@{address}"), self.options());
         let mut words: Vec<_> = options.iter().map(String::as_str).collect();
         words.extend([user.as_str(), command]);
@@ -64,7 +65,7 @@ impl Ssh {
     ///
     /// # Errors
     /// rsync's own sentence, or the trees differ.
-    pub fn copy_tree(&self, from: &Host, address: Ipv4Addr) -> Result<()> {
+    pub fn copy_tree(&self, from: &Host, address: impl Display) -> Result<()> {
         let (near, far) = (self.folder.join("near"), self.folder.join("far"));
         grow_tree(&near)?;
         let shell = format!("ssh {}", self.options().join(" "));
