@@ -1,6 +1,5 @@
 //! A PostgreSQL cluster of its own, run as the user `nobody` (it refuses root), and `psql`.
 
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -72,7 +71,7 @@ impl Drop for Postgres {
 fn programs() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").map(|entries| entries.flatten().collect::<Vec<_>>());
     let folders = versions.unwrap_or_default().into_iter().map(|entry| entry.path().join("bin"));
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let mut all = folders.chain(std::env::split_paths(&path));
     let found = all.find(|folder| Path::new(folder).join("initdb").exists());
     found.context("PostgreSQL's server is missing (Debian: apt-get install postgresql)")
