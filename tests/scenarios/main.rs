@@ -3,11 +3,15 @@
 //! They need root, and are behind the feature `netns`: `cargo test --release -p tests --features netns`.
 
 #[cfg(feature = "netns")]
+mod applications;
+#[cfg(feature = "netns")]
 mod bad_use;
 #[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
 mod drop_stance;
+#[cfg(feature = "netns")]
+mod invites;
 #[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
@@ -17,6 +21,8 @@ mod loopback;
 #[cfg(feature = "netns")]
 mod machine;
 #[cfg(feature = "netns")]
+mod many;
+#[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
 mod privilege;
@@ -25,7 +31,11 @@ mod reach;
 #[cfg(feature = "netns")]
 mod restart;
 #[cfg(feature = "netns")]
+mod roaming;
+#[cfg(feature = "netns")]
 mod rogue;
+#[cfg(feature = "netns")]
+mod wan;
 
 #[cfg(not(feature = "netns"))]
 #[test]

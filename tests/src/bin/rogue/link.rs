@@ -108,7 +108,8 @@ impl Rogue {
         let time_ms = wall_ms()?;
         let prologue = veil::prologue(&header.to_bytes(), time_ms);
         let context = Context { psk: &epoch.psk(), prologue: &prologue };
-        let payload = Hello { suites: Suites::BOTH, digests }.encode_initiation(&[]);
+        let device = self.state.device.public();
+        let payload = Hello { device, suites: Suites::BOTH, digests }.encode_initiation(&[]);
         let own = match pretence.made_up_static {
             true => StaticSecret::from_bytes(random::bytes(&mut self.rng)),
             false => self.state.static_secret.clone(),
