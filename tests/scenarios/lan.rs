@@ -1,14 +1,13 @@
 //! Members on one network whose every known address is wrong: found again by announcements, which answer nobody.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::capture::{Capture, Frame};
 use tests::probe::{besiege, probes, was_a_siege};
-use tests::{Host, Lab, Pair, scenario, wait};
+use tests::{Host, Pair, scenario, wait};
 
 /// protocol/README §4.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 86, 73);
