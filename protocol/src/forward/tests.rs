@@ -102,7 +102,7 @@ fn a_super_packet_of_an_exposed_service_becomes_right_packets() {
 fn fragments_of_an_exposed_service_are_translated_and_reach_one() {
     let (mut here, mut there) = (End::new(HERE), End::new(THERE));
     here.reach(Policy::ExposedOnly, &[REDIS]);
-    there.reach(Policy::ExposedOnly, &[REDIS]);
+    there.reach(Policy::ExposedOnly, &[40_000]);
     let whole = from_redis(UDP, &[7; 3_000]).build(LOCALHOST, HERE.1);
     // As the kernel cuts it, each longer than the path, so that they are cut again on the way.
     let fragments = fragment::Fragments::new(&whole, 1_420).unwrap();
