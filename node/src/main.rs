@@ -3,6 +3,7 @@
 mod command;
 mod config;
 mod control;
+mod doctor;
 mod driver;
 mod loopback;
 mod metrics;

@@ -68,8 +68,12 @@ reasons! {
     ObjectInvalid => "object_invalid",
     /// An object of a kind that is not known.
     ObjectUnknown => "object_unknown",
+    /// An object dated far ahead of this node's clock.
+    ObjectAhead => "object_ahead",
     /// An object beyond a bound of the set.
     ObjectBound => "object_bound",
+    /// An epoch secret that is not the one that its Epoch names.
+    SecretInvalid => "secret_invalid",
     /// A packet on a session that carries control messages only.
     ControlOnly => "control_only",
 

@@ -30,6 +30,9 @@ const SOURCE: Rate = Rate { per_second: 20.0, burst: 40.0 };
 /// than a fifth of the nonces.
 const JOINS: Rate = Rate { per_second: 50.0, burst: 100.0 };
 
+/// Initiations looked at under an epoch that is not the newest (specified: README §7): members that slept, few at a time.
+const OLD_EPOCHS: Rate = Rate { per_second: 10.0, burst: 20.0 };
+
 /// Sources and peers counted at once. Only holders of a key get this far.
 const MAX_BUCKETS: usize = 4_096;
 /// Initiations of one peer that are older than the newest answered one are late copies, for this long. A peer whose
@@ -55,6 +58,7 @@ pub struct Gate {
     order: VecDeque<(Instant, [u8; 24])>,
     sources: Buckets<IpAddr>,
     joins: Bucket,
+    old_epochs: Bucket,
     peers: Buckets<StaticKey>,
     newest: BTreeMap<StaticKey, (u64, Instant)>,
     /// The newest initiation of each peer that was heard and left unanswered for its rate.
@@ -71,6 +75,7 @@ impl Gate {
             order: VecDeque::new(),
             sources: Buckets::new(SOURCE),
             joins: Bucket::new(JOINS),
+            old_epochs: Bucket::new(OLD_EPOCHS),
             peers: Buckets::new(PEER),
             newest: BTreeMap::new(),
             unanswered: BTreeMap::new(),
@@ -114,6 +119,20 @@ impl Gate {
     ) -> Result<(), DropReason> {
         self.look(question, wall_ms, now)?;
         if self.joins.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    /// Says the same of an initiation under an epoch that is not the newest, of which there may also be too many in all.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn look_under_old(
+        &mut self,
+        question: &Question,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.look(question, wall_ms, now)?;
+        if self.old_epochs.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
     }
 
     /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. One that is late,

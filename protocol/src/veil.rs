@@ -22,6 +22,9 @@ pub const QUESTION: u8 = 1;
 /// Type of a witness's answer (class join).
 pub const ANSWER: u8 = 2;
 
+/// Bytes of a member-class datagram beyond its body: header, time, type, tag.
+pub const MEMBER_OVERHEAD_BYTES: usize = 28 + 8 + 1 + 16;
+
 /// The content of a veiled datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Veiled {

@@ -7,7 +7,7 @@ use protocol::alias::Pin;
 use protocol::engine::Ticket;
 use protocol::identity::{DeviceId, VpiId};
 use protocol::membership::epoch::EpochSecret;
-use protocol::membership::object::Object;
+use protocol::membership::object::{Body, Object};
 
 /// One host's disk.
 #[derive(Default)]
@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     pub(crate) pins: Vec<Pin>,
     /// Where each member was last reached.
     pub(crate) remembered: BTreeMap<DeviceId, SocketAddr>,
+    /// The newest word of where each device is.
+    pub(crate) presences: BTreeMap<DeviceId, Object>,
     /// The token's text and the question, while this host is no member.
     pub(crate) joining: Option<(String, Vec<u8>)>,
     pub(crate) is_member: bool,
@@ -33,6 +35,13 @@ pub(crate) enum Write {
 }
 
 impl Disk {
+    /// Keeps the newest word of where a device is.
+    pub(crate) fn remember_presence(&mut self, object: Object) {
+        if let Body::Presence(presence) = object.body() {
+            self.presences.insert(presence.device, object);
+        }
+    }
+
     /// Finishes the write that was asked for first; returns its ticket, if the engine waits for it.
     pub(crate) fn commit_first(&mut self) -> Option<Ticket> {
         match self.under_way.pop_front()? {

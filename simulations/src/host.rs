@@ -152,7 +152,8 @@ impl Host {
     pub(crate) fn start_commands(&self) -> Vec<Command> {
         let remembered = || self.disk.remembered.iter();
         let remember = remembered().map(|(device, address)| Command::Remember(*device, *address));
-        remember.chain(remembered().map(|(device, _)| Command::Connect(*device))).collect()
+        let presences = self.disk.presences.values().cloned().map(Command::Presence);
+        remember.chain(presences).chain(remembered().map(|(device, _)| Command::Connect(*device))).collect()
     }
 
     /// The device whose alias this is, as this host's file of aliases says.

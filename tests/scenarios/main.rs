@@ -11,6 +11,8 @@ mod join;
 #[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
+mod machine;
+#[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
 mod reach;

@@ -30,7 +30,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Ex
     // One that cannot be taken off does not keep the others on.
     let (mut gone, mut failed) = (Vec::new(), None);
     for plan in &plans {
-        match machine::clear(plan) {
+        match machine::clear(context, plan) {
             Ok(()) => gone.push(plan.device.as_str()),
             Err(error) => failed = failed.or(Some(error)),
         }

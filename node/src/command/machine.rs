@@ -14,6 +14,7 @@ use crate::{
         sentence,
     },
     loopback::{self, Firewall},
+    store::journal::{Installed, Journal},
 };
 
 /// Checks that this process may change the machine.
@@ -60,7 +61,7 @@ fn judge_network(own: &Hello, node: &Hello) -> Result<(), Failure> {
 /// # Errors
 /// When the system refuses a part of it, or the node does not attach; membership itself stands.
 pub(crate) fn settle(context: &Context, entered: &Entered, node: &Hello) -> anyhow::Result<()> {
-    let settled = install(&entered.plan, node.uid).and_then(|()| attach(context, entered.id));
+    let settled = install(context, &entered.plan, node.uid).and_then(|()| attach(context, entered.id));
     settled.map_err(|error| {
         let message = format!(
             "{} is entered, but this machine is not set up for it: {}",
@@ -71,8 +72,10 @@ pub(crate) fn settle(context: &Context, entered: &Entered, node: &Hello) -> anyh
     })
 }
 
-fn install(plan: &Plan, owner_uid: u32) -> anyhow::Result<()> {
-    let firewall = wait_for(loopback::install(&checked(plan)?, owner_uid))??;
+fn install(context: &Context, plan: &Plan, owner_uid: u32) -> anyhow::Result<()> {
+    let checked = checked(plan)?;
+    Journal::begin(&context.door.state, &Installed::from(&checked))?;
+    let firewall = wait_for(loopback::install(&checked, owner_uid))??;
     if firewall == Firewall::NoNft {
         warn!(device = plan.device, "nft is not installed: set up without the firewall table");
     }
@@ -90,16 +93,22 @@ fn attach(context: &Context, vpi: VpiId) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the system refuses.
-pub(crate) fn clear(plan: &Plan) -> anyhow::Result<()> {
-    let removed = wait_for(loopback::remove(&checked(plan)?))?;
-    removed.with_context(|| format!("cannot take {} off this machine", plan.device))
+pub(crate) fn clear(context: &Context, plan: &Plan) -> anyhow::Result<()> {
+    let checked = checked(plan)?;
+    let removed = wait_for(loopback::remove(&checked))?;
+    removed.with_context(|| format!("cannot take {} off this machine", plan.device))?;
+    Ok(Journal::end(&context.door.state, &Installed::from(&checked))?)
 }
 
 fn checked(plan: &Plan) -> anyhow::Result<loopback::Plan> {
     Ok(loopback::Plan::new(&plan.device, plan.prefix, plan.own)?)
 }
 
-fn wait_for<T>(work: impl Future<Output = T>) -> io::Result<T> {
+/// Runs `work` on a runtime of its own.
+///
+/// # Errors
+/// When the system gives no runtime.
+pub(super) fn wait_for<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 

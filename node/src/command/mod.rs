@@ -6,6 +6,7 @@
 
 mod argument;
 mod create;
+mod doctor;
 mod down;
 mod invite;
 mod join;
@@ -61,6 +62,8 @@ enum Command {
     Status(status::Arguments),
     /// Measure the round trip to a member.
     Ping(ping::Arguments),
+    /// Tell what is wrong or left over on this machine.
+    Doctor(doctor::Arguments),
 }
 
 /// What every command knows.
@@ -99,6 +102,7 @@ impl Command {
             Self::Join(arguments) => join::run(context, arguments),
             Self::Status(arguments) => status::run(context, arguments),
             Self::Ping(arguments) => ping::run(context, arguments),
+            Self::Doctor(arguments) => doctor::run(context, &arguments),
         }
     }
 }

@@ -18,6 +18,7 @@ mod status;
 mod vpi;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -29,6 +30,7 @@ use crate::control::server::Server;
 use crate::control::{Exit, Failure};
 use crate::loopback::{self, Firewall};
 use crate::privilege;
+use crate::store::journal::{Installed, Journal};
 use crate::store::settings::VpiSettings;
 use crate::store::state::{Owner, State};
 
@@ -47,7 +49,7 @@ pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
         return Err(Failure::new(Exit::Failed, message, "chown -R it to the user of --user").into());
     }
     let vpis = VpiSettings::list(state.dir())?;
-    runtime()?.block_on(prepare(&vpis, owner))?;
+    runtime()?.block_on(prepare(state.dir(), &vpis, owner))?;
     privilege::give_up(owner)?;
     runtime()?.block_on(serve(options, state, vpis))
 }
@@ -57,10 +59,11 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Sets the machine up for every VPI, or finds out that it is.
-async fn prepare(vpis: &[VpiSettings], owner: Owner) -> anyhow::Result<()> {
+async fn prepare(dir: &Path, vpis: &[VpiSettings], owner: Owner) -> anyhow::Result<()> {
     for vpi in vpis {
-        let plan = loopback::Plan::new(&vpi.device, vpi.prefix, vpi.alias)?;
+        let plan = loopback::Plan::of(vpi)?;
         if privilege::is_root() {
+            Journal::begin(dir, &Installed::from(&plan))?;
             let firewall = loopback::install(&plan, owner.user).await;
             if firewall.with_context(|| format!("cannot set this machine up for {}", vpi.name))?
                 == Firewall::NoNft
@@ -100,7 +103,7 @@ fn announce_ready(node: &Node) -> anyhow::Result<()> {
     // sd_notify(3); a manager that is not there is no failure.
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
         let notified = std::os::unix::net::UnixDatagram::unbound()
-            .and_then(|sender| sender.send_to(b"READY=1", std::path::Path::new(&socket)));
+            .and_then(|sender| sender.send_to(b"READY=1", Path::new(&socket)));
         if let Err(error) = notified {
             warn!(%error, "the service manager could not be told");
         }

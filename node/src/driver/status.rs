@@ -77,6 +77,7 @@ fn of_state(state: MemberState) -> status::MemberState {
         MemberState::Connecting => status::MemberState::Connecting,
         MemberState::Direct => status::MemberState::Direct,
         MemberState::Unreachable => status::MemberState::Unreachable,
+        MemberState::Removed => status::MemberState::Removed,
     }
 }
 

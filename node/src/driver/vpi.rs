@@ -239,6 +239,7 @@ impl Vpi {
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
+            Event::Signed { .. } | Event::Left { .. } | Event::Removed | Event::Presence(_) => {}
             Event::Reached { device, remote } => {
                 self.reached.insert(device, remote);
             }

@@ -37,9 +37,9 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use firewall::Firewall;
+pub(crate) use firewall::{Firewall, Listing, rule_text, ruleset};
 use plan::Missing;
-pub(crate) use plan::{DEVICE_PREFIX, Plan};
+pub(crate) use plan::{DEVICE_PREFIX, Plan, Transport};
 pub(crate) use pool::choose;
 
 /// Why the machine is not as it should be.
@@ -103,6 +103,42 @@ pub(crate) async fn install(plan: &Plan, owner_uid: u32) -> Result<Firewall, Loo
     firewall::load(plan)
 }
 
+/// Puts the firewall table in force as `plan` has it, for when only its exposures changed; `None`, and nothing done,
+/// when the VPI is not on this machine: [`install`] will do it.
+///
+/// # Errors
+/// [`LoopbackError`]; the former table is then still in force.
+pub(crate) async fn expose(plan: &Plan) -> Result<Option<Firewall>, LoopbackError> {
+    let netlink = Netlink::open().map_err(failed("netlink"))?;
+    match netlink.device(plan.device()).await.map_err(failed("the device"))? {
+        Some(_) => firewall::load(plan).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What of one VPI is on this machine, whole or in part: what [`remove`] would take off. The firewall table only if
+/// the caller may ask for it.
+///
+/// # Errors
+/// [`LoopbackError::Io`] when the kernel cannot be asked, [`LoopbackError::Foreign`] for a device of another kind.
+pub(crate) async fn present(plan: &Plan) -> Result<Vec<&'static str>, LoopbackError> {
+    let netlink = Netlink::open().map_err(failed("netlink"))?;
+    let routes = netlink.local_routes().await.map_err(failed("the routes"))?;
+    let mut present = Vec::new();
+    match netlink.device(plan.device()).await.map_err(failed("the device"))? {
+        Some(Device { tun: None, .. }) => return Err(LoopbackError::Foreign(plan.device().to_owned())),
+        Some(_) => present.push("its device"),
+        None => {}
+    }
+    if routes.iter().any(|route| route.is_guard_of(plan)) {
+        present.push("its guard route");
+    }
+    if firewall::is_loaded(plan) {
+        present.push("its firewall table");
+    }
+    Ok(present)
+}
+
 /// Takes one VPI off this machine: firewall table, device with all that hangs on it, guard.
 ///
 /// A part that is not there is done. Works while a node is attached, which then reads `EBADFD`.
@@ -118,6 +154,24 @@ pub(crate) async fn remove(plan: &Plan) -> Result<(), LoopbackError> {
         None => {}
     }
     netlink.delete_guard(plan).await.map_err(failed("the guard route"))
+}
+
+/// Takes only the guard route off, for when the device's name is another VPI's by now.
+///
+/// # Errors
+/// [`LoopbackError`].
+pub(crate) async fn remove_guard(plan: &Plan) -> Result<(), LoopbackError> {
+    let netlink = Netlink::open().map_err(failed("netlink"))?;
+    netlink.delete_guard(plan).await.map_err(failed("the guard route"))
+}
+
+/// The names of all devices that are up.
+///
+/// # Errors
+/// [`LoopbackError::Io`] when the kernel cannot be asked.
+pub(crate) async fn devices_up() -> Result<Vec<String>, LoopbackError> {
+    let netlink = Netlink::open().map_err(failed("netlink"))?;
+    netlink.devices_up().await.map_err(failed("the devices"))
 }
 
 /// Says what of the set-up is not there; nothing when all is. Needs no right, so the firewall is not judged.

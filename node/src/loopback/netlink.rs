@@ -99,6 +99,19 @@ impl Netlink {
         }
     }
 
+    /// The names of all devices that are up.
+    pub(super) async fn devices_up(&self) -> io::Result<Vec<String>> {
+        let found = collected(self.handle.link().get().execute()).await?;
+        let up = found.iter().filter(|link| link.header.flags.contains(LinkFlags::Up));
+        let name = |link: &LinkMessage| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            })
+        };
+        Ok(up.filter_map(name).collect())
+    }
+
     /// All IPv4 addresses of this machine.
     pub(super) async fn addresses(&self) -> io::Result<Vec<Address>> {
         let mut request = self.handle.address().get();

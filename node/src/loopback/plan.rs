@@ -1,9 +1,11 @@
 //! What one VPI is to have on this machine, checked once, and what of it can be missing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::{LoopbackError, pool};
+use crate::store::settings::VpiSettings;
 use crate::tun;
 
 /// *Specified* (protocol/README): the MTU of every VPI's device, in bytes.
@@ -12,6 +14,24 @@ pub(crate) const MTU_BYTES: u32 = 1420;
 /// *Chosen*: every device's name begins so, which keeps clear of other tools' devices and nft's keywords.
 pub(crate) const DEVICE_PREFIX: &str = "vpi-";
 
+/// What carries a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
 /// What one VPI has on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -19,6 +39,7 @@ pub(crate) struct Plan {
     prefix: Ipv4Addr,
     own: Ipv4Addr,
     mtu_bytes: u32,
+    exposed: BTreeSet<(Transport, u16)>,
 }
 
 impl Plan {
@@ -41,7 +62,20 @@ impl Plan {
         if !pool::is_within(own, prefix) || matches!(own.octets(), [_, _, 0, 0] | [_, _, 255, 255]) {
             return Err(LoopbackError::Own(own));
         }
-        Ok(Self { device: device.to_owned(), prefix, own, mtu_bytes: MTU_BYTES })
+        Ok(Self { device: device.to_owned(), prefix, own, mtu_bytes: MTU_BYTES, exposed: BTreeSet::new() })
+    }
+
+    /// What the settings of a VPI ask for.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(crate) fn of(settings: &VpiSettings) -> Result<Self, LoopbackError> {
+        Self::new(&settings.device, settings.prefix, settings.alias)
+    }
+
+    /// The same, with these services on 127.0.0.1 let through the firewall table, whoever may reach them.
+    pub(crate) fn exposing(self, services: impl IntoIterator<Item = (Transport, u16)>) -> Self {
+        Self { exposed: services.into_iter().collect(), ..self }
     }
 
     /// The TUN device's name.
@@ -57,6 +91,11 @@ impl Plan {
     /// The own alias.
     pub(crate) fn own(&self) -> Ipv4Addr {
         self.own
+    }
+
+    /// Ports of 127.0.0.1 that members may reach, in order.
+    pub(crate) fn exposed(&self) -> &BTreeSet<(Transport, u16)> {
+        &self.exposed
     }
 
     /// The device's MTU.

@@ -203,8 +203,9 @@ fn packets_from_the_tunnel_are_answered_whatever_rp_filter_says() {
             }
             install(&plan(), 0).await.unwrap();
             let tun = Tun::attach("vpi-home").unwrap();
-            // An exposed service may answer; this test has none, so the rule that keeps it in goes.
+            // An exposed service may answer; this test has none, so the rules that keep it in go.
             run("nft flush chain ip vpi-home postrouting");
+            run("nft flush chain ip vpi-home input");
             for to in [OWN, Ipv4Addr::LOCALHOST] {
                 tun.send(&echo_request(PEER, to)).unwrap();
                 let reply = next_packet(&tun);
@@ -227,6 +228,61 @@ fn firewall_keeps_127_0_0_1_from_answering_into_the_tunnel() {
         assert_eq!(&next_packet(&tun)[12..16], &OWN.octets());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(socket.send_to(b"x", (PEER, 9)).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    });
+}
+
+#[test]
+fn firewall_lets_exposed_services_of_127_0_0_1_through_and_follows_their_changes() {
+    in_own_namespace_async(|| async {
+        assert_eq!(expose(&plan()).await.unwrap(), None, "nothing is set up");
+        install(&plan(), 0).await.unwrap();
+        let tun = Tun::attach("vpi-home").unwrap();
+        let service = UdpSocket::bind((Ipv4Addr::LOCALHOST, PORT)).unwrap();
+        let unexposed = UdpSocket::bind((Ipv4Addr::LOCALHOST, PORT + 1)).unwrap();
+        let call = || tun.send(&udp_datagram(PEER, Ipv4Addr::LOCALHOST)).unwrap();
+        let answer = |socket: &UdpSocket| socket.send_to(b"answer", (PEER, PORT)).is_ok();
+
+        call();
+        assert!(is_silent(&service) && !answer(&service));
+
+        let tcp_only = plan().exposing([(Transport::Tcp, PORT)]);
+        assert_eq!(expose(&tcp_only).await.unwrap(), Some(Firewall::Loaded));
+        call();
+        assert!(is_silent(&service) && !answer(&service));
+
+        let both = plan().exposing([(Transport::Tcp, PORT), (Transport::Udp, PORT), (Transport::Udp, 53)]);
+        assert_eq!(expose(&both).await.unwrap(), Some(Firewall::Loaded));
+        call();
+        assert!(!is_silent(&service) && answer(&service) && !answer(&unexposed));
+        assert_eq!(&next_packet(&tun)[12..16], &Ipv4Addr::LOCALHOST.octets());
+
+        // Repeating the set-up with the same plan keeps what is exposed; without it, nothing is.
+        install(&both, 0).await.unwrap();
+        assert!(answer(&service));
+        expose(&plan()).await.unwrap();
+        call();
+        assert!(is_silent(&service) && !answer(&service));
+    });
+}
+
+#[test]
+fn firewall_lets_nothing_in_by_the_device_but_to_the_own_alias() {
+    in_own_namespace_async(|| async {
+        install(&plan(), 0).await.unwrap();
+        // Another address of this machine, which a rule of routing alone would not protect.
+        run("ip address add 10.7.7.7/32 dev lo");
+        let tun = Tun::attach("vpi-home").unwrap();
+        let service = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+        let elsewhere = Ipv4Addr::new(10, 7, 7, 7);
+        tun.send(&udp_datagram(PEER, elsewhere)).unwrap();
+        assert!(is_silent(&service));
+        tun.send(&udp_datagram(PEER, OWN)).unwrap();
+        assert!(!is_silent(&service));
+
+        // The control: without the table, it arrives.
+        run("nft delete table ip vpi-home");
+        tun.send(&udp_datagram(PEER, elsewhere)).unwrap();
+        assert!(!is_silent(&service));
     });
 }
 

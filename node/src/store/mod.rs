@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! DIR/lock                        held by the one running node, with its process id        state
+//! DIR/journal                     what was put on this machine outside of this folder      journal
 //! DIR/keys/device                 this device's Ed25519 seed                               keys
 //! DIR/keys/<vpi>/…                static-<counter>, epoch-<number>-<tag>, root             keys
 //! DIR/keys/<vpi>/joining          a join that was asked and is not yet answered            pending
@@ -21,6 +22,7 @@ pub(crate) mod aliases;
 mod error;
 pub(crate) mod floor;
 pub(crate) mod index;
+pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod objects;
 pub(crate) mod pending;

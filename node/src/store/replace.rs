@@ -5,10 +5,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
+
 use super::StoreError;
+use super::state::Owner;
 
 /// Permission bits of every file in the state folder.
 pub(super) const PRIVATE: u32 = 0o600;
@@ -18,8 +21,20 @@ pub(super) const PRIVATE: u32 = 0o600;
 /// # Errors
 /// [`StoreError::Io`]; `path` then holds the former content or all of the next one.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    replace_with(path, bytes, None)
+}
+
+/// [`replace`] by root in a folder that another user owns: the file is `owner`'s. Anybody else's stay their own.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn replace_for(path: &Path, bytes: &[u8], owner: Owner) -> Result<(), StoreError> {
+    replace_with(path, bytes, Some(owner).filter(|_| geteuid().is_root()))
+}
+
+fn replace_with(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), StoreError> {
     let next = beside(path, "new");
-    let written = write_next(&next, bytes).and_then(|()| fs::rename(&next, path));
+    let written = write_next(&next, bytes, owner).and_then(|()| fs::rename(&next, path));
     if written.is_err() {
         // The former content still stands; a leftover would only be overwritten by the next attempt.
         let _ = fs::remove_file(&next);
@@ -87,12 +102,16 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn write_next(next: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_next(next: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
     match fs::remove_file(next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(next)?;
+    if let Some(Owner { user, group }) = owner {
+        // By the descriptor: the name may be another file's by now.
+        fchown(&file, Some(user), Some(group))?;
+    }
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -96,6 +96,16 @@ pub(crate) fn create(name: &str, owner: u32) -> Result<(), TunError> {
         })
 }
 
+/// Whether this kernel's driver can hand out and take super-packets at all.
+///
+/// # Errors
+/// [`TunError::NoDriver`], [`TunError::DriverForbidden`], or what else the kernel says.
+pub(crate) fn has_offloads() -> Result<bool, TunError> {
+    let driver = open_driver(DRIVER)?;
+    let features = sys::features(driver.as_fd()).map_err(|error| cause(DRIVER, error))?;
+    Ok(features & libc::IFF_VNET_HDR as libc::c_uint != 0)
+}
+
 /// An open TUN device. Dropping it detaches; the device itself stays.
 pub(crate) struct Tun {
     device: SyncDevice,

@@ -40,6 +40,17 @@ pub(super) fn set_persistent(driver: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(driver.as_raw_fd(), libc::TUNSETPERSIST, on) })
 }
 
+/// What the driver can do (`IFF_…` bits), without a device.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn features(driver: BorrowedFd<'_>) -> io::Result<libc::c_uint> {
+    let mut features: libc::c_uint = 0;
+    // SAFETY: the descriptor is open, and TUNGETFEATURES writes one unsigned int.
+    check(unsafe { libc::ioctl(driver.as_raw_fd(), libc::TUNGETFEATURES, &raw mut features) })?;
+    Ok(features)
+}
+
 /// Whether the device is up, and whether it also runs: packets that leave one that does not are lost.
 ///
 /// # Errors

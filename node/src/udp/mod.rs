@@ -17,6 +17,7 @@ mod socket;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub(crate) use addresses::interface_addresses;
 pub(crate) use batch::Batch;
@@ -26,6 +27,7 @@ pub(crate) use received::Received;
 #[cfg(test)]
 use socket::Refusal;
 pub(crate) use socket::Socket;
+pub(crate) use watch::AddressWatch;
 
 /// Why the socket could not be opened.
 #[derive(Debug, Error)]

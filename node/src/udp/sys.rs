@@ -5,8 +5,11 @@
 use std::io;
 use std::mem::{self, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::batch::{BATCH_MAX, Message};
 use super::received::{Entry, MESSAGE_BYTES, MESSAGES_MAX};
@@ -29,6 +32,15 @@ const CALL_MAX: usize = if BATCH_MAX > MESSAGES_MAX { BATCH_MAX } else { MESSAGE
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
+
+/// Has the caller's tokio runtime tell when something can be read from `socket`.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor, the same at every call, until it is dropped; the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
 
 /// Receives messages without waiting, the first into the first slot of `slots` and so on.
 ///

@@ -6,9 +6,9 @@ use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
 use crate::filter::Reach;
-use crate::identity::DeviceId;
-use crate::membership::founding::{self, Addresses, InviteError, InviteWish, Inviter};
-use crate::membership::token::Token;
+use crate::identity::{DeviceId, InviteId, StaticSecret};
+use crate::membership::founding::InviteWish;
+use crate::membership::object::{Object, Reason};
 use crate::wire::message::Message;
 
 /// What an invite is to be, and the addresses that its token names.
@@ -22,6 +22,17 @@ pub struct InviteRequest {
     pub offline: bool,
 }
 
+/// Who is to be removed, and why.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// The member.
+    pub target: DeviceId,
+    /// Why, for the others to see.
+    pub reason: Reason,
+    /// Sign even though this node has not settled with another member since it started.
+    pub offline: bool,
+}
+
 /// Something that this machine wants or tells.
 #[derive(Debug)]
 pub enum Command {
@@ -29,6 +40,21 @@ pub enum Command {
     Stored(Ticket),
     /// Make an invite; answered by [`Event::Invited`] with this ticket.
     Invite(Ticket, Box<InviteRequest>),
+    /// Remove a member; answered by [`Event::Signed`].
+    Remove(Ticket, Removal),
+    /// Take an invite back, `true`: even though this node has not settled with another member since it started; answered
+    /// by [`Event::Signed`].
+    Revoke(Ticket, InviteId, bool),
+    /// Leave the VPI; answered by [`Event::Left`], after which the engine is silent.
+    Leave(Ticket),
+    /// The addresses at which this machine may be reached, the best first: at the start, and whenever they change.
+    Addresses(Vec<SocketAddr>),
+    /// A former static key of this device's.
+    Static(StaticSecret),
+    /// Make this the static key of this device; it is on disk.
+    Rekey(StaticSecret),
+    /// A Presence that was remembered.
+    Presence(Object),
     /// Measure the round trip to a member, waking the link if need be; answered by [`Event::Pong`], or not.
     Ping(Ticket, DeviceId),
     /// A member may be reached at this address.
@@ -47,8 +73,25 @@ impl Engine {
             Command::Stored(ticket) => self.on_stored(ticket, time),
             Command::Invite(ticket, request) => {
                 let outcome = self.make_invite(&request, time);
-                self.acknowledge(Acknowledgement::Token(Event::Invited { ticket, outcome }), time);
+                self.acknowledge(Acknowledgement::Reply(Event::Invited { ticket, outcome }), time);
             }
+            Command::Remove(ticket, removal) => {
+                let outcome = self.remove(&removal, time);
+                self.acknowledge(Acknowledgement::Reply(Event::Signed { ticket, outcome }), time);
+            }
+            Command::Revoke(ticket, invite, offline) => {
+                let outcome = self.revoke((invite, offline), time);
+                self.acknowledge(Acknowledgement::Reply(Event::Signed { ticket, outcome }), time);
+            }
+            Command::Leave(ticket) => {
+                if let Err(error) = self.leave(ticket, time) {
+                    self.out.events.push_back(Event::Left { ticket, outcome: Err(error) });
+                }
+            }
+            Command::Static(secret) => self.add_static(secret),
+            Command::Rekey(secret) => self.rekey_static(secret, time),
+            Command::Addresses(addresses) => self.on_addresses(addresses, time),
+            Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {
                 if let Some(peer) = self.peers.get_mut(&device) {
                     peer.pings.wait(ticket);
@@ -62,6 +105,7 @@ impl Engine {
             Command::Remember(device, address) => {
                 if let Some(peer) = self.peers.get_mut(&device) {
                     peer.path.add_candidate(address);
+                    peer.has_met = true;
                 }
             }
             Command::Connect(device) => self.wake(&device, time),
@@ -70,25 +114,10 @@ impl Engine {
         }
     }
 
-    fn make_invite(&mut self, request: &InviteRequest, time: Time) -> Result<Box<Token>, InviteError> {
-        // A disk that went back would make this admin sign a second history (README §12).
-        if !self.has_settled && !self.peers.is_empty() && !request.offline {
-            return Err(InviteError::Unsettled);
+    pub(super) fn close_all(&mut self, time: Time) {
+        if let Some(arrived) = self.arriving.take() {
+            self.store(arrived.objects, Vec::new());
         }
-        let inviter = Inviter {
-            admin: &self.config.device,
-            membership: self.roster.membership(),
-            epoch: self.roster.newest_epoch().ok_or(InviteError::Chain)?,
-            wall_secs: time.wall_secs(),
-        };
-        let addresses = Addresses { members: &request.members, beacons: &[] };
-        let token = founding::invite(&mut self.rng, &inviter, &request.wish, addresses)?;
-        let taken = self.roster.insert([token.invite_object().clone()]);
-        self.on_news(taken, None, time);
-        Ok(Box::new(token))
-    }
-
-    fn close_all(&mut self, time: Time) {
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.send_message(&device, &Message::Close { reason: 0 }, time);

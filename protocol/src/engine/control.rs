@@ -2,18 +2,19 @@
 
 use std::net::SocketAddr;
 
+use super::news::{Origin, is_urgent};
 use super::outbox::Event;
-use super::peer::Settlement;
+use super::peer::{Peer, Settlement};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::forward::{Note, Update};
 use crate::identity::{DeviceId, ObjectId};
 use crate::membership::exchange;
-use crate::membership::object::Object;
+use crate::membership::object::{Kind, Object};
 use crate::path::Probe;
 use crate::tunnel::timers::REKEY_AFTER_DATAGRAMS;
-use crate::wire::message::{Message, MessageError, NEWS_PAGE, PAGE_IDS};
+use crate::wire::message::{Message, MessageError};
 
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
 const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
@@ -43,11 +44,11 @@ impl Engine {
                 let list = self.roster.list(kind, page);
                 self.send_message(&device, &list, time);
             }
-            Message::List { kind, page, ids } => {
-                let objects = self.roster.objects();
-                peer.exchange.on_list((kind, page), &ids, |id| objects.get(id).is_some());
-            }
+            Message::List { kind, page, ids } => self.on_list(&device, (kind, page), &ids, time),
+            Message::Have { ids } => self.on_have(&device, &ids, time),
             Message::Get { id, offset } => self.on_get(&device, id, offset, time),
+            Message::Ask { id } => self.on_ask(&device, id, time),
+            Message::Secret { id, secret } => outcome = self.on_secret(&device, (id, secret), time),
             Message::Piece { id, offset, total, bytes } => {
                 if let Some(object) = peer.exchange.on_piece(id, (offset, total), bytes) {
                     outcome = self.on_object(&device, &object, time);
@@ -102,6 +103,11 @@ impl Engine {
             } else if let Some(question) = peer.exchange.poll_question(&mut self.rng, time.now) {
                 peer.timers.on_asked(time.now);
                 self.send_message(device, &question, time);
+            } else if let Some(news) = peer.news.poll(&mut self.rng, time.now) {
+                peer.timers.on_asked(time.now);
+                self.send_message(device, &news, time);
+            } else if let Some(question) = self.poll_ask(device, time) {
+                self.send_message(device, &question, time);
             } else {
                 break;
             }
@@ -109,7 +115,8 @@ impl Engine {
         self.has_settled |=
             self.peers.get(device).is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete());
         self.settle(device, time);
-        if self.peers.get(device).is_some_and(|peer| peer.timers.is_dead(time.now)) {
+        let is_held_up = |peer: &Peer| peer.settlement == Settlement::Rekey || peer.timers.is_dead(time.now);
+        if self.peers.get(device).is_some_and(is_held_up) {
             self.wake(device, time);
         }
         self.refresh_route(device, time);
@@ -117,10 +124,10 @@ impl Engine {
 
     /// Says `Settled` if it is true and due.
     fn settle(&mut self, device: &DeviceId, time: Time) {
-        let is_member = self.joining.is_none();
+        let may_settle = self.joining.is_none() && self.has_secrets_of(device);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let Settlement::Open { theirs, again_at } = &mut peer.settlement else { return };
-        if !is_member || !peer.exchange.is_settled() || time.now < *again_at {
+        if !may_settle || !peer.exchange.is_settled() || time.now < *again_at {
             return;
         }
         let heard = *theirs;
@@ -133,27 +140,32 @@ impl Engine {
     }
 
     fn on_settled(&mut self, device: &DeviceId, heard: bool, time: Time) {
-        let is_member = self.joining.is_none();
+        let may_settle = self.joining.is_none() && self.has_secrets_of(device);
         let Some(peer) = self.peers.get_mut(device) else { return };
         match &mut peer.settlement {
             Settlement::Open { theirs, again_at } => {
                 *theirs = true;
                 *again_at = time.now;
-                if heard && is_member {
+                if heard && may_settle {
                     self.on_both_settled(device, time);
                 }
             }
             // The other end has not heard ours; what it missed is said again.
-            Settlement::Done if !heard => {
+            Settlement::Done | Settlement::Rekey if !heard => {
                 self.send_message(device, &Message::Settled { heard: true }, time);
             }
-            Settlement::Done => {}
+            Settlement::Done | Settlement::Rekey => {}
         }
     }
 
-    /// From now on packets pass.
+    /// From now on packets pass; on a session under an older epoch only after another handshake.
     fn on_both_settled(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
+        let current = peer.sessions.current(time.now);
+        if !current.is_some_and(|session| self.roster.is_newest(&session.epoch)) {
+            peer.settlement = Settlement::Rekey;
+            return self.wake(device, time);
+        }
         peer.settlement = Settlement::Done;
         let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
         self.out.updates.extend(allowed);
@@ -172,7 +184,10 @@ impl Engine {
     }
 
     fn on_get(&mut self, device: &DeviceId, id: ObjectId, offset: u16, time: Time) {
-        let object = self.roster.objects().get(&id).cloned();
+        if let Some(peer) = self.peers.get_mut(device) {
+            peer.news.on_get(&id);
+        }
+        let object = self.roster.objects().get(&id).or_else(|| self.farewell_object(&id)).cloned();
         if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
             self.send_message(device, &piece, time);
         }
@@ -183,34 +198,54 @@ impl Engine {
         if !self.peers.get_mut(from).is_some_and(|peer| peer.objects.take(time.now)) {
             return Err(DropReason::ObjectBound);
         }
-        let Some(object) = self.roster.receive(bytes)? else { return Ok(()) };
-        self.on_news(vec![object], Some(from), time);
+        let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
+        let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
+        if is_urgent(object.kind()) {
+            // Before anything is done about it: a member that leaves is forgotten by its own word.
+            self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
+            self.on_news(vec![object], Origin::Member(*from), time);
+        } else if let Some(arrived) = self.arriving.add(object, *from, (is_last, time.now)) {
+            self.on_news(arrived.objects, Origin::Member(arrived.from), time);
+        }
         Ok(())
     }
 
-    /// Stores objects that are new here, brings everything in line with them, and tells every member with a live link
-    /// but the one they came from. What this device made itself is told once it is on disk: an admin that forgot what
-    /// others heard would sign a second history.
-    pub(super) fn on_news(&mut self, objects: Vec<Object>, from: Option<&DeviceId>, time: Time) {
-        let news: Vec<(u8, ObjectId)> =
-            objects.iter().map(|object| (object.kind() as u8, object.id())).collect();
-        self.store(objects, Vec::new());
-        self.check_joined(time);
-        self.on_membership(time);
-        match from {
-            Some(_) => self.tell(&news, from, time),
-            None => self.acknowledge(Acknowledgement::News(news), time),
+    /// Takes in what arrived and waited for more, if it has waited long enough.
+    pub(super) fn on_arrived(&mut self, time: Time) {
+        if let Some(arrived) = self.arriving.take_due(time.now) {
+            self.on_news(arrived.objects, Origin::Member(arrived.from), time);
         }
     }
 
-    /// Tells every member with a live link, but the one it came from, that there are these objects.
-    pub(super) fn tell(&mut self, news: &[(u8, ObjectId)], from: Option<&DeviceId>, time: Time) {
-        let devices: Vec<DeviceId> =
-            self.peers.keys().filter(|device| Some(*device) != from).copied().collect();
-        for device in devices {
-            for &(kind, id) in news.iter().take(PAGE_IDS) {
-                self.send_message(&device, &Message::List { kind, page: NEWS_PAGE, ids: vec![id] }, time);
-            }
+    /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
+    /// itself is told once it is on disk: an admin that forgot what others heard would sign a second history.
+    pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
+        let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        let (presences, lasting): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| object.kind() == Kind::Presence);
+        if !lasting.is_empty() {
+            self.store(lasting, Vec::new());
+            self.check_joined(time);
+            self.on_membership(time);
+        }
+        for presence in &presences {
+            self.on_presence(presence, time);
+        }
+        match origin {
+            Origin::Own => self.acknowledge(Acknowledgement::News(news), time),
+            Origin::Member(_) | Origin::Elsewhere => self.pass_on(&news, origin, time),
+        }
+    }
+
+    /// Tells those with a link, and wakes others for what decides who may be talked to.
+    pub(super) fn pass_on(&mut self, news: &[(Kind, ObjectId)], origin: Origin, time: Time) {
+        let from = match origin {
+            Origin::Member(device) => Some(device),
+            Origin::Own | Origin::Elsewhere => None,
+        };
+        self.tell(news, from.as_ref(), time);
+        if self.joining.is_none() && news.iter().any(|(kind, _)| is_urgent(*kind)) {
+            self.begin_spread(origin == Origin::Own, time);
         }
     }
 

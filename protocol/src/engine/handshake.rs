@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 
+use super::epochs::Asking;
+use super::news::News;
 use super::outbox::Event;
 use super::peer::{Attempt, Pings, Reach, Settlement};
 use super::reach;
 use super::roster::EpochKeys;
-use super::{Engine, Time};
+use super::{Engine, Time, statics};
 use crate::drop::DropReason;
 use crate::forward::{Outbound, Update, send_packet};
 use crate::gate;
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
 use crate::random;
-use crate::tunnel::handshake::{Context, Initiation, Received};
+use crate::tunnel::handshake::{Context, Initiation};
 use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
 use crate::tunnel::{Opener, Role, Sealer, Session, Suite};
 use crate::veil::{self, Veiled};
@@ -51,8 +53,11 @@ impl Engine {
     fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
         let hello = self.hello();
         let index = self.unused_index();
-        let Some(keys) = self.roster.newest_keys() else { return };
+        let is_known = number == 0 && self.peers.get(device).is_some_and(|peer| peer.has_met);
+        let proofs = if is_known || self.joining.is_some() { Vec::new() } else { self.own_proofs() };
         let Some(peer) = self.peers.get_mut(device) else { return };
+        let known_tag = peer.digests.map(|digests| digests.epoch_tag);
+        let Some(keys) = self.roster.keys_for(number, known_tag) else { return };
         let remotes: Vec<SocketAddr> = peer.path.candidates().collect();
         let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty()) else {
             return self.give_up(device, time);
@@ -61,7 +66,8 @@ impl Engine {
         let header = VeilHeader { class: Class::Member, epoch_tag: keys.tag, nonce };
         let prologue = veil::prologue(&header.to_bytes(), time.wall_ms);
         let context = Context { psk: &keys.psk, prologue: &prologue };
-        let payload = hello.encode_initiation(&[]);
+        let proofs: Vec<&[u8]> = proofs.iter().map(|object| &**object.bytes()).collect();
+        let payload = hello.encode_initiation(&proofs);
         let made = Initiation::new(
             &self.config.static_secret,
             &static_key,
@@ -74,7 +80,9 @@ impl Engine {
             Veiled { time_ms: time.wall_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
         let retry_at = time.now + retry_pause(number, &mut self.rng);
         peer.timers.on_asked(time.now);
-        let old = peer.attempt.replace(Attempt { initiation, index, sent_at: time.now, retry_at, number });
+        let epoch = keys.hash;
+        let attempt = Attempt { initiation, epoch, index, sent_at: time.now, retry_at, number };
+        let old = peer.attempt.replace(attempt);
         if let Some(old) = old {
             self.indices.remove(&old.index);
         }
@@ -91,19 +99,22 @@ impl Engine {
         unveiled: &Unveiled<'_>,
         time: Time,
     ) -> Result<(), DropReason> {
-        self.gate.look(question, time.wall_ms, time.now)?;
         let Unveiled { header, clear, keys, content } = unveiled;
+        if self.roster.is_newest(&keys.hash) {
+            self.gate.look(question, time.wall_ms, time.now)?;
+        } else {
+            self.gate.look_under_old(question, time.wall_ms, time.now)?;
+        }
         let prologue = veil::prologue(clear, content.time_ms);
         let context = Context { psk: &keys.psk, prologue: &prologue };
-        let received = Received::new(&self.config.static_secret, context, &content.body, &mut self.rng)
+        let own = std::iter::once(&self.config.static_secret).chain(&self.former_statics);
+        let received = statics::receive(own, context, &content.body, &mut self.rng)
             .map_err(|_| DropReason::HandshakeForged)?;
-        let (theirs, _) =
+        let (theirs, proofs) =
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
-        // While this device is itself no member, it knows none and answers nobody.
-        let device = self.roster.membership().by_static(&received.peer).filter(|_| self.joining.is_none());
-        let is_member = device.is_some_and(|device| self.peers.contains_key(&device));
-        self.gate.answer(question, &received.peer, is_member, time.now)?;
+        let device = self.member_by(&received.peer, &proofs, time);
+        self.gate.answer(question, &received.peer, device.is_some(), time.now)?;
         let device = device.ok_or(DropReason::NotMember)?;
 
         let (hello, index) = (self.hello(), self.unused_index());
@@ -113,8 +124,9 @@ impl Engine {
         let answer = Veiled { time_ms: time.wall_ms, kind: veil::RESPONSE, body };
         self.out.transmit(question.source, answer.seal(&keys.veil, &header));
 
-        self.settle_by(&device, hello, theirs, time);
-        let session = self.open_session(&device, (index, Role::Responder), made.into_halves(suite), time);
+        self.settle_by(&device, (hello, theirs), keys.hash, time);
+        let place = (index, Role::Responder, keys.hash);
+        let session = self.open_session(&device, place, made.into_halves(suite), time);
         let Some((peer, session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
         peer.answered = Some((index, question.source));
         let replaced = peer.sessions.add_responded(session);
@@ -139,12 +151,13 @@ impl Engine {
             attempt.initiation.complete(message).map_err(|_| DropReason::HandshakeForged)?;
         let theirs = Hello::decode_response(&payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
-        let sent_at = attempt.sent_at;
+        let (sent_at, epoch) = (attempt.sent_at, attempt.epoch);
         peer.attempt = None;
 
         let hello = self.hello();
-        self.settle_by(&device, hello, theirs, time);
-        let session = self.open_session(&device, (index, Role::Initiator), keys.into_halves(suite), time);
+        self.settle_by(&device, (hello, theirs), epoch, time);
+        let place = (index, Role::Initiator, epoch);
+        let session = self.open_session(&device, place, keys.into_halves(suite), time);
         let Some((peer, mut session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
         session.began_at = sent_at;
         // Where the response came from is used if the initiation was sent there; any other address is challenged first.
@@ -182,7 +195,7 @@ impl Engine {
     fn open_session(
         &mut self,
         device: &DeviceId,
-        (index, role): (u32, Role),
+        (index, role, epoch): (u32, Role, [u8; 32]),
         (sealer, opener): (Sealer, Opener),
         time: Time,
     ) -> Option<Session> {
@@ -190,23 +203,30 @@ impl Engine {
         self.indices.insert(index, *device);
         let (opener, packets) = (Box::new(opener), peer.is_settled());
         self.out.updates.push_back(Update::Open { index, link: peer.link, opener, packets });
-        Some(Session { index, role, sealer: Arc::new(sealer), began_at: time.now, finished_at: time.now })
+        let (sealer, now) = (Arc::new(sealer), time.now);
+        Some(Session { index, role, sealer, epoch, began_at: now, finished_at: now })
     }
 
     /// Starts the exchange that goes with each handshake. Digests tell of what decides who may be talked to, not of
     /// who has joined, and news can be lost on the way: what is lost arrives with the next rekey.
-    fn settle_by(&mut self, device: &DeviceId, ours: Hello, theirs: Hello, time: Time) {
+    fn settle_by(&mut self, device: &DeviceId, (ours, theirs): (Hello, Hello), epoch: [u8; 32], time: Time) {
         let is_equal = ours.digests == theirs.digests && self.joining.is_none();
+        self.on_digests(device, theirs.digests);
+        let is_newest = self.roster.is_newest(&epoch);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let was_up = peer.sessions.current(time.now).is_some();
-        if is_equal {
+        peer.has_met = true;
+        if is_equal && !is_newest {
+            peer.settlement = Settlement::Rekey;
+        } else if is_equal {
             peer.settlement = Settlement::Done;
             let allowed = peer.sessions.iter().map(|session| Update::Allow { index: session.index });
             self.out.updates.extend(allowed);
-        } else if peer.is_settled() || !was_up {
+        } else if !matches!(peer.settlement, Settlement::Open { .. }) || !was_up {
             peer.settlement = Settlement::Open { theirs: false, again_at: time.now };
         }
         peer.exchange = Exchange::start();
+        peer.asking = Asking::default();
     }
 
     /// A session with `device` can be sent on, by way of `remote`.
@@ -235,6 +255,8 @@ impl Engine {
         if let Some(session) = peer.sessions.current(time.now) {
             peer.rekey_at = Some(session.began_at + rekey_wait(session.role, rekey_after));
         }
+        self.say_farewell_to(device, time);
+        self.plan_refresh(time);
         self.refresh_route(device, time);
     }
 
@@ -324,6 +346,8 @@ impl Engine {
         peer.path.unselect();
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
         peer.exchange = Exchange::default();
+        peer.news = News::default();
+        peer.asking = Asking::default();
         peer.rekey_at = None;
         self.refresh_route(device, time);
     }

@@ -8,7 +8,7 @@ use super::peer::Peer;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret};
-use crate::membership::epoch::{EpochSecret, EpochTag};
+use crate::membership::epoch::EpochTag;
 use crate::membership::join::{Admitted, Answer, Question};
 use crate::membership::token::Token;
 use crate::membership::{INVITE_GRACE_SECONDS, Waiting};
@@ -126,7 +126,7 @@ impl Engine {
         let epoch = epoch.filter(|_| !is_held && !is_own).ok_or(DropReason::UnexpectedResponse)?;
         let Some(joining) = &mut self.joining else { return Err(DropReason::UnexpectedResponse) };
         joining.witness = Some(admitted.witness);
-        self.roster.set_provisional(epoch);
+        self.roster.set_epochs([epoch]);
         self.add_peer(admitted.witness, Some(admitted.witness_static), None);
         if let Some(peer) = self.peers.get_mut(&admitted.witness) {
             peer.path.add_candidate(from);
@@ -145,21 +145,23 @@ impl Engine {
             self.out.events.push_back(Event::JoinFailed(JoinFailure::Contested));
             return;
         }
-        // The secret is a witness's word until the Epoch in force names it; so is its number.
-        let held = self.roster.newest_epoch();
-        let epoch = membership.epoch().zip(held).filter(|(epoch, held)| held.hash() == epoch.secret_hash);
-        let epoch =
-            epoch.map(|(epoch, held)| EpochSecret::new(self.config.vpi, epoch.number, held.secret().clone()));
         // Without its key the witness could not be heard again.
         let knows_witness = membership.member(&witness).is_some_and(|member| member.static_key.is_some());
-        let Some(epoch) = epoch.filter(|_| membership.member(&own).is_some() && knows_witness) else {
+        if membership.member(&own).is_none() || !knows_witness {
             return;
-        };
+        }
+        // A secret is a witness's word until an Epoch names it; so is its number.
+        let epochs = self.roster.named_epochs();
+        if epochs.is_empty() {
+            return;
+        }
         self.joining = None;
-        self.roster.set_provisional(epoch.clone());
-        self.store(Vec::new(), vec![epoch]);
+        self.roster.set_epochs(epochs.clone());
+        self.store(Vec::new(), epochs);
         self.on_membership(time);
         self.out.events.push_back(Event::Joined);
+        self.publish(time);
+        self.keep_up(time);
     }
 
     /// Says whether a link with `device` is up or coming up.

@@ -15,17 +15,26 @@
 //! Nothing is acknowledged before it is on disk: what must be stored leaves as [`Event::Store`], and whatever waits
 //! for it goes on at [`Command::Stored`].
 
+mod admin;
+mod arriving;
 mod command;
 mod control;
+mod epochs;
 mod handshake;
 mod inbound;
 mod joining;
+mod news;
 mod outbound;
 mod outbox;
 mod peer;
+mod presence;
+mod proof;
 mod reach;
 mod roster;
+mod spread;
+mod statics;
 mod status;
+mod upkeep;
 mod witness;
 
 use std::collections::BTreeMap;
@@ -36,6 +45,7 @@ use std::time::{Duration, Instant};
 use rand_core::SeedableRng as _;
 
 use crate::alias::{AliasTable, Pin, PinError};
+use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::filter::Reach;
 use crate::forward::{Note, Traffic, Update};
@@ -48,14 +58,21 @@ use crate::membership::token::Token;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
-pub use command::{Command, InviteRequest};
+pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
-pub use status::{MemberState, MemberStatus, Status};
+pub use status::{InviteStatus, MemberState, MemberStatus, Status};
 
+use admin::Leaving;
+use arriving::Arriving;
 use joining::Joining;
 use outbox::Outbox;
 use peer::Peer;
 use roster::Roster;
+use spread::Spread;
+use upkeep::Upkeep;
+
+/// Strangers whose proofs are looked at: each costs signatures and a run of the reducer.
+const TRIALS: Rate = Rate { per_second: 2.0, burst: 8.0 };
 
 /// Both clocks, read once for each input.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +129,18 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    /// Others have removed this device: it is silent.
+    is_removed: bool,
+    /// The addresses of this machine, once they are known.
+    addresses: Option<Vec<SocketAddr>>,
+    spread: Option<Spread>,
+    upkeep: Upkeep,
+    /// When the epoch in force, which is stale, is to be followed by another of this node's.
+    stale_until: Option<Instant>,
+    former_statics: Vec<StaticSecret>,
+    leaving: Option<Leaving>,
+    trials: Bucket,
+    arriving: Arriving,
     out: Outbox,
 }
 
@@ -129,6 +158,7 @@ impl Engine {
         let roster = Roster::new(config.vpi, objects, epochs);
         let mut engine = Self::new(config, roster, None, time)?;
         engine.on_membership(time);
+        engine.keep_up(time);
         Ok(engine)
     }
 
@@ -158,6 +188,15 @@ impl Engine {
             next_link: 0,
             storing: witness::Storing::default(),
             has_settled: false,
+            is_removed: false,
+            addresses: None,
+            spread: None,
+            upkeep: Upkeep::default(),
+            stale_until: None,
+            former_statics: Vec::new(),
+            leaving: None,
+            trials: Bucket::new(TRIALS),
+            arriving: Arriving::default(),
             out: Outbox::default(),
             config,
         })
@@ -230,14 +269,40 @@ impl Engine {
         for device in devices {
             self.on_peer_timeout(&device, time);
         }
+        self.on_arrived(time);
+        if self.is_member() {
+            self.spread_on(time);
+            self.keep_up(time);
+            self.replace_stale_epoch(time);
+            self.leave_in_time(time);
+        }
     }
 
     /// When [`Engine::handle_timeout`] is to be called, and why; `None`: not until something arrives.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let joining = self.joining.as_ref().map(|joining| (joining.ask_at(), "join"));
-        let is_member = self.joining.is_none();
-        self.peers.values().filter_map(|peer| peer.poll_timeout(is_member)).chain(joining).min()
+        let is_member = self.is_member();
+        let own = [
+            (self.spread_at(), "spread"),
+            (self.upkeep_at(), "upkeep"),
+            (self.stale_until, "stale epoch"),
+            (self.leaving_at(), "leaving"),
+        ];
+        let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
+        let own = own.into_iter().filter_map(|(at, why)| Some((at.filter(|_| is_member)?, why)));
+        self.peers
+            .values()
+            .filter_map(|peer| peer.poll_timeout(is_member))
+            .chain(own)
+            .chain(arriving)
+            .chain(joining)
+            .min()
+    }
+
+    /// Says whether this device is a member in its own eyes.
+    fn is_member(&self) -> bool {
+        self.joining.is_none() && !self.is_removed
     }
 
     /// The next packet for an application.
@@ -262,10 +327,13 @@ impl Engine {
 
     /// Brings peers and aliases in line with who belongs.
     fn on_membership(&mut self, time: Time) {
-        if self.joining.is_some() {
+        let own = self.config.device.public();
+        if self.joining.is_some() || self.is_removed {
             return;
         }
-        let own = self.config.device.public();
+        if self.roster.membership().is_removed(&own) {
+            return self.on_removed(time);
+        }
         let members: Vec<_> = self
             .roster
             .membership()
@@ -279,6 +347,7 @@ impl Engine {
                 Ok(assigned) => {
                     pinned |= assigned.new;
                     self.add_peer(device, static_key, Some(assigned.alias));
+                    self.recall_presence(&device);
                 }
                 Err(_) => self.out.events.push_back(Event::Dropped(DropReason::ObjectBound)),
             }
@@ -296,6 +365,18 @@ impl Engine {
         for device in gone {
             self.remove_peer(&device, time);
         }
+        self.choose_static();
+        self.watch_epoch(time);
+    }
+
+    /// Others have removed this device, or its own word of leaving came back: from here on it is silent.
+    fn on_removed(&mut self, time: Time) {
+        self.is_removed = true;
+        let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for device in devices {
+            self.remove_peer(&device, time);
+        }
+        self.out.events.push_back(Event::Removed);
     }
 
     /// Makes sure that there is a peer for `device`, with this static key and alias.

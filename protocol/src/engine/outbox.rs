@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::drop::DropReason;
 use crate::forward::Update;
 use crate::identity::DeviceId;
+use crate::membership::admin::AdminError;
 use crate::membership::epoch::EpochSecret;
 use crate::membership::founding::InviteError;
 use crate::membership::object::Object;
@@ -49,6 +50,24 @@ pub enum Event {
         /// The token, or why there is none.
         outcome: Result<Box<Token>, InviteError>,
     },
+    /// What was to be signed is signed and on disk, or why not.
+    Signed {
+        /// The request's.
+        ticket: Ticket,
+        /// Whether it was done.
+        outcome: Result<(), AdminError>,
+    },
+    /// This device has left, or why it may not.
+    Left {
+        /// The request's.
+        ticket: Ticket,
+        /// How many members are known to know.
+        outcome: Result<u32, AdminError>,
+    },
+    /// This device is no member any more, by others' word.
+    Removed,
+    /// The newest word of where a device is, this one's own included: remember it.
+    Presence(Object),
     /// A member answered at this address: remember it.
     Reached {
         /// The member.

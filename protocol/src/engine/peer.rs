@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::epochs::Asking;
+use super::news::News;
 use super::outbox::Ticket;
 use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
@@ -14,6 +16,7 @@ use crate::path::Path;
 use crate::tunnel::Sessions;
 use crate::tunnel::handshake::Initiation;
 use crate::tunnel::timers::{REJECT_AFTER, Timers};
+use crate::wire::hello::Digests;
 
 /// Packets held for one link until it is up (chosen: a burst of an application's first packets).
 const MAX_HELD: usize = 64;
@@ -29,6 +32,8 @@ const OBJECTS: Rate = Rate { per_second: 4.0, burst: 8_192.0 };
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
     pub(super) initiation: Initiation,
+    /// SHA-256 of the secret of the epoch that it was made under.
+    pub(super) epoch: [u8; 32],
     /// Our receiver index of the session to be.
     pub(super) index: u32,
     pub(super) sent_at: Instant,
@@ -49,6 +54,8 @@ pub(super) enum Settlement {
         /// When to say it again, once it is true.
         again_at: Instant,
     },
+    /// Both have said it, on a session under an epoch that is not the newest: control only until the next handshake.
+    Rekey,
 }
 
 /// Why a member has no link.
@@ -76,6 +83,12 @@ pub(super) struct Peer {
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
     pub(super) settlement: Settlement,
+    pub(super) news: News,
+    pub(super) asking: Asking,
+    /// What it said of itself in the last handshake.
+    pub(super) digests: Option<Digests>,
+    /// It has answered or been answered before, so that it knows this device.
+    pub(super) has_met: bool,
     held: VecDeque<(Instant, Vec<u8>)>,
     pub(super) pings: Pings,
     pub(super) reach: Reach,
@@ -130,6 +143,10 @@ impl Peer {
             rekey_at: None,
             exchange: Exchange::default(),
             settlement: Settlement::Done,
+            news: News::default(),
+            asking: Asking::default(),
+            digests: None,
+            has_met: false,
             held: VecDeque::new(),
             pings: Pings::default(),
             reach: Reach::Unknown,
@@ -189,7 +206,7 @@ impl Peer {
             {
                 Some(again_at)
             }
-            Settlement::Open { .. } | Settlement::Done => None,
+            Settlement::Open { .. } | Settlement::Rekey | Settlement::Done => None,
         };
         let expiry = self.sessions.iter().map(|session| session.began_at + REJECT_AFTER).min();
         [
@@ -198,6 +215,8 @@ impl Peer {
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (self.exchange.poll_timeout(), "exchange"),
+            (self.news.poll_timeout(), "news"),
+            (self.asking.poll_timeout(), "epoch secret"),
             (settle, "settle"),
             (expiry, "session"),
         ]

@@ -1,12 +1,19 @@
 //! What this node holds of who belongs: objects, the membership they make, epoch secrets and the keys from them.
 
+use std::collections::VecDeque;
+
 use crate::drop::DropReason;
-use crate::identity::{InviteId, Secret, VpiId};
-use crate::membership::epoch::{EpochSecret, EpochTag, Epochs};
+use crate::identity::{InviteId, ObjectId, Secret, StaticKey, VpiId};
+use crate::membership::epoch::{EpochSecret, EpochTag, Epochs, MAX_EPOCHS, secret_hash};
 use crate::membership::object::{Kind, Object, ObjectError};
-use crate::membership::{Insertion, Membership, ObjectSet, Refusal, reduce};
+use crate::membership::{Insertion, Membership, ObjectSet};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
+
+/// An object dated further ahead of the clock than this waits (specified: README §10).
+const AHEAD_SECONDS: u64 = 24 * 3_600;
+/// Objects that wait for their time at most; the oldest gives way, and comes back by an exchange.
+const MAX_PARKED: usize = 64;
 
 /// The keys of one epoch that every datagram may need, derived once.
 #[derive(Clone)]
@@ -14,15 +21,18 @@ pub(super) struct EpochKeys {
     pub(super) tag: EpochTag,
     pub(super) veil: Secret,
     pub(super) psk: Secret,
+    /// SHA-256 of the secret: unlike the tag, no other epoch's.
+    pub(super) hash: [u8; 32],
 }
 
 /// Objects, membership and secrets of one VPI.
 pub(super) struct Roster {
     objects: ObjectSet,
-    membership: Membership,
     epochs: Epochs,
-    /// The keys of each held epoch, the newest first.
+    /// The keys of each held epoch, the newest first: in the order of the reducer, then those that no Epoch names.
     keys: Vec<EpochKeys>,
+    /// Objects dated far ahead of this node's clock, as bytes: they count once the clock has come near.
+    parked: VecDeque<(ObjectId, Vec<u8>)>,
 }
 
 impl Roster {
@@ -35,11 +45,11 @@ impl Roster {
         for object in objects {
             set.insert(&object);
         }
-        let membership = reduce(&set);
-        let mut roster = Self { objects: set, membership, epochs: Epochs::new(), keys: Vec::new() };
+        let (keys, parked) = (Vec::new(), VecDeque::new());
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, parked };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
-            let mut known = roster.membership.epochs();
+            let mut known = roster.membership().epochs();
             known.any(|state| (state.number, state.secret_hash) == (epoch.number(), epoch.hash()))
         };
         let (named, unnamed): (Vec<_>, Vec<_>) = epochs.into_iter().partition(is_named);
@@ -49,8 +59,9 @@ impl Roster {
         roster
     }
 
+    /// Who belongs; found when it is asked for behind a change, so that objects in a row cost one run of the reducer.
     pub(super) fn membership(&self) -> &Membership {
-        &self.membership
+        self.objects.membership()
     }
 
     pub(super) fn objects(&self) -> &ObjectSet {
@@ -60,27 +71,96 @@ impl Roster {
     /// Takes an epoch's secret.
     pub(super) fn add_epoch(&mut self, epoch: EpochSecret) {
         self.epochs.insert(epoch);
-        self.keys = self
-            .epochs
-            .iter()
-            .map(|epoch| EpochKeys { tag: epoch.tag(), veil: epoch.veil_key(), psk: epoch.psk() })
-            .collect();
+        self.derive_keys();
     }
 
-    /// Takes the one secret that a joiner has, by a witness's word: it takes the place of any other.
-    pub(super) fn set_provisional(&mut self, epoch: EpochSecret) {
+    /// Takes these secrets in place of all others: a joiner's one, by a witness's word, or those that proved true.
+    pub(super) fn set_epochs(&mut self, epochs: impl IntoIterator<Item = EpochSecret>) {
         self.epochs = Epochs::new();
-        self.add_epoch(epoch);
+        for epoch in epochs {
+            self.epochs.insert(epoch);
+        }
+        self.derive_keys();
+    }
+
+    /// The held secrets that Epochs name, with the numbers of those.
+    pub(super) fn named_epochs(&self) -> Vec<EpochSecret> {
+        let states = self.membership().epochs();
+        let held = states.filter_map(|state| Some((state, self.epochs.by_hash(&state.secret_hash)?)));
+        let vpi = *self.objects.vpi();
+        held.map(|(state, epoch)| EpochSecret::new(vpi, state.number, epoch.secret().clone())).collect()
+    }
+
+    /// Takes a secret by a member's word, if it is that of the Epoch object `id` and not held yet; returns it for the disk.
+    pub(super) fn take_secret(&mut self, id: &ObjectId, secret: &Secret) -> Option<EpochSecret> {
+        let hash = secret_hash(secret);
+        let state = self.membership().epochs().find(|state| state.id == *id && state.secret_hash == hash)?;
+        if self.epochs.by_hash(&hash).is_some() {
+            return None;
+        }
+        let epoch = EpochSecret::new(*self.objects.vpi(), state.number, secret.clone());
+        self.add_epoch(epoch.clone());
+        Some(epoch)
+    }
+
+    /// The epochs whose secrets are worth asking for, the newest first.
+    pub(super) fn missing_secrets(&self) -> impl Iterator<Item = ObjectId> {
+        let known = self.membership().epochs().take(MAX_EPOCHS);
+        known.filter(|state| self.epochs.by_hash(&state.secret_hash).is_none()).map(|state| state.id)
+    }
+
+    /// The secret of the Epoch object `id`, if it is held.
+    pub(super) fn secret_of(&self, id: &ObjectId) -> Option<&Secret> {
+        let state = self.membership().epochs().find(|state| state.id == *id)?;
+        self.epochs.by_hash(&state.secret_hash).map(EpochSecret::secret)
     }
 
     /// The newest epoch's secret, if any is held.
     pub(super) fn newest_epoch(&self) -> Option<&EpochSecret> {
-        self.epochs.newest()
+        self.epochs.by_hash(&self.keys.first()?.hash)
     }
 
     /// The newest epoch's keys, if any is held.
     pub(super) fn newest_keys(&self) -> Option<&EpochKeys> {
         self.keys.first()
+    }
+
+    /// Whether this is the newest held epoch's secret, by its hash.
+    pub(super) fn is_newest(&self, hash: &[u8; 32]) -> bool {
+        self.newest_keys().is_some_and(|keys| keys.hash == *hash)
+    }
+
+    /// The keys of attempt number `attempt` of a handshake: the newest epoch's, but every third time those of an older
+    /// one, which a member that slept may still have: the one it was `known` to hold, else each in turn.
+    pub(super) fn keys_for(&self, attempt: u32, known: Option<EpochTag>) -> Option<&EpochKeys> {
+        let older = self.keys.get(1..).filter(|older| attempt % 3 == 2 && !older.is_empty());
+        let Some(older) = older else { return self.keys.first() };
+        match known.and_then(|tag| self.keys.iter().find(|keys| keys.tag == tag)) {
+            Some(keys) => Some(keys),
+            None => older.get((attempt / 3) as usize % older.len()),
+        }
+    }
+
+    /// Derives the keys of each held epoch, in their order.
+    fn derive_keys(&mut self) {
+        let states = self.membership().epochs();
+        let named = states.filter_map(|state| self.epochs.by_hash(&state.secret_hash));
+        let mut order: Vec<&EpochSecret> = Vec::new();
+        for epoch in named.chain(self.epochs.iter()) {
+            if !order.contains(&epoch) {
+                order.push(epoch);
+            }
+        }
+        let known = |epoch: &EpochSecret| self.keys.iter().find(|keys| keys.hash == epoch.hash()).cloned();
+        let derived = |epoch: &&EpochSecret| {
+            known(epoch).unwrap_or_else(|| EpochKeys {
+                tag: epoch.tag(),
+                veil: epoch.veil_key(),
+                psk: epoch.psk(),
+                hash: epoch.hash(),
+            })
+        };
+        self.keys = order.iter().map(derived).collect();
     }
 
     /// The keys of every held epoch with this tag.
@@ -96,8 +176,8 @@ impl Roster {
     /// What this node says of itself in a handshake.
     pub(super) fn digests(&self) -> Digests {
         Digests {
-            charter: self.membership.charter_id().unwrap_or([0; 32].into()),
-            removes: *self.membership.removed_digest(),
+            charter: self.membership().charter_id().unwrap_or([0; 32].into()),
+            removes: *self.membership().removed_digest(),
             epoch_tag: self.newest_keys().map_or([0; 2], |keys| keys.tag),
         }
     }
@@ -108,26 +188,73 @@ impl Roster {
             .into_iter()
             .filter(|object| matches!(self.objects.insert(object), Insertion::Stored { .. }))
             .collect();
-        if !taken.is_empty() {
-            self.membership = reduce(&self.objects);
-        }
+        self.on_taken(&taken);
         taken
     }
 
-    /// Takes an object's bytes from a member; returns it if it is now in the set and was not before.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Option<Object>, DropReason> {
-        let object = Object::open(self.objects.vpi(), bytes).map_err(|error| match error {
-            ObjectError::UnknownKind(_) => DropReason::ObjectUnknown,
-            _ => DropReason::ObjectInvalid,
-        })?;
+    /// Takes an object's bytes from a member; returns it if it is now in the set and was not before. One that is dated
+    /// far ahead of `wall_secs` is parked.
+    pub(super) fn receive(&mut self, bytes: &[u8], wall_secs: u64) -> Result<Option<Object>, DropReason> {
+        let object = self.open(bytes)?;
+        if object.body().time() > wall_secs.saturating_add(AHEAD_SECONDS) {
+            self.park(&object);
+            return Err(DropReason::ObjectAhead);
+        }
         match self.objects.insert(&object) {
             Insertion::Known => Ok(None),
-            Insertion::Refused(Refusal::LaterCharter) => Err(DropReason::ObjectUnknown),
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
             Insertion::Stored { .. } => {
-                self.membership = reduce(&self.objects);
+                self.on_taken(std::slice::from_ref(&object));
                 Ok(Some(object))
             }
+        }
+    }
+
+    /// Whether the object is here, or is kept until its time.
+    pub(super) fn is_known(&self, id: &ObjectId) -> bool {
+        self.objects.get(id).is_some() || self.parked.iter().any(|(parked, _)| parked == id)
+    }
+
+    /// Takes the parked objects out whose time has come near: to be received again.
+    pub(super) fn unpark(&mut self) -> Vec<Vec<u8>> {
+        self.parked.drain(..).map(|(_, bytes)| bytes).collect()
+    }
+
+    /// Takes the envelopes with which a stranger shows that it is the member whose static key is `key`: all of them, or,
+    /// if the reducer does not find it to be one, none. Returns those that were not here.
+    pub(super) fn prove(&mut self, proofs: &[&[u8]], key: &StaticKey, wall_secs: u64) -> Vec<Object> {
+        let opened = proofs.iter().filter_map(|bytes| self.open(bytes).ok());
+        let is_dated = |object: &Object| object.body().time() <= wall_secs.saturating_add(AHEAD_SECONDS);
+        let opened: Vec<Object> = opened.filter(is_dated).collect();
+        let mut trial = self.objects.clone();
+        let mut taken = opened;
+        taken.retain(|object| matches!(trial.insert(object), Insertion::Stored { .. }));
+        if taken.is_empty() || trial.membership().by_static(key).is_none() {
+            return Vec::new();
+        }
+        self.objects = trial;
+        self.on_taken(&taken);
+        taken
+    }
+
+    fn open(&self, bytes: &[u8]) -> Result<Object, DropReason> {
+        Object::open(self.objects.vpi(), bytes).map_err(|error| match error {
+            ObjectError::UnknownKind(_) => DropReason::ObjectUnknown,
+            _ => DropReason::ObjectInvalid,
+        })
+    }
+
+    fn park(&mut self, object: &Object) {
+        if self.parked.len() >= MAX_PARKED {
+            self.parked.pop_front();
+        }
+        self.parked.push_back((object.id(), object.bytes().to_vec()));
+    }
+
+    /// Finds anew which epoch is the newest, if `taken`, which are in the set, may have changed it.
+    fn on_taken(&mut self, taken: &[Object]) {
+        if taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some()) {
+            self.derive_keys();
         }
     }
 

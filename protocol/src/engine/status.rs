@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::Engine;
 use super::peer::{Peer, Reach};
 use crate::alias::assign::preferred_suffix;
-use crate::identity::{DeviceId, VpiId};
-use crate::membership::{Alarm, Waiting};
+use crate::identity::{DeviceId, InviteId, VpiId};
+use crate::membership::object::Target;
+use crate::membership::{Alarm, InviteState, Waiting};
 
 /// One VPI, as this node sees it.
 #[derive(Clone, Debug)]
@@ -43,6 +44,31 @@ pub enum MemberState {
     Direct,
     /// The last handshake had no answer.
     Unreachable,
+    /// It was a member, and was removed or left.
+    Removed,
+}
+
+/// One invite, as an admin is shown it.
+#[derive(Clone, Debug)]
+pub struct InviteStatus {
+    /// Its id.
+    pub id: InviteId,
+    /// The name that the joiner is asked to take.
+    pub name: Option<String>,
+    /// The admin who made it.
+    pub admin: DeviceId,
+    /// How many joins it lets in.
+    pub uses: u64,
+    /// How many more it lets in.
+    pub uses_left: u64,
+    /// Its end, in unix seconds.
+    pub not_after: u64,
+    /// An admin took it back.
+    pub is_revoked: bool,
+    /// A witness would still admit by it, uses apart.
+    pub is_live: bool,
+    /// The only device that may use it.
+    pub bound_device: Option<DeviceId>,
 }
 
 /// One member.
@@ -82,6 +108,7 @@ impl Engine {
             .chain(
                 membership.all_waiting().map(|(device, waiting)| self.waiting_status(*device, waiting, now)),
             )
+            .chain(self.removed(now))
             .collect();
         members.sort_by(|a, b| (a.device != own, &a.name).cmp(&(b.device != own, &b.name)));
         Status {
@@ -98,6 +125,57 @@ impl Engine {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.roster.newest_epoch().map_or(0, crate::membership::epoch::EpochSecret::number)
+    }
+
+    /// Every invite whose admin is in force, by its end.
+    #[must_use]
+    pub fn invites(&self, wall_secs: u64) -> Vec<InviteStatus> {
+        let membership = self.roster.membership();
+        let shown = |state: &InviteState| {
+            let invite = state.invite();
+            let is_revoked = membership.is_revoked(&invite.invite_id);
+            InviteStatus {
+                id: invite.invite_id,
+                name: invite.name.clone(),
+                admin: invite.admin,
+                uses: invite.max_uses,
+                uses_left: state.uses_left(),
+                not_after: invite.not_after,
+                is_revoked,
+                is_live: !is_revoked && state.is_live(wall_secs),
+                bound_device: invite.bound_device,
+            }
+        };
+        let mut invites: Vec<_> = membership.invites().map(shown).collect();
+        invites.sort_by_key(|invite| (invite.not_after, invite.id));
+        invites
+    }
+
+    /// This device.
+    #[must_use]
+    pub fn own_device(&self) -> DeviceId {
+        self.config.device.public()
+    }
+
+    /// Says whether this device was a member and is none any more.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.is_removed
+    }
+
+    /// Devices that were removed and whose alias is still kept.
+    fn removed(&self, now: Instant) -> impl Iterator<Item = MemberStatus> {
+        let (own, membership) = (self.config.device.public(), self.roster.membership());
+        let devices = membership.removed().filter_map(|target| match target {
+            Target::Device(device) => Some(*device),
+            Target::Invite(_) => None,
+        });
+        let is_shown = move |device: &DeviceId| *device == own || self.aliases.alias_of(device).is_some();
+        devices.filter(is_shown).map(move |device| {
+            let joined = self.roster.objects().joins_of(&device).next().map(|(_, join)| join.name.clone());
+            let name = joined.unwrap_or_else(|| device.short());
+            MemberStatus { state: MemberState::Removed, ..self.member_status(device, &name, now) }
+        })
     }
 
     /// How a member stands; `None` for who is none.

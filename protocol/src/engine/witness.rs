@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
+use super::news::Origin;
 use super::outbox::{Event, Ticket, Transmit};
 use super::{Engine, Time};
 use crate::drop::DropReason;
@@ -10,7 +11,7 @@ use crate::gate;
 use crate::identity::{InviteId, ObjectId, Secret};
 use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
-use crate::membership::object::Object;
+use crate::membership::object::{Kind, Object};
 use crate::membership::witness::{self, Verdict};
 use crate::random;
 use crate::veil::{self, Veiled};
@@ -20,10 +21,12 @@ use crate::wire::header::VeilHeader;
 pub(super) enum Acknowledgement {
     /// A joiner's answer.
     Answer(Transmit),
-    /// An invite's token.
-    Token(Event),
+    /// An answer to this machine.
+    Reply(Event),
     /// That there are objects of this device's own making.
-    News(Vec<(u8, ObjectId)>),
+    News(Vec<(Kind, ObjectId)>),
+    /// That this device leaves.
+    Farewell,
 }
 
 /// Stores under way, in order.
@@ -75,8 +78,9 @@ impl Engine {
     fn say(&mut self, acknowledgement: Acknowledgement, time: Time) {
         match acknowledgement {
             Acknowledgement::Answer(transmit) => self.out.transmits.push_back(transmit),
-            Acknowledgement::Token(event) => self.out.events.push_back(event),
-            Acknowledgement::News(news) => self.tell(&news, None, time),
+            Acknowledgement::Reply(event) => self.out.events.push_back(event),
+            Acknowledgement::News(news) => self.pass_on(&news, Origin::Own, time),
+            Acknowledgement::Farewell => self.say_farewell(time),
         }
     }
 
@@ -88,6 +92,9 @@ impl Engine {
         (invite, clear, sealed): (InviteId, &[u8], &[u8]),
         time: Time,
     ) -> Result<(), DropReason> {
+        if !self.is_member() {
+            return Err(DropReason::NotMember);
+        }
         let keys: Vec<Secret> = self.roster.join_keys(header.epoch_tag, invite).collect();
         if keys.is_empty() {
             return Err(DropReason::UnknownEpoch);
@@ -145,7 +152,7 @@ impl Engine {
         // The Admit before the Join: a join that a member vouches for is not crowded out by others of its invite.
         let objects = [question.invite_object(), &admit, question.join_object()].map(Object::clone);
         let taken = self.roster.insert(objects);
-        self.on_news(taken, None, time);
+        self.on_news(taken, Origin::Own, time);
         let is_kept = self.roster.objects().get(&question.join_object().id()).is_some();
         if is_kept { Ok(admit) } else { Err(DropReason::ObjectBound) }
     }

@@ -1,11 +1,12 @@
 //! An admin's chain: what of it counts (README §11, rule 2).
 //!
 //! The part that counts is the prefix in which every object names the one before it. Two objects at one place, or
-//! one that names another predecessor than the one here, prove a fork: allows from there on are void.
+//! one that names another predecessor than the one here, prove a fork: allows from there on are void. Of an admin whom
+//! a charter retired the cut and its ancestors count, whatever else was signed beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::object::Object;
+use super::object::{Charter, Cut};
 use crate::identity::{DeviceId, ObjectId, VpiId};
 
 /// What is known of one admin's chain.
@@ -15,6 +16,8 @@ pub(super) struct Chain {
     pub(super) prefix: Vec<ObjectId>,
     /// The first place that is void because of a fork.
     pub(super) forked_at: Option<u64>,
+    /// Of a retired admin: the cut and those of its ancestors that connect to it.
+    pub(super) before_cut: BTreeSet<ObjectId>,
     /// Whether objects are here that do not connect to the prefix.
     has_loose_links: bool,
 }
@@ -47,45 +50,66 @@ impl Chain {
     }
 }
 
-/// The chains of all signers among `objects`.
+/// One signer's links by place: every object there, as its id and its predecessor's.
+pub(super) type Places = BTreeMap<u64, BTreeMap<ObjectId, ObjectId>>;
+
+/// The chains of the admins that `charter` names or retires, of all signers' `links`.
 pub(super) fn chains<'s>(
     vpi: &VpiId,
-    objects: impl Iterator<Item = &'s Object>,
+    charter: &Charter,
+    links: impl Iterator<Item = (&'s DeviceId, &'s Places)>,
 ) -> BTreeMap<DeviceId, Chain> {
-    let mut places: BTreeMap<DeviceId, Places> = BTreeMap::new();
-    for object in objects {
-        if let Some(link) = object.body().link() {
-            let at_place = places.entry(link.admin).or_default().entry(link.seq).or_default();
-            at_place.push((object.id(), link.previous));
-        }
-    }
-    places.iter().map(|(admin, places)| (*admin, walk(vpi, places))).collect()
+    let chain = |(admin, places): (&DeviceId, &Places)| match charter.cut(admin) {
+        Some(cut) => Some((*admin, walk_back(vpi, places, cut))),
+        None => charter.admin(admin).map(|_| (*admin, walk(vpi, places))),
+    };
+    links.filter_map(chain).collect()
 }
-
-/// By place: every object there, as its id and its predecessor's.
-type Places = BTreeMap<u64, Vec<(ObjectId, ObjectId)>>;
 
 fn walk(vpi: &VpiId, places: &Places) -> Chain {
     let mut chain = Chain::default();
-    for (seq, at_place) in (0..).zip(places) {
-        let (place, objects) = at_place;
+    for (seq, (place, objects)) in (0..).zip(places) {
         if *place != seq {
             chain.has_loose_links = true;
             break;
         }
-        match objects.as_slice() {
-            [(id, previous)] if *previous == chain.tip(vpi) => chain.prefix.push(*id),
-            [_] => {
-                // Its predecessor is another than the one here, so the chain forks one place before.
-                chain.forked_at = Some(seq.saturating_sub(1));
-                chain.prefix.pop();
-                break;
-            }
-            _ => {
-                chain.forked_at = Some(seq);
-                break;
-            }
+        let only = objects.first_key_value().filter(|_| objects.len() == 1);
+        let Some((id, previous)) = only else {
+            chain.forked_at = Some(seq);
+            break;
+        };
+        if *previous != chain.tip(vpi) {
+            // Its predecessor is another than the one here, so the chain forks one place before.
+            chain.forked_at = Some(seq.saturating_sub(1));
+            chain.prefix.pop();
+            break;
         }
+        chain.prefix.push(*id);
     }
     chain
+}
+
+/// The cut and its ancestors. While one of them is missing nothing of the chain is allowed: what is here below the gap
+/// may have been signed by whoever took the key.
+fn walk_back(vpi: &VpiId, places: &Places, cut: &Cut) -> Chain {
+    let path = path_to(places, cut);
+    let is_whole = path.len() as u64 == cut.seq + 1
+        && path
+            .last()
+            .zip(places.get(&0))
+            .is_some_and(|(first, here)| here.get(first) == Some(&ObjectId(vpi.0)));
+    let before_cut = path.iter().copied().collect();
+    let prefix = if is_whole { path.into_iter().rev().collect() } else { Vec::new() };
+    Chain { prefix, forked_at: None, before_cut, has_loose_links: !is_whole }
+}
+
+/// The cut and its ancestors as far as they connect, backwards.
+pub(super) fn path_to(places: &Places, cut: &Cut) -> Vec<ObjectId> {
+    let (mut path, mut wanted) = (Vec::new(), cut.id);
+    for seq in (0..=cut.seq).rev() {
+        let Some(previous) = places.get(&seq).and_then(|here| here.get(&wanted)) else { break };
+        path.push(wanted);
+        wanted = *previous;
+    }
+    path
 }

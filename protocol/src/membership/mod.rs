@@ -5,7 +5,7 @@
 //! the disk and this room.
 //!
 //! ```text
-//! bytes ─► object::Object ─► ObjectSet ─► reduce ─► Membership
+//! bytes ─► object::Object ─► ObjectSet ─► reduce ─► Membership ─► admin::remove, … ─► object::Object
 //!                                                       │
 //! token ─► join::Question ────────► witness::consider ◄─┘ ─► join::Answer
 //! ```
@@ -14,15 +14,18 @@
 //! |---|---|
 //! | object/ | the envelope, and each kind's fields |
 //! | set.rs, bounds.rs | the objects held, and what keeps them few |
-//! | chain.rs, rounds.rs, reducer.rs | the rules that turn the set into members |
+//! | charters.rs, chain.rs, rounds.rs, reducer.rs | the rules that turn the set into members |
 //! | standing.rs | the result, and the questions it answers |
 //! | epoch.rs | epoch secrets, the keys from them, the sealed box |
 //! | token.rs | the text that invites |
 //! | join.rs, witness.rs | question and answer, and what a witness checks between them |
 //! | founding.rs | the objects that founders and inviters make |
+//! | admin.rs | what admins sign to remove and to change the epoch, and members about themselves |
 
+pub mod admin;
 mod bounds;
 mod chain;
+mod charters;
 pub mod epoch;
 pub mod exchange;
 pub mod founding;
@@ -37,7 +40,7 @@ mod tests;
 pub mod token;
 pub mod witness;
 
-pub use bounds::{MAX_ADMITS, MAX_REKEYS, MAX_SET_BYTES, SPARE_JOINS};
+pub use bounds::{MAX_ADMITS, MAX_CHAIN_BYTES, MAX_LOOSE_CHARTERS, MAX_REKEYS, MAX_SET_BYTES, SPARE_JOINS};
 pub use reducer::{reduce, removed_digest};
 pub use set::{Insertion, ObjectSet, PAGE, Refusal};
 pub use standing::{Alarm, EpochState, INVITE_GRACE_SECONDS, InviteState, Member, Membership, Waiting};

@@ -2,41 +2,58 @@
 //! objects finds the same, in whatever order they came (README §11).
 //!
 //! ```text
-//! charter ─► chains ─► invites ─► rounds over joins ─► members ─► names, static keys
-//!                 └──► epochs
+//! charters ─► chains ─► invites ─► removed ─► rounds over joins ─► members ─► names, static keys
+//!                  │                   │             ▲
+//!                  └──► confirms ──────┼─────────────┘
+//!                  └──► epochs ◄───────┘ stale or not
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::chains;
-use super::object::{Body, Capabilities, Charter, Invite, Kind, Object};
-use super::rounds::{self, Counted, Rounds};
+use super::charters::Authority;
+use super::object::{Body, Capabilities, Charter, Invite, Kind, Object, Remove, Target};
+use super::rounds::{self, Basis, Counted, Rounds, fits};
 use super::set::ObjectSet;
 use super::standing::{Alarm, EpochState, InviteState, Member, Membership, Waiting};
-use crate::identity::{DeviceId, InviteId, StaticKey, sha256};
+use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, sha256};
 
 /// Finds who belongs. Without a charter nobody does.
 #[must_use]
 pub fn reduce(set: &ObjectSet) -> Membership {
+    reduce_without(set, &BTreeSet::new())
+}
+
+/// Finds who would belong if `more` were removed too.
+pub(super) fn reduce_without(set: &ObjectSet, more: &BTreeSet<Target>) -> Membership {
     let mut membership = Membership::unknown(*set.vpi());
-    let Some((object, charter)) = set.charter() else { return membership };
-    membership.charter = Some(object.clone());
-    let links = set.iter().filter(|object| is_of_admin(charter, object));
-    membership.chains = chains(set.vpi(), links);
+    let line: Vec<_> = set.charters().collect();
+    let bodies: Vec<_> = line.iter().map(|(_, charter)| *charter).collect();
+    let Some(((object, charter), authority)) = line.last().zip(Authority::of(&bodies)) else {
+        return membership;
+    };
+    membership.charter = Some((*object).clone());
+    membership.alarms = set.rival_charters().map(|version| Alarm::CharterRivals { version }).collect();
+    membership.chains = chains(set.vpi(), charter, set.links());
     let forks = membership
         .chains
         .iter()
         .filter_map(|(admin, chain)| chain.forked_at.map(|seq| Alarm::ChainForked { admin: *admin, seq }));
     membership.alarms.extend(forks);
-    let valid = valid_links(set, charter, &membership);
-    membership.epochs = epochs(&valid, &membership.removed_digest);
+    let valid = valid_links(set, &authority, &membership);
     let invites = invites(&valid, &mut membership.alarms);
     let bodies = invites.iter().map(|(id, (_, invite))| (*id, *invite)).collect();
-    let rounds = rounds::run(set, charter, &bodies);
+    membership.removed = removed(set, &authority, &membership, &bodies, more);
+    membership.removed_digest = removed_digest(membership.removed.iter().map(Target::as_bytes));
+    membership.epochs = epochs(&valid, &membership.removed_digest);
+    membership.confirmed = confirmed(&valid);
+    let (removed, confirmed) = (&membership.removed, &membership.confirmed);
+    let rounds = rounds::run(set, &Basis { charter, invites: &bodies, removed, confirmed });
     seat_members(&mut membership, charter, &rounds);
     note_invites(&mut membership, &invites, &rounds);
     note_waiting(&mut membership, &rounds);
     give_static_keys(&mut membership, set, charter, &rounds);
+    note_leases(&mut membership, set, charter);
     membership
 }
 
@@ -53,25 +70,80 @@ pub fn removed_digest<'t>(targets: impl IntoIterator<Item = &'t [u8]>) -> [u8; 3
     sha256(&[&bytes])
 }
 
-fn is_of_admin(charter: &Charter, object: &Object) -> bool {
-    object.body().link().is_some_and(|link| charter.admin(&link.admin).is_some())
-}
-
 /// The objects in valid prefixes for which their admin has the capability.
-fn valid_links<'s>(set: &'s ObjectSet, charter: &Charter, membership: &Membership) -> Vec<&'s Object> {
+fn valid_links<'s>(
+    set: &'s ObjectSet,
+    authority: &Authority<'_>,
+    membership: &Membership,
+) -> Vec<&'s Object> {
     let in_prefix = membership.chains.values().flat_map(|chain| &chain.prefix);
     in_prefix
         .filter_map(|id| set.get(id))
         .filter(|object| {
-            let needed = match object.kind() {
-                Kind::Invite => Capabilities::INVITE,
-                Kind::Epoch => Capabilities::EPOCH,
-                Kind::Charter | Kind::Join | Kind::Admit | Kind::Rekey => return false,
+            let needed: &[Capabilities] = match object.kind() {
+                Kind::Invite => &[Capabilities::INVITE],
+                Kind::Epoch => &[Capabilities::EPOCH],
+                // Who may invite could let the device in, who may remove must be able to spare it.
+                Kind::Confirm => &[Capabilities::INVITE, Capabilities::REMOVE],
+                Kind::Charter
+                | Kind::Join
+                | Kind::Admit
+                | Kind::Remove
+                | Kind::Rekey
+                | Kind::Presence
+                | Kind::Lease => return false,
             };
-            let admin = object.body().link().and_then(|link| charter.admin(&link.admin));
-            admin.is_some_and(|admin| admin.capabilities.has(needed))
+            object.body().link().is_some_and(|link| authority.has_any(&link.admin, needed))
         })
         .collect()
+}
+
+/// Rule 3: the targets of all Removes that count, and `more`, less pardons and admins in force.
+fn removed(
+    set: &ObjectSet,
+    authority: &Authority<'_>,
+    membership: &Membership,
+    invites: &BTreeMap<InviteId, &Invite>,
+    more: &BTreeSet<Target>,
+) -> BTreeSet<Target> {
+    let charter = authority.charter;
+    let counts = |(object, remove): &(&Object, &Remove)| {
+        if remove.is_leave() {
+            return has_asked(set, &remove.signer, invites);
+        }
+        let is_before_cut = || {
+            let chain = membership.chains.get(&remove.signer);
+            chain.is_some_and(|chain| chain.before_cut.contains(&object.id()))
+        };
+        authority.has_any(&remove.signer, &[Capabilities::REMOVE])
+            && (charter.admin(&remove.signer).is_some() || is_before_cut())
+    };
+    let may_go = |target: &Target| {
+        let is_admin = matches!(target, Target::Device(device) if charter.admin(device).is_some());
+        !is_admin && charter.pardons.binary_search(target).is_err()
+    };
+    let targets = set.removes().filter(counts).map(|(_, remove)| remove.target);
+    targets.chain(more.iter().copied()).filter(may_go).collect()
+}
+
+/// Whether a Join by `device` is here that one of `invites` permits. A device that never asked cannot leave: anybody
+/// can make keys, and each departure costs an epoch.
+fn has_asked(set: &ObjectSet, device: &DeviceId, invites: &BTreeMap<InviteId, &Invite>) -> bool {
+    set.joins_of(device)
+        .any(|(_, join)| invites.get(&join.invite_id).is_some_and(|invite| fits(invite, join)))
+}
+
+/// By confirmed join: the earliest time.
+fn confirmed(valid: &[&Object]) -> BTreeMap<ObjectId, u64> {
+    let mut confirmed = BTreeMap::new();
+    for object in valid {
+        let Body::Confirm(confirm) = object.body() else { continue };
+        for join in &confirm.joins {
+            let at = confirmed.entry(*join).or_insert(confirm.time);
+            *at = confirm.time.min(*at);
+        }
+    }
+    confirmed
 }
 
 /// The epochs, the one in force first: highest number, then lowest id.
@@ -170,7 +242,8 @@ fn note_invites(membership: &mut Membership, invites: &Invites<'_>, rounds: &Rou
     }
     for (id, (object, invite)) in invites {
         let uses = uses.get(id).copied().unwrap_or_default();
-        let state = InviteState { object: (*object).clone(), invite: (*invite).clone(), uses };
+        let is_revoked = membership.removed.contains(&Target::Invite(*id));
+        let state = InviteState { object: (*object).clone(), invite: (*invite).clone(), uses, is_revoked };
         membership.invites.insert(*id, state);
     }
 }
@@ -225,4 +298,19 @@ fn newest_rekey(set: &ObjectSet, device: &DeviceId, alarms: &mut BTreeSet<Alarm>
         alarms.insert(Alarm::RekeyConflict { device: *device });
     }
     Some(newest.static_key)
+}
+
+/// The newest Lease of each member, where leases are on: the policy has a life for them, and more than one admin is
+/// there to make them.
+fn note_leases(membership: &mut Membership, set: &ObjectSet, charter: &Charter) {
+    let seconds = charter.policy.lease_seconds;
+    if seconds == 0 || charter.admins.len() < 2 {
+        return;
+    }
+    membership.lease_seconds = Some(seconds);
+    let ends = membership.members.keys().filter_map(|device| {
+        let lease = set.lease_of(device)?;
+        Some((*device, lease.until.min(lease.from.saturating_add(seconds))))
+    });
+    membership.leases = ends.collect();
 }

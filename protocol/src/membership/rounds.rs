@@ -1,11 +1,12 @@
 //! Which joins count: the rounds of README §11, rule 5.
 //!
 //! A round looks only at the Admits of devices that became members in the round before: any other Admit was
-//! looked at already, and its join is in, or its invite was full. The whole is thus linear in the objects.
+//! looked at already, and its join is in, or its invite was full. The whole is thus linear in the objects. Joins that an
+//! admin confirmed are all looked at in round one, before any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::object::{Admit, Charter, Invite, Join};
+use super::object::{Admit, Charter, Invite, Join, Target};
 use super::set::ObjectSet;
 use super::standing::{Waiting, is_eligible};
 use crate::identity::{DeviceId, InviteId, ObjectId};
@@ -19,9 +20,20 @@ pub(super) struct Rounds<'s> {
     pub(super) waiting: Vec<(&'s Join, Waiting)>,
 }
 
+/// What the rounds stand on.
+pub(super) struct Basis<'s, 'b> {
+    pub(super) charter: &'b Charter,
+    /// The invites in valid prefixes.
+    pub(super) invites: &'b BTreeMap<InviteId, &'s Invite>,
+    /// Removed devices have no join, removed invites only confirmed ones.
+    pub(super) removed: &'b BTreeSet<Target>,
+    /// By confirmed join: the earliest time.
+    pub(super) confirmed: &'b BTreeMap<ObjectId, u64>,
+}
+
 /// A join that counts.
 pub(super) struct Counted<'s> {
-    /// The earliest time at which a member of an earlier round admitted it.
+    /// The earliest time at which a member of an earlier round admitted it, or an admin confirmed it.
     pub(super) at: u64,
     /// The round, from 1.
     pub(super) round: usize,
@@ -29,28 +41,30 @@ pub(super) struct Counted<'s> {
     pub(super) join: &'s Join,
 }
 
-/// Runs the rounds over the joins by `invites`, those in valid prefixes, from the charter's admins on.
-pub(super) fn run<'s>(
-    set: &'s ObjectSet,
-    charter: &Charter,
-    invites: &BTreeMap<InviteId, &'s Invite>,
-) -> Rounds<'s> {
-    let candidates = Candidates::of(set, charter, invites);
-    let mut fresh: BTreeSet<DeviceId> = charter.admins.iter().map(|admin| admin.device).collect();
+/// Runs the rounds from the charter's admins on.
+pub(super) fn run<'s>(set: &'s ObjectSet, basis: &Basis<'s, '_>) -> Rounds<'s> {
+    let candidates = Candidates::of(set, basis);
+    let mut fresh: BTreeSet<DeviceId> = basis.charter.admins.iter().map(|admin| admin.device).collect();
     let mut members = BTreeSet::new();
     let mut places = Places::default();
     while !fresh.is_empty() {
         places.round += 1;
-        let vouched = candidates.vouched_by(&fresh);
+        let mut vouched = candidates.vouched_by(&fresh);
+        if places.round == 1 {
+            candidates.add_confirmed(&mut vouched, basis.confirmed);
+        }
         members.append(&mut fresh);
         for (invite, joins) in vouched {
-            let Some(invite) = invites.get(&invite) else { continue };
+            let Some(invite) = basis.invites.get(&invite) else { continue };
             fresh.extend(places.fill(invite, joins, &candidates));
         }
         fresh.retain(|device| !members.contains(device));
     }
     places.result(&candidates)
 }
+
+/// How a join stands among those of its invite: (not confirmed, when); the lowest comes in first.
+type Vouched = BTreeMap<InviteId, BTreeMap<ObjectId, (bool, u64)>>;
 
 /// The joins of valid form, and who admitted them.
 struct Candidates<'s> {
@@ -59,14 +73,21 @@ struct Candidates<'s> {
 }
 
 impl<'s> Candidates<'s> {
-    fn of(set: &'s ObjectSet, charter: &Charter, invites: &BTreeMap<InviteId, &'s Invite>) -> Self {
+    fn of(set: &'s ObjectSet, basis: &Basis<'s, '_>) -> Self {
         let mut candidates = Self { joins: BTreeMap::new(), by_witness: BTreeMap::new() };
-        for invite in invites.values() {
-            let fitting = set.joins_by(&invite.invite_id).filter(|(_, join)| fits(invite, join));
+        for invite in basis.invites.values() {
+            let is_revoked = basis.removed.contains(&Target::Invite(invite.invite_id));
+            let is_removed = |join: &Join| basis.removed.contains(&Target::Device(join.device));
+            let fitting =
+                set.joins_by(&invite.invite_id).filter(|(_, join)| fits(invite, join) && !is_removed(join));
             for (object, join) in fitting {
                 candidates.joins.insert(object.id(), join);
-                let eligible =
-                    set.admits_of(&object.id()).filter(|(_, admit)| is_eligible(charter, invite, admit));
+                if is_revoked {
+                    continue;
+                }
+                let eligible = set
+                    .admits_of(&object.id())
+                    .filter(|(_, admit)| is_eligible(basis.charter, invite, admit));
                 for (_, admit) in eligible {
                     candidates.by_witness.entry(admit.witness).or_default().push(admit);
                 }
@@ -76,14 +97,25 @@ impl<'s> Candidates<'s> {
     }
 
     /// By invite: the joins that `fresh` admitted, with the earliest time.
-    fn vouched_by(&self, fresh: &BTreeSet<DeviceId>) -> BTreeMap<InviteId, BTreeMap<ObjectId, u64>> {
-        let mut vouched: BTreeMap<InviteId, BTreeMap<ObjectId, u64>> = BTreeMap::new();
+    fn vouched_by(&self, fresh: &BTreeSet<DeviceId>) -> Vouched {
+        let mut vouched = Vouched::new();
         for admit in fresh.iter().filter_map(|device| self.by_witness.get(device)).flatten() {
             let Some(join) = self.joins.get(&admit.join_id) else { continue };
-            let at = vouched.entry(join.invite_id).or_default().entry(admit.join_id).or_insert(admit.time);
+            let of_invite = vouched.entry(join.invite_id).or_default();
+            let (_, at) = of_invite.entry(admit.join_id).or_insert((true, admit.time));
             *at = admit.time.min(*at);
         }
         vouched
+    }
+
+    fn add_confirmed(&self, vouched: &mut Vouched, confirmed: &BTreeMap<ObjectId, u64>) {
+        for (id, time) in confirmed {
+            let Some(join) = self.joins.get(id) else { continue };
+            let (is_unconfirmed, at) =
+                vouched.entry(join.invite_id).or_default().entry(*id).or_insert((false, *time));
+            *is_unconfirmed = false;
+            *at = (*time).min(*at);
+        }
     }
 }
 
@@ -105,18 +137,18 @@ struct Places {
 }
 
 impl Places {
-    /// Fills the free uses of `invite` in the order (time, join id); returns the devices that came in.
+    /// Fills the free uses of `invite` in the order (confirmed, time, join id); returns the devices that came in.
     fn fill(
         &mut self,
         invite: &Invite,
-        joins: BTreeMap<ObjectId, u64>,
+        joins: BTreeMap<ObjectId, (bool, u64)>,
         candidates: &Candidates<'_>,
     ) -> Vec<DeviceId> {
-        let mut order: Vec<_> = joins.into_iter().map(|(join, at)| (at, join)).collect();
+        let mut order: Vec<_> = joins.into_iter().map(|(join, stands)| (stands, join)).collect();
         order.sort_unstable();
         let uses = self.uses.entry(invite.invite_id).or_default();
         let mut came_in = Vec::new();
-        for (at, id) in order {
+        for ((_, at), id) in order {
             if self.counted.contains_key(&id) {
                 continue;
             }

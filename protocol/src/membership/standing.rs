@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Chain;
-use super::object::{Admit, Body, Capabilities, Charter, Invite, Object, WhoMayAdmit};
+use super::object::{Admit, Body, Capabilities, Charter, Invite, Object, Target, WhoMayAdmit};
 use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, VpiId};
 
 /// Seconds by which clocks may differ where an invite's end is judged (specified: README §12).
@@ -20,7 +20,14 @@ pub struct Membership {
     pub(super) invites: BTreeMap<InviteId, InviteState>,
     pub(super) chains: BTreeMap<DeviceId, Chain>,
     pub(super) epochs: Vec<EpochState>,
+    pub(super) removed: BTreeSet<Target>,
     pub(super) removed_digest: [u8; 32],
+    /// By confirmed join: the earliest time.
+    pub(super) confirmed: BTreeMap<ObjectId, u64>,
+    /// How long a lease lives, where leases are on.
+    pub(super) lease_seconds: Option<u64>,
+    /// By member: when its newest lease ends.
+    pub(super) leases: BTreeMap<DeviceId, u64>,
     pub(super) alarms: BTreeSet<Alarm>,
 }
 
@@ -62,6 +69,7 @@ pub struct InviteState {
     pub(super) object: Object,
     pub(super) invite: Invite,
     pub(super) uses: u64,
+    pub(super) is_revoked: bool,
 }
 
 impl InviteState {
@@ -83,10 +91,22 @@ impl InviteState {
         self.invite.max_uses.saturating_sub(self.uses)
     }
 
+    /// How many joins it let in that still count.
+    #[must_use]
+    pub fn uses(&self) -> u64 {
+        self.uses
+    }
+
+    /// Whether an admin revoked it.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.is_revoked
+    }
+
     /// Whether a witness would still admit by it at `wall_secs` (unix seconds), uses apart.
     #[must_use]
     pub fn is_live(&self, wall_secs: u64) -> bool {
-        is_in_time(&self.invite, wall_secs)
+        !self.is_revoked && is_in_time(&self.invite, wall_secs)
     }
 }
 
@@ -106,6 +126,11 @@ pub struct EpochState {
 /// Something that a user should be told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alarm {
+    /// The roots signed two charters of one version; the better-ranked one counts.
+    CharterRivals {
+        /// The version.
+        version: u64,
+    },
     /// An admin signed two histories; its allows from this place on are void.
     ChainForked {
         /// The admin.
@@ -158,7 +183,11 @@ impl Membership {
             invites: BTreeMap::new(),
             chains: BTreeMap::new(),
             epochs: Vec::new(),
+            removed: BTreeSet::new(),
             removed_digest: super::reducer::removed_digest([]),
+            confirmed: BTreeMap::new(),
+            lease_seconds: None,
+            leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
         }
     }
@@ -182,6 +211,20 @@ impl Membership {
             Body::Charter(charter) => Some(charter),
             _ => None,
         }
+    }
+
+    /// The version of the charter in force; 0 also while there is none.
+    #[must_use]
+    pub fn charter_version(&self) -> u64 {
+        self.charter().map_or(0, |charter| charter.version)
+    }
+
+    /// Whether the charter in force lets `device` do all of `capabilities`.
+    #[must_use]
+    pub fn may(&self, device: &DeviceId, capabilities: Capabilities) -> bool {
+        self.charter()
+            .and_then(|charter| charter.admin(device))
+            .is_some_and(|admin| admin.capabilities.has(capabilities))
     }
 
     /// Every member, ascending by device.
@@ -234,6 +277,33 @@ impl Membership {
         self.epochs.iter()
     }
 
+    /// Everything that is removed, ascending.
+    pub fn removed(&self) -> impl ExactSizeIterator<Item = &Target> {
+        self.removed.iter()
+    }
+
+    /// Whether this device was removed, or left.
+    #[must_use]
+    pub fn is_removed(&self, device: &DeviceId) -> bool {
+        self.removed.contains(&Target::Device(*device))
+    }
+
+    /// Whether the invite with this id was revoked, whether or not it is here.
+    #[must_use]
+    pub fn is_revoked(&self, invite: &InviteId) -> bool {
+        self.removed.contains(&Target::Invite(*invite))
+    }
+
+    /// When `device`, a member, must have a newer lease, in unix seconds; `None` where leases are off, for admins and
+    /// for devices that are no members. Without any lease it has as long from its beginning as one would give.
+    #[must_use]
+    pub fn lease_ends(&self, device: &DeviceId) -> Option<u64> {
+        let seconds = self.lease_seconds?;
+        let member = self.member(device).filter(|member| !member.is_admin)?;
+        let first = member.since.saturating_add(seconds);
+        Some(self.leases.get(device).map_or(first, |end| first.max(*end)))
+    }
+
     /// The digest of the removed set, as handshakes and Epoch objects carry it.
     #[must_use]
     pub fn removed_digest(&self) -> &[u8; 32] {
@@ -258,18 +328,18 @@ impl Membership {
     #[must_use]
     pub fn may_hold(&self, object: &Object) -> bool {
         let Body::Invite(invite) = object.body() else { return false };
-        let is_admins = self
-            .charter()
-            .and_then(|charter| charter.admin(&invite.admin))
-            .is_some_and(|admin| admin.capabilities.has(Capabilities::INVITE));
+        let state = self.invite(&invite.invite_id);
+        if !self.may(&invite.admin, Capabilities::INVITE) {
+            // Of a retired admin, what stands before its cut.
+            return state.is_some_and(|state| state.object == *object);
+        }
         let is_linked = self.chains.get(&invite.admin).cloned().unwrap_or_default().may_hold(
             &self.vpi,
             invite.seq,
             &object.id(),
             &invite.previous,
         );
-        let is_only = self.invite(&invite.invite_id).is_none_or(|state| state.object == *object);
-        is_admins && is_linked && is_only
+        is_linked && state.is_none_or(|state| state.object == *object)
     }
 }
 

@@ -39,7 +39,9 @@ pub fn consider(
     let (join, invite) = question.bodies();
     let refused = Verdict::Silent(DropReason::JoinRefused);
     let Some(charter) = membership.charter() else { return refused };
-    let is_permitted = membership.may_hold(question.invite_object()) && is_in_time(invite, wall_secs);
+    let is_gone = membership.is_revoked(&invite.invite_id) || membership.is_removed(&join.device);
+    let is_permitted =
+        !is_gone && membership.may_hold(question.invite_object()) && is_in_time(invite, wall_secs);
     let may_admit = membership.member(own).is_some() && may_witness(charter, invite, own);
     if !is_permitted || !fits(invite, join) || !may_admit {
         return refused;

@@ -5,7 +5,7 @@
 //! arrived. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
 //! between the two is not done yet.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
@@ -86,6 +86,17 @@ struct Selected {
     next_size_probe_at: Instant,
     rtt_probe_at: Option<Instant>,
     rtt: Option<Duration>,
+}
+
+/// Says whether a member may be at `address`: one host's, and not this machine's own.
+#[must_use]
+pub fn is_candidate(address: &SocketAddr) -> bool {
+    let is_host = match address.ip().to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_broadcast() || v4.octets()[0] == 0 || v4.octets()[0] >= 240),
+        IpAddr::V6(_) => true,
+    };
+    let ip = address.ip().to_canonical();
+    is_host && address.port() != 0 && !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
 /// The addresses of one member.

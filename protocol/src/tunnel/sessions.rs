@@ -29,6 +29,8 @@ pub struct Session {
     pub role: Role,
     /// The sending half.
     pub sealer: Arc<Sealer>,
+    /// SHA-256 of the epoch secret that the handshake was made under.
+    pub epoch: [u8; 32],
     /// When the initiation was sent, or received.
     pub began_at: Instant,
     /// When the response was received (initiator), or the session's first datagram (responder; until then, when the
@@ -129,7 +131,7 @@ mod tests {
     fn session(index: u32, role: Role, (began, finished): (u64, u64), start: Instant) -> Session {
         let at = |ms| start + Duration::from_millis(ms);
         let sealer = Arc::new(Sealer::new(Suite::ChaCha20Poly1305, &[0; 32], index));
-        Session { index, role, sealer, began_at: at(began), finished_at: at(finished) }
+        Session { index, role, sealer, epoch: [0; 32], began_at: at(began), finished_at: at(finished) }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::message::{MessageError, Reader};
 use crate::identity::ObjectId;
 
 /// Envelopes in an initiation at most: Invite, Join, Admit, Rekey.
-const MAX_PROOFS: u8 = 4;
+pub const MAX_PROOFS: u8 = 4;
 
 /// The suites that one end is willing to use, as a bit set: 1 ChaCha20-Poly1305, 2 AES-256-GCM.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,8 @@ pub struct Digests {
     pub epoch_tag: [u8; 2],
 }
 
-const HELLO_BYTES: usize = 1 + 32 + 32 + 2;
+/// Bytes of a hello.
+pub const HELLO_BYTES: usize = 1 + 32 + 32 + 2;
 
 impl Hello {
     fn encode(&self) -> Vec<u8> {

@@ -7,9 +7,11 @@
 //! 0x02 echo      id u64                           0x11 list     kind u8 | page u16 | n × id 32 (n ≤ 32)
 //! 0x3f close     reason u8                        0x12 get      id 32 | offset u16
 //! 0x14 settled   flags u8 (1: have yours)         0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
+//! 0x15 have      n × id 32 (1 ≤ n ≤ 32)           0x16 ask      epoch id 32
+//!                                                 0x17 secret   epoch id 32 | [secret 32]
 //! ```
 
-use crate::identity::ObjectId;
+use crate::identity::{ObjectId, Secret};
 
 /// Ids in one page of a list at most: 1,024 bytes, so that it fits the first path size.
 pub const PAGE_IDS: usize = 32;
@@ -75,6 +77,23 @@ pub enum Message<'m> {
         /// The sender has had the receiver's `Settled`.
         heard: bool,
     },
+    /// The sender has these objects, of which it was told unasked.
+    Have {
+        /// At most [`PAGE_IDS`].
+        ids: Vec<ObjectId>,
+    },
+    /// Asks for the secret of an epoch.
+    Ask {
+        /// The Epoch object's.
+        id: ObjectId,
+    },
+    /// The secret of an epoch; the session keeps it from others.
+    Secret {
+        /// The Epoch object's.
+        id: ObjectId,
+        /// What the object names by its hash; `None`: the sender does not hold it.
+        secret: Option<Secret>,
+    },
     /// The sender forgets the session.
     Close {
         /// 0 the node stops.
@@ -130,6 +149,19 @@ impl<'m> Message<'m> {
                 out.extend_from_slice(bytes);
             }
             Self::Settled { heard } => out.extend_from_slice(&[0x14, u8::from(*heard)]),
+            Self::Have { ids } => {
+                out.push(0x15);
+                ids.iter().take(PAGE_IDS).for_each(|id| out.extend_from_slice(&id.0));
+            }
+            Self::Ask { id } => {
+                out.push(0x16);
+                out.extend_from_slice(&id.0);
+            }
+            Self::Secret { id, secret } => {
+                out.push(0x17);
+                out.extend_from_slice(&id.0);
+                secret.iter().for_each(|secret| out.extend_from_slice(&secret.0));
+            }
             Self::Close { reason } => out.extend_from_slice(&[0x3f, *reason]),
         }
         out
@@ -164,6 +196,16 @@ impl<'m> Message<'m> {
                 heard @ 0..=1 => Self::Settled { heard: heard == 1 },
                 _ => return Err(MessageError::Malformed),
             },
+            0x15 => match reader.ids()? {
+                ids if ids.is_empty() => return Err(MessageError::Malformed),
+                ids => Self::Have { ids },
+            },
+            0x16 => Self::Ask { id: ObjectId(reader.array()?) },
+            0x17 => {
+                let id = ObjectId(reader.array()?);
+                let secret = if reader.0.is_empty() { None } else { Some(Secret(reader.array()?)) };
+                Self::Secret { id, secret }
+            }
             0x3f => Self::Close { reason: reader.u8()? },
             _ => return Err(MessageError::Unknown),
         };
@@ -171,12 +213,7 @@ impl<'m> Message<'m> {
     }
 
     fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
-        let (kind, page) = (reader.u8()?, reader.u16()?);
-        let (ids, rest) = std::mem::take(&mut reader.0).as_chunks::<32>();
-        if !rest.is_empty() || ids.len() > PAGE_IDS {
-            return Err(MessageError::Malformed);
-        }
-        Ok(Self::List { kind, page, ids: ids.iter().map(|id| ObjectId(*id)).collect() })
+        Ok(Self::List { kind: reader.u8()?, page: reader.u16()?, ids: reader.ids()? })
     }
 }
 
@@ -192,6 +229,15 @@ impl<'r> Reader<'r> {
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
         self.take(N)?.try_into().map_err(|_| MessageError::Malformed)
+    }
+
+    /// All ids that are left, at most [`PAGE_IDS`].
+    fn ids(&mut self) -> Result<Vec<ObjectId>, MessageError> {
+        let (ids, rest) = std::mem::take(&mut self.0).as_chunks::<32>();
+        if !rest.is_empty() || ids.len() > PAGE_IDS {
+            return Err(MessageError::Malformed);
+        }
+        Ok(ids.iter().map(|id| ObjectId(*id)).collect())
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, MessageError> {
@@ -223,6 +269,11 @@ mod tests {
             Message::Get { id, offset: 1_000 },
             Message::Piece { id, offset: 1_000, total: 1_003, bytes: b"abc" },
             Message::Settled { heard: true },
+            Message::Have { ids: vec![id] },
+            Message::Have { ids: vec![id; PAGE_IDS] },
+            Message::Ask { id },
+            Message::Secret { id, secret: Some(Secret([8; 32])) },
+            Message::Secret { id, secret: None },
             Message::Close { reason: 0 },
         ]
     }

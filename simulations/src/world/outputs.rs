@@ -105,7 +105,13 @@ impl World {
             Event::Reached { device, remote } => {
                 self.hosts[host].disk.remembered.insert(device, remote);
             }
-            Event::JoinFailed(_) | Event::Invited { .. } | Event::Pong { .. } => {
+            Event::Presence(object) => self.hosts[host].disk.remember_presence(object),
+            Event::JoinFailed(_)
+            | Event::Invited { .. }
+            | Event::Signed { .. }
+            | Event::Left { .. }
+            | Event::Removed
+            | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}

@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::replace::{PRIVATE, append_durably, beside, replace, sync_folder_of};
+use super::replace::{PRIVATE, append_durably, beside, read, replace, sync_folder_of};
 
 #[cfg(test)]
 mod tests;
@@ -113,6 +113,18 @@ impl ObjectLog {
         }
         Ok(())
     }
+}
+
+/// The payloads of all whole records of the log at `path`, in order, with nothing repaired and nothing locked: for
+/// those who only look. No file is no record.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(crate) fn look(path: &Path) -> Result<Vec<Vec<u8>>, StoreError> {
+    let bytes = read(path)?.unwrap_or_default();
+    let payload =
+        |record: Range<usize>| bytes.get(record.start + HEADER_BYTES..record.end).map(<[u8]>::to_vec);
+    Ok(Scan::of(&bytes).good.into_iter().filter_map(payload).collect())
 }
 
 fn open_file(path: &Path) -> Result<File, StoreError> {

@@ -1,6 +1,6 @@
 //! What an object says: its kind and, for each kind, its fields.
 
-use super::{Admit, Charter, Epoch, Invite, Join, ObjectError, Rekey};
+use super::{Admit, Charter, Confirm, Epoch, Invite, Join, Lease, ObjectError, Presence, Rekey, Remove};
 use crate::identity::{ObjectId, PublicKey, sha256};
 use crate::wire::cbor::{MapReader, read_uint};
 
@@ -16,16 +16,34 @@ pub enum Kind {
     Join = 3,
     /// A member's word that it let a device in.
     Admit = 4,
+    /// The end of a device's membership or of an invite.
+    Remove = 5,
     /// An epoch secret's number and hash.
     Epoch = 6,
     /// A device's static key.
     Rekey = 7,
+    /// Where a device may be reached.
+    Presence = 8,
+    /// An admin's word that a device is a member until a time.
+    Lease = 9,
+    /// An admin's word that joins stand.
+    Confirm = 10,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Charter, Self::Invite, Self::Join, Self::Admit, Self::Epoch, Self::Rekey];
+    pub const ALL: [Self; 10] = [
+        Self::Charter,
+        Self::Invite,
+        Self::Join,
+        Self::Admit,
+        Self::Remove,
+        Self::Epoch,
+        Self::Rekey,
+        Self::Presence,
+        Self::Lease,
+        Self::Confirm,
+    ];
 
     /// The kind with this number on the wire.
     #[must_use]
@@ -41,8 +59,12 @@ impl Kind {
             Self::Invite => "invite",
             Self::Join => "join",
             Self::Admit => "admit",
+            Self::Remove => "remove",
             Self::Epoch => "epoch",
             Self::Rekey => "rekey",
+            Self::Presence => "presence",
+            Self::Lease => "lease",
+            Self::Confirm => "confirm",
         }
     }
 
@@ -51,7 +73,14 @@ impl Kind {
         match self {
             Self::Charter => &[5],
             Self::Join => &[2, 7],
-            Self::Invite | Self::Admit | Self::Epoch | Self::Rekey => &[1],
+            Self::Invite
+            | Self::Admit
+            | Self::Remove
+            | Self::Epoch
+            | Self::Rekey
+            | Self::Presence
+            | Self::Lease
+            | Self::Confirm => &[1],
         }
     }
 }
@@ -64,8 +93,12 @@ pub enum Body {
     Invite(Invite),
     Join(Join),
     Admit(Admit),
+    Remove(Remove),
     Epoch(Epoch),
     Rekey(Rekey),
+    Presence(Presence),
+    Lease(Lease),
+    Confirm(Confirm),
 }
 
 /// The place of an object in its admin's chain.
@@ -88,8 +121,12 @@ impl Body {
             Self::Invite(_) => Kind::Invite,
             Self::Join(_) => Kind::Join,
             Self::Admit(_) => Kind::Admit,
+            Self::Remove(_) => Kind::Remove,
             Self::Epoch(_) => Kind::Epoch,
             Self::Rekey(_) => Kind::Rekey,
+            Self::Presence(_) => Kind::Presence,
+            Self::Lease(_) => Kind::Lease,
+            Self::Confirm(_) => Kind::Confirm,
         }
     }
 
@@ -101,8 +138,12 @@ impl Body {
             Self::Invite(invite) => invite.time,
             Self::Join(join) => join.time,
             Self::Admit(admit) => admit.time,
+            Self::Remove(remove) => remove.time,
             Self::Epoch(epoch) => epoch.time,
             Self::Rekey(rekey) => rekey.time,
+            Self::Presence(presence) => presence.time,
+            Self::Lease(lease) => lease.from,
+            Self::Confirm(confirm) => confirm.time,
         }
     }
 
@@ -111,10 +152,18 @@ impl Body {
     pub fn link(&self) -> Option<Link> {
         match self {
             Self::Invite(Invite { admin, seq, previous, .. })
-            | Self::Epoch(Epoch { admin, seq, previous, .. }) => {
+            | Self::Epoch(Epoch { admin, seq, previous, .. })
+            | Self::Confirm(Confirm { admin, seq, previous, .. })
+            | Self::Remove(Remove { signer: admin, link: Some((seq, previous)), .. }) => {
                 Some(Link { admin: *admin, seq: *seq, previous: *previous })
             }
-            Self::Charter(_) | Self::Join(_) | Self::Admit(_) | Self::Rekey(_) => None,
+            Self::Charter(_)
+            | Self::Join(_)
+            | Self::Admit(_)
+            | Self::Remove(Remove { link: None, .. })
+            | Self::Rekey(_)
+            | Self::Presence(_)
+            | Self::Lease(_) => None,
         }
     }
 
@@ -126,8 +175,12 @@ impl Body {
             Self::Invite(invite) => invite.encode(),
             Self::Join(join) => join.encode(),
             Self::Admit(admit) => admit.encode(),
+            Self::Remove(remove) => remove.encode(),
             Self::Epoch(epoch) => epoch.encode(),
             Self::Rekey(rekey) => rekey.encode(),
+            Self::Presence(presence) => presence.encode(),
+            Self::Lease(lease) => lease.encode(),
+            Self::Confirm(confirm) => confirm.encode(),
         }
     }
 
@@ -146,8 +199,12 @@ impl Body {
             Kind::Invite => Self::Invite(Invite::decode(map)?),
             Kind::Join => Self::Join(Join::decode(map)?),
             Kind::Admit => Self::Admit(Admit::decode(map)?),
+            Kind::Remove => Self::Remove(Remove::decode(map)?),
             Kind::Epoch => Self::Epoch(Epoch::decode(map)?),
             Kind::Rekey => Self::Rekey(Rekey::decode(map)?),
+            Kind::Presence => Self::Presence(Presence::decode(map)?),
+            Kind::Lease => Self::Lease(Lease::decode(map)?),
+            Kind::Confirm => Self::Confirm(Confirm::decode(map)?),
         })
     }
 }

@@ -8,12 +8,12 @@
 //! 10 retired [[device, seq, id]]     11 pardons [device key or invite id]     12 nonce (16)
 //! ```
 //!
-//! Signers, roots, retired and pardons ascend and name nobody twice; admins stand in the order of their names'
-//! precedence. The charter of version 0 is signed by all its roots, and its id is the VPI ID.
+//! Signers, roots, retired and pardons ascend and name nobody twice; nobody is both admin and retired; admins stand in
+//! the order of their names' precedence. The charter of version 0 is signed by all its roots, and its id is the VPI ID.
 
 use minicbor::{Decoder, Encoder};
 
-use super::{Kind, MAX_DEVICE_NAME, MAX_SIGNATURES, MAX_VPI_NAME, field};
+use super::{Kind, MAX_DEVICE_NAME, MAX_SIGNATURES, MAX_VPI_NAME, Target, field};
 use crate::identity::{DeviceId, ObjectId, PublicKey};
 use crate::wire::cbor::{
     CborError, Extensions, IN_MEMORY, MapReader, MapWriter, read_bytes, read_list, read_tuple, read_uint,
@@ -55,8 +55,8 @@ pub struct Charter {
     pub policy: Policy,
     /// Where the chains of former admins end.
     pub retired: Vec<Cut>,
-    /// Targets of removals that no longer count: device keys (32 bytes) and invite ids (16 bytes).
-    pub pardons: Vec<Vec<u8>>,
+    /// Targets of removals that do not count.
+    pub pardons: Vec<Target>,
     /// Makes the ids of two VPIs with equal keys differ.
     pub nonce: [u8; 16],
     /// Fields of later versions.
@@ -162,6 +162,12 @@ pub struct Cut {
 }
 
 impl Charter {
+    /// Where the chain of a former admin ends.
+    #[must_use]
+    pub fn cut(&self, device: &DeviceId) -> Option<&Cut> {
+        self.retired.iter().find(|cut| cut.admin == *device)
+    }
+
     /// The admin whose device key is `device`.
     #[must_use]
     pub fn admin(&self, device: &DeviceId) -> Option<&Admin> {
@@ -181,7 +187,7 @@ impl Charter {
             .list(8, &self.admins, put_admin)
             .with(9, |e| put_policy(e, &self.policy))
             .list(10, &self.retired, put_cut)
-            .list(11, &self.pardons, |e, target| put_bytes(e, target))
+            .list(11, &self.pardons, |e, target| put_bytes(e, target.as_bytes()))
             .bytes(12, &self.nonce)
             .finish(&self.extensions)
     }
@@ -198,7 +204,7 @@ impl Charter {
             admins: map.required(8, |d| read_list(d, MAX_ADMINS, read_admin))?,
             policy: map.required(9, read_policy)?,
             retired: map.required(10, |d| read_list(d, MAX_LISTED, read_cut))?,
-            pardons: map.required(11, |d| read_list(d, MAX_LISTED, read_target))?,
+            pardons: map.required(11, |d| read_list(d, MAX_LISTED, Target::read))?,
             nonce: map.required(12, read_bytes)?,
             extensions: map.finish()?,
         };
@@ -217,7 +223,8 @@ impl Charter {
         let mut devices: Vec<_> = self.admins.iter().map(|admin| admin.device).collect();
         devices.sort_unstable();
         is(!devices.is_empty() && devices.is_sorted_by(|a, b| a < b), 8)?;
-        is(self.retired.is_sorted_by(|a, b| a.admin < b.admin), 10)?;
+        let is_former = |cut: &Cut| self.admin(&cut.admin).is_none();
+        is(self.retired.is_sorted_by(|a, b| a.admin < b.admin) && self.retired.iter().all(is_former), 10)?;
         is(self.pardons.is_sorted_by(|a, b| a < b), 11)
     }
 }
@@ -283,9 +290,4 @@ fn put_cut(encoder: &mut Encoder<Vec<u8>>, cut: &Cut) {
 fn read_cut(decoder: &mut Decoder<'_>) -> Option<Cut> {
     read_tuple(decoder, 3)?;
     Some(Cut { admin: field::key(decoder)?, seq: field::count(decoder)?, id: field::object_id(decoder)? })
-}
-
-/// A device key or an invite id.
-fn read_target(decoder: &mut Decoder<'_>) -> Option<Vec<u8>> {
-    decoder.bytes().ok().filter(|target| matches!(target.len(), 16 | 32)).map(<[u8]>::to_vec)
 }

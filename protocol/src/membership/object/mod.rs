@@ -17,26 +17,36 @@
 //! | 2 | invite | see invite.rs | 1 |
 //! | 3 | join | see join.rs | 2 and 7 |
 //! | 4 | admit | see join.rs | 1 |
+//! | 5 | remove | see remove.rs | 1 |
 //! | 6 | epoch | see epoch.rs | 1 |
 //! | 7 | rekey | see epoch.rs | 1 |
+//! | 8 | presence | see presence.rs | 1 |
+//! | 9 | lease | see confirm.rs | 1 |
+//! | 10 | confirm | see confirm.rs | 1 |
 
 mod body;
 mod charter;
+mod confirm;
 mod envelope;
 mod epoch;
 mod field;
 mod invite;
 mod join;
+mod presence;
+mod remove;
 mod signed;
 #[cfg(test)]
 mod tests;
 
 pub use body::{Body, Kind, Link};
 pub use charter::{Admin, Capabilities, Charter, Cut, MAX_ADMINS, MAX_ROOTS, Policy, Root, WhoMayAdmit};
+pub use confirm::{Confirm, Lease, MAX_CONFIRMED};
 pub use envelope::{MAX_BODY_BYTES, MAX_OBJECT_BYTES, MAX_SIGNATURES};
 pub use epoch::{Epoch, Rekey};
 pub use invite::{Invite, MAX_INVITE_SECONDS, MAX_USES};
 pub use join::{Admit, Join};
+pub use presence::{MAX_BEACON_ADDRESS, MAX_BEACON_PEER, MAX_CANDIDATES, Presence};
+pub use remove::{Reason, Remove, Target};
 pub use signed::{Object, ObjectError};
 
 /// Letters of a device's name, at most (specified: README §10); it becomes a DNS label.

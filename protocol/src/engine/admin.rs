@@ -1,0 +1,183 @@
+//! What this node signs for others to obey: invites, removals, revocations, epochs; and its own leaving.
+
+use std::time::{Duration, Instant};
+
+use super::news::Origin;
+use super::outbox::{Event, Ticket};
+use super::roster::Roster;
+use super::witness::Acknowledgement;
+use super::{Config, Engine, InviteRequest, Removal, Time};
+use crate::identity::{DeviceId, InviteId, ObjectId};
+use crate::membership::admin::{self, Admin, AdminError};
+use crate::membership::founding::{self, Addresses, InviteError, Inviter};
+use crate::membership::object::{Kind, Object};
+use crate::membership::token::Token;
+
+/// How long a device that leaves waits for a member to have its word.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// A device that leaves, and waits until somebody knows.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    ticket: Ticket,
+    /// Its word; not in the set, where it would end the very links that carry it.
+    object: Object,
+    told: u32,
+    until: Instant,
+}
+
+impl Engine {
+    /// Makes an invite, and the token around it.
+    pub(super) fn make_invite(
+        &mut self,
+        request: &InviteRequest,
+        time: Time,
+    ) -> Result<Box<Token>, InviteError> {
+        if !self.may_sign(request.offline) {
+            return Err(InviteError::Unsettled);
+        }
+        let inviter = Inviter {
+            admin: &self.config.device,
+            membership: self.roster.membership(),
+            epoch: self.roster.newest_epoch().ok_or(InviteError::Chain)?,
+            wall_secs: time.wall_secs(),
+        };
+        let addresses = Addresses { members: &request.members, beacons: &[] };
+        let token = founding::invite(&mut self.rng, &inviter, &request.wish, addresses)?;
+        let taken = self.roster.insert([token.invite_object().clone()]);
+        self.on_news(taken, Origin::Own, time);
+        Ok(Box::new(token))
+    }
+
+    /// Removes a member; its sessions end in this very step.
+    pub(super) fn remove(&mut self, removal: &Removal, time: Time) -> Result<(), AdminError> {
+        self.check_settled(removal.offline)?;
+        let admin = at_work(&self.config, &self.roster, time);
+        let removal = admin::remove(&mut self.rng, &admin, &removal.target, removal.reason)?;
+        self.carry_out(removal, time);
+        Ok(())
+    }
+
+    /// Takes an invite back.
+    pub(super) fn revoke(
+        &mut self,
+        (invite, offline): (InviteId, bool),
+        time: Time,
+    ) -> Result<(), AdminError> {
+        self.check_settled(offline)?;
+        let admin = at_work(&self.config, &self.roster, time);
+        let removal = admin::revoke(&mut self.rng, &admin, &invite)?;
+        self.carry_out(removal, time);
+        Ok(())
+    }
+
+    /// Makes the epoch that follows the one in force.
+    pub(super) fn make_next_epoch(&mut self, time: Time) -> Result<(), AdminError> {
+        self.check_settled(false)?;
+        let admin = at_work(&self.config, &self.roster, time);
+        let (object, epoch) = admin::next_epoch(&mut self.rng, &admin)?;
+        self.carry_out(admin::Removal { objects: vec![object], epoch: Some(epoch) }, time);
+        Ok(())
+    }
+
+    /// Stores what was signed, the secret before the object that names it, and acts on it.
+    fn carry_out(&mut self, signed: admin::Removal, time: Time) {
+        let admin::Removal { objects, epoch } = signed;
+        let taken = self.roster.insert(objects);
+        if let Some(epoch) = epoch {
+            self.roster.add_epoch(epoch.clone());
+            self.store(Vec::new(), vec![epoch]);
+        }
+        self.on_news(taken, Origin::Own, time);
+    }
+
+    /// A disk that went back would make this admin sign a second history (README §12).
+    fn check_settled(&self, offline: bool) -> Result<(), AdminError> {
+        if self.may_sign(offline) { Ok(()) } else { Err(AdminError::Unsettled) }
+    }
+
+    fn may_sign(&self, offline: bool) -> bool {
+        self.has_settled || self.peers.is_empty() || offline
+    }
+
+    /// Says that this device leaves; who hears it tells the others.
+    pub(super) fn leave(&mut self, ticket: Ticket, time: Time) -> Result<(), AdminError> {
+        let (vpi, membership) = (&self.config.vpi, self.roster.membership());
+        let object = admin::leave(vpi, &self.config.device, membership, time.wall_secs())?;
+        let until = time.now + LEAVE_WITHIN;
+        self.store(vec![object.clone()], Vec::new());
+        self.leaving = Some(Leaving { ticket, object, told: 0, until });
+        self.acknowledge(Acknowledgement::Farewell, time);
+        Ok(())
+    }
+
+    /// The word of leaving is on disk: members are told, those without a link too.
+    pub(super) fn say_farewell(&mut self, time: Time) {
+        let Some(news) = self.farewell() else { return };
+        let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for device in &devices {
+            if self.peers.get(device).is_some_and(|peer| peer.sessions.current(time.now).is_none()) {
+                self.wake(device, time);
+            }
+        }
+        self.tell(&[news], None, time);
+        if devices.is_empty() {
+            self.end_farewell(time);
+        }
+    }
+
+    /// The word of leaving, while it waits for somebody to hear it.
+    fn farewell(&self) -> Option<(Kind, ObjectId)> {
+        self.leaving.as_ref().map(|leaving| (leaving.object.kind(), leaving.object.id()))
+    }
+
+    /// A link came up: whoever leaves says so.
+    pub(super) fn say_farewell_to(&mut self, device: &DeviceId, time: Time) {
+        let Some((kind, id)) = self.farewell() else { return };
+        if let Some(peer) = self.peers.get_mut(device) {
+            peer.news.add(kind as u8, id, time.now);
+        }
+    }
+
+    /// The word of leaving, if it is the object that is asked for.
+    pub(super) fn farewell_object(&self, id: &ObjectId) -> Option<&Object> {
+        self.leaving.as_ref().map(|leaving| &leaving.object).filter(|object| object.id() == *id)
+    }
+
+    /// A member has what it was told of: of a device that leaves, one is enough.
+    pub(super) fn on_told(&mut self, ids: &[ObjectId], time: Time) {
+        let Some(leaving) = &mut self.leaving else { return };
+        if ids.contains(&leaving.object.id()) {
+            leaving.told += 1;
+            self.end_farewell(time);
+        }
+    }
+
+    /// When a farewell ends, whoever has heard it.
+    pub(super) fn leaving_at(&self) -> Option<Instant> {
+        self.leaving.as_ref().map(|leaving| leaving.until)
+    }
+
+    /// Ends a farewell that took too long.
+    pub(super) fn leave_in_time(&mut self, time: Time) {
+        if self.leaving_at().is_some_and(|until| time.now >= until) {
+            self.end_farewell(time);
+        }
+    }
+
+    fn end_farewell(&mut self, time: Time) {
+        let Some(leaving) = self.leaving.take() else { return };
+        self.out.events.push_back(Event::Left { ticket: leaving.ticket, outcome: Ok(leaving.told) });
+        self.close_all(time);
+    }
+}
+
+/// This node as an admin at work.
+fn at_work<'a>(config: &'a Config, roster: &'a Roster, time: Time) -> Admin<'a> {
+    Admin {
+        key: &config.device,
+        set: roster.objects(),
+        membership: roster.membership(),
+        wall_secs: time.wall_secs(),
+    }
+}

@@ -1,0 +1,57 @@
+//! Objects on their way in by the hundred: gathered, so that many cost one write to the disk and one run of the reducer.
+//!
+//! They are in the set from the start; what waits is what follows from them. Charters, Removes and Epochs never wait.
+
+use std::time::{Duration, Instant};
+
+use crate::identity::DeviceId;
+use crate::membership::object::Object;
+
+/// Objects that wait together at most.
+const MAX_OBJECTS: usize = 128;
+/// The longest that an object waits for others, when the rest of its exchange does not come.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Objects that came from one member.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) objects: Vec<Object>,
+    pub(super) from: DeviceId,
+    since: Instant,
+}
+
+/// What waits for more.
+#[derive(Debug, Default)]
+pub(super) struct Arriving(Option<Arrived>);
+
+impl Arriving {
+    /// Adds an object; returns what is to be taken in: everything, when it `is_last` of its exchange or there is much,
+    /// or what came from another member.
+    pub(super) fn add(
+        &mut self,
+        object: Object,
+        from: DeviceId,
+        (is_last, now): (bool, Instant),
+    ) -> Option<Arrived> {
+        let others = self.0.take_if(|arrived| arrived.from != from);
+        let arrived = self.0.get_or_insert_with(|| Arrived { objects: Vec::new(), from, since: now });
+        arrived.objects.push(object);
+        let is_due = is_last || arrived.objects.len() >= MAX_OBJECTS;
+        others.or_else(|| self.0.take_if(|_| is_due))
+    }
+
+    /// Takes out what has waited long enough.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Arrived> {
+        self.0.take_if(|arrived| now >= arrived.since + WAIT)
+    }
+
+    /// Takes out what waits.
+    pub(super) fn take(&mut self) -> Option<Arrived> {
+        self.0.take()
+    }
+
+    /// When something has waited long enough.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.0.as_ref().map(|arrived| arrived.since + WAIT)
+    }
+}

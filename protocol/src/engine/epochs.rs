@@ -1,0 +1,161 @@
+//! Epoch secrets inside sessions: asked for, given, taken; and the next one, where this node has to make it.
+//!
+//! ```text
+//! ask(epoch) ──►          ◄── secret(epoch, K), or secret(epoch): not held
+//! ```
+//!
+//! Whoever asks has had the other end's Removes before (its exchange has settled), so that no secret comes before the
+//! Removes that led to it. A secret says who can be heard, never who belongs: any current member may have it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rand_core::Rng as _;
+
+use super::{Engine, Time};
+use crate::drop::DropReason;
+use crate::identity::{DeviceId, ObjectId, Secret};
+use crate::membership::epoch::MAX_EPOCHS;
+use crate::membership::object::Capabilities;
+use crate::random::{Rng, jittered};
+use crate::wire::message::Message;
+
+/// A question is asked again after this long, ± 20 %, times the number of attempts.
+const AGAIN_AFTER: Duration = Duration::from_millis(400);
+/// A question asked so often counts as answered: not held.
+const MAX_ATTEMPTS: u32 = 8;
+/// An admin's node that finds the epoch stale waits up to this long: another may be before it (specified: README §11).
+const STALE_FOR: Duration = Duration::from_secs(60);
+
+/// Which secrets one member was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    asked: Option<(ObjectId, Instant, u32)>,
+    /// What it does not hold.
+    lacking: BTreeSet<ObjectId>,
+}
+
+impl Asking {
+    /// The next question that is due, of those that are `missing` here.
+    fn poll(
+        &mut self,
+        missing: impl Iterator<Item = ObjectId>,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Option<Message<'static>> {
+        let missing: Vec<ObjectId> = missing.collect();
+        self.lacking.retain(|id| missing.contains(id));
+        if let Some((id, again_at, attempts)) = self.asked.filter(|(id, ..)| missing.contains(id)) {
+            if now < again_at {
+                return None;
+            }
+            if attempts >= MAX_ATTEMPTS {
+                self.lacking.insert(id);
+            }
+        }
+        let id = missing.into_iter().find(|id| !self.lacking.contains(id));
+        let attempts =
+            self.asked.filter(|(asked, ..)| Some(*asked) == id).map_or(0, |(.., attempts)| attempts);
+        self.asked = id.map(|id| (id, now + jittered(AGAIN_AFTER, rng) * (attempts + 1), attempts + 1));
+        id.map(|id| Message::Ask { id })
+    }
+
+    /// When [`Asking::poll`] is to be asked again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.asked.map(|(_, again_at, _)| again_at)
+    }
+
+    /// Says whether nothing of what is `missing` can come from this member.
+    fn is_done(&self, mut missing: impl Iterator<Item = ObjectId>) -> bool {
+        missing.all(|id| self.lacking.contains(&id))
+    }
+
+    fn on_lacking(&mut self, id: ObjectId) {
+        if self.lacking.len() < MAX_EPOCHS {
+            self.lacking.insert(id);
+        }
+    }
+}
+
+impl Engine {
+    /// The next question for a secret to `device`, if one is due.
+    pub(super) fn poll_ask(&mut self, device: &DeviceId, time: Time) -> Option<Message<'static>> {
+        let peer = self.peers.get_mut(device).filter(|peer| peer.exchange.is_settled())?;
+        peer.asking.poll(self.roster.missing_secrets(), &mut self.rng, time.now)
+    }
+
+    /// Says whether no secret can come from `device` any more.
+    pub(super) fn has_secrets_of(&self, device: &DeviceId) -> bool {
+        self.peers.get(device).is_some_and(|peer| peer.asking.is_done(self.roster.missing_secrets()))
+    }
+
+    /// Answers a question for a secret. While this device is itself no member it hands none on.
+    pub(super) fn on_ask(&mut self, device: &DeviceId, id: ObjectId, time: Time) {
+        let secret = self.roster.secret_of(&id).filter(|_| self.joining.is_none()).cloned();
+        self.send_message(device, &Message::Secret { id, secret }, time);
+    }
+
+    /// Takes in the answer.
+    pub(super) fn on_secret(
+        &mut self,
+        device: &DeviceId,
+        (id, secret): (ObjectId, Option<Secret>),
+        time: Time,
+    ) -> Result<(), DropReason> {
+        let Some(secret) = secret else {
+            if let Some(peer) = self.peers.get_mut(device) {
+                peer.asking.on_lacking(id);
+            }
+            return Ok(());
+        };
+        if self.roster.secret_of(&id).is_some() {
+            return Ok(());
+        }
+        let epoch = self.roster.take_secret(&id, &secret).ok_or(DropReason::SecretInvalid)?;
+        let is_newest = self.roster.is_newest(&epoch.hash());
+        // A joiner's secrets are on disk once it is a member.
+        if self.joining.is_none() {
+            self.store(Vec::new(), vec![epoch]);
+        }
+        if is_newest {
+            self.on_newest_epoch(time);
+        }
+        self.check_joined(time);
+        Ok(())
+    }
+
+    /// The newest epoch is another than before: links that are held up because they stand under an older one are made
+    /// again, and whoever sleeps is told.
+    fn on_newest_epoch(&mut self, time: Time) {
+        let held_up: Vec<DeviceId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !peer.is_settled() && peer.sessions.current(time.now).is_some())
+            .map(|(device, _)| *device)
+            .collect();
+        for device in held_up {
+            self.wake(&device, time);
+        }
+    }
+
+    /// Sees to it that a stale epoch is followed by another, if this node may make it.
+    pub(super) fn watch_epoch(&mut self, time: Time) {
+        let membership = self.roster.membership();
+        let is_stale = membership.epoch().is_some_and(|epoch| epoch.is_stale);
+        if !is_stale || !membership.may(&self.config.device.public(), Capabilities::EPOCH) {
+            self.stale_until = None;
+        } else if self.stale_until.is_none() {
+            let wait = STALE_FOR.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX));
+            self.stale_until = Some(time.now + wait);
+        }
+    }
+
+    /// Makes the next epoch, if the one in force has been stale for long enough. A node that may not sign yet waits anew.
+    pub(super) fn replace_stale_epoch(&mut self, time: Time) {
+        if self.stale_until.take_if(|until| time.now >= *until).is_none() {
+            return;
+        }
+        let _ = self.make_next_epoch(time);
+        self.watch_epoch(time);
+    }
+}

@@ -1,0 +1,109 @@
+//! Where members are: this node's own addresses, told to all, and those that others tell.
+//!
+//! A Presence is an object, signed by its device; the newest replaces the former, and it goes to the index, not to the
+//! log. What it says is worth trying, no more: a path is used only after a handshake or an echo.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::news::Origin;
+use super::outbox::Event;
+use super::{Engine, Time};
+use crate::identity::DeviceId;
+use crate::membership::admin;
+use crate::membership::object::{Body, Object};
+use crate::path::is_candidate;
+
+/// Addresses told of one device (specified: README §10).
+const MAX_ADDRESSES: usize = 8;
+/// After a change of addresses, members heard within this time are called again (specified: README §14).
+const RECENT: Duration = Duration::from_secs(600);
+
+impl Engine {
+    /// Takes in the addresses of this machine, the best first. If they are others than before, members are told: those
+    /// with a link at once, by a probe from the new address.
+    pub(super) fn on_addresses(&mut self, addresses: Vec<SocketAddr>, time: Time) {
+        let mut usable: Vec<SocketAddr> = Vec::new();
+        for address in addresses.into_iter().filter(is_candidate) {
+            if usable.len() < MAX_ADDRESSES && !usable.contains(&address) {
+                usable.push(address);
+            }
+        }
+        let has_moved = self.addresses.as_ref().is_some_and(|former| *former != usable);
+        self.addresses = Some(usable);
+        self.publish(time);
+        if has_moved {
+            self.on_moved(time);
+        }
+    }
+
+    /// Signs and tells where this device is, if the newest word of that says something else.
+    pub(super) fn publish(&mut self, time: Time) {
+        let Some(addresses) = self.addresses.clone() else { return };
+        let own = self.config.device.public();
+        if self.roster.membership().member(&own).is_none() {
+            return;
+        }
+        let newest = self.roster.objects().presence_of(&own);
+        if newest.is_some_and(|(_, presence)| presence.candidates == addresses) {
+            return;
+        }
+        // Above every former one, also one that a disk forgot: members bring it back.
+        let counter = newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_ms);
+        let (vpi, device) = (&self.config.vpi, &self.config.device);
+        let made = admin::presence(vpi, device, counter, &addresses, time.wall_secs());
+        let Ok(object) = made else { return };
+        let taken = self.roster.insert([object]);
+        self.on_news(taken, Origin::Own, time);
+    }
+
+    /// Another network: whoever has a link hears it from the new address, and challenges it; whoever was near is called.
+    fn on_moved(&mut self, time: Time) {
+        let since = time.wall_secs().saturating_sub(RECENT.as_secs());
+        let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for device in &devices {
+            let Some(peer) = self.peers.get_mut(device) else { continue };
+            if peer.sessions.current(time.now).is_some() {
+                if let Some(probe) = peer.path.ping(&mut self.rng, time.now) {
+                    peer.timers.on_asked(time.now);
+                    self.send_probe(device, probe, time);
+                }
+            } else if peer.last_seen_secs.is_some_and(|seen| seen >= since) {
+                self.wake(device, time);
+            }
+        }
+    }
+
+    /// Takes in where a device says it is.
+    pub(super) fn on_presence(&mut self, object: &Object, time: Time) {
+        let Body::Presence(presence) = object.body() else { return };
+        self.out.events.push_back(Event::Presence(object.clone()));
+        if presence.device == self.config.device.public() {
+            // Somebody remembers a later word of this device than it did itself.
+            return self.publish(time);
+        }
+        let Some(peer) = self.peers.get_mut(&presence.device) else { return };
+        // The best is tried first, and the newest stand first.
+        for candidate in presence.candidates.iter().rev().filter(|candidate| is_candidate(candidate)) {
+            peer.path.add_candidate(*candidate);
+        }
+    }
+
+    /// Takes in a Presence that this machine remembered.
+    pub(super) fn recall(&mut self, object: &Object) {
+        let Body::Presence(presence) = object.body() else { return };
+        let device = presence.device;
+        if !self.roster.insert([object.clone()]).is_empty() {
+            self.recall_presence(&device);
+        }
+    }
+
+    /// Tells a member's path where the device says it is; for a member that was made known after its Presence.
+    pub(super) fn recall_presence(&mut self, device: &DeviceId) {
+        let Some((_, presence)) = self.roster.objects().presence_of(device) else { return };
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        for candidate in presence.candidates.iter().rev().filter(|candidate| is_candidate(candidate)) {
+            peer.path.add_candidate(*candidate);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Showing a member that this device is one, and being shown: envelopes in an initiation (README §5.1).
+//!
+//! A member may not have heard of another yet: its Join and Admit travel with the first initiation, and with every
+//! attempt that went unanswered. The responder's own reducer decides; before it does, nothing is answered or kept.
+
+use super::news::Origin;
+use super::{Engine, Event, Time};
+use crate::drop::DropReason;
+use crate::identity::{DeviceId, StaticKey};
+use crate::membership::object::{Body, Object};
+use crate::tunnel::handshake::INITIATION_BYTES;
+use crate::veil::MEMBER_OVERHEAD_BYTES;
+use crate::wire::hello::{HELLO_BYTES, MAX_PROOFS};
+
+/// An initiation's datagram with its proofs, in bytes at most (specified: README §5.1).
+const MAX_DATAGRAM_BYTES: usize = 1_232;
+/// What is left for the envelopes, with two bytes of length before each.
+const MAX_PROOF_BYTES: usize =
+    MAX_DATAGRAM_BYTES - MEMBER_OVERHEAD_BYTES - INITIATION_BYTES - HELLO_BYTES - 1;
+
+impl Engine {
+    /// The envelopes that show this device to be a member, the least known first; what does not fit, others fetch.
+    pub(super) fn own_proofs(&self) -> Vec<Object> {
+        let own = self.config.device.public();
+        let (objects, membership) = (self.roster.objects(), self.roster.membership());
+        let join = membership.member(&own).and_then(|member| objects.get(&member.join?));
+        let invite = join.and_then(|join| match join.body() {
+            Body::Join(body) => membership.invite(&body.invite_id).map(|state| state.object().clone()),
+            _ => None,
+        });
+        let admit = join.and_then(|join| {
+            let mut admits: Vec<_> = objects.admits_of(&join.id()).collect();
+            admits.retain(|(_, admit)| membership.member(&admit.witness).is_some());
+            admits
+                .into_iter()
+                .min_by_key(|(object, admit)| (admit.time, object.id()))
+                .map(|(object, _)| object)
+        });
+        let rekey = objects.rekeys_of(&own).first().map(|(object, _)| (*object).clone());
+        let mut bytes = 0;
+        [join.cloned(), admit.cloned(), rekey, invite]
+            .into_iter()
+            .flatten()
+            .filter(|object| {
+                let with_it = bytes + 2 + object.bytes().len();
+                let fits = with_it <= MAX_PROOF_BYTES;
+                bytes = if fits { with_it } else { bytes };
+                fits
+            })
+            .take(usize::from(MAX_PROOFS))
+            .collect()
+    }
+
+    /// The member whose static key this is; where none is known, the envelopes may show one.
+    pub(super) fn member_by(&mut self, key: &StaticKey, proofs: &[&[u8]], time: Time) -> Option<DeviceId> {
+        // While this device is itself no member, it knows none and answers nobody.
+        if self.joining.is_some() {
+            return None;
+        }
+        let known = self.roster.membership().by_static(key);
+        if known.is_some() || proofs.is_empty() {
+            return known.filter(|device| self.peers.contains_key(device));
+        }
+        if !self.trials.take(time.now) {
+            self.out.events.push_back(Event::Dropped(DropReason::RateLimited));
+            return None;
+        }
+        let taken = self.roster.prove(proofs, key, time.wall_secs());
+        let device = self.roster.membership().by_static(key)?;
+        self.on_news(taken, Origin::Member(device), time);
+        self.peers.contains_key(&device).then_some(device)
+    }
+}
