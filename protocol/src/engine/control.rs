@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::news::{Origin, is_urgent};
+use super::news::{Origin, is_kept_on, is_urgent};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
 use super::witness::Acknowledgement;
@@ -200,9 +200,11 @@ impl Engine {
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
         let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
-        if is_urgent(object.kind()) {
+        if is_kept_on(object.kind()) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.
             self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
+        }
+        if is_urgent(object.kind()) {
             self.on_news(vec![object], Origin::Member(*from), time);
         } else if let Some(arrived) = self.arriving.add(object, *from, (is_last, time.now)) {
             self.on_news(arrived.objects, Origin::Member(arrived.from), time);

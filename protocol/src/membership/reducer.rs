@@ -98,7 +98,7 @@ fn valid_links<'s>(
         .collect()
 }
 
-/// Rule 3: the targets of all Removes that count, and `more`, less pardons and admins in force.
+/// Rule 4: the targets of all Removes that count, and `more`, less pardons and admins in force.
 fn removed(
     set: &ObjectSet,
     authority: &Authority<'_>,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::sha256;
 use crate::membership::founding::InviteError;
-use crate::membership::object::{Charter, Epoch, Kind};
+use crate::membership::object::{Epoch, Kind};
 use crate::membership::{Alarm, MAX_ADMITS, MAX_SET_BYTES, Refusal, SPARE_JOINS, Waiting, removed_digest};
 
 const NOW: u64 = START + 100;
@@ -231,17 +231,6 @@ fn the_digest_of_a_removed_set_does_not_depend_on_order() {
     assert_eq!(removed_digest([a, b]), removed_digest([b, a, b]));
     assert_ne!(removed_digest([a, b]), removed_digest([a]));
     assert_ne!(removed_digest([]), removed_digest([b]));
-}
-
-#[test]
-fn a_later_charter_is_named_and_left_out() {
-    let mut home = Home::new();
-    let Some(Body::Charter(first)) = home.set.get(&ObjectId(home.vpi.0)).map(|o| o.body().clone()) else {
-        unreachable!()
-    };
-    let next = Charter { version: 1, previous: Some(ObjectId(home.vpi.0)), ..first };
-    let next = Object::sign(&home.vpi, &Body::Charter(next), &[&key(1), &key(2)]).unwrap();
-    assert_eq!(home.set.insert(&next), Insertion::Refused(Refusal::LaterCharter));
 }
 
 #[test]
