@@ -118,7 +118,7 @@ impl Access {
                 flows.on_sent(link, packet, self.picks_up, now);
                 Ok(())
             }
-            (Target::Localhost, _) => self.from_localhost(packet, now),
+            (Target::Localhost, _) => self.judge_localhost(packet, now),
         }
     }
 
@@ -141,7 +141,7 @@ impl Access {
         key.is_some_and(|key| flows.holds(link, key, now)).then_some(Target::Own)
     }
 
-    fn from_localhost(&mut self, packet: &Ipv4<'_>, now: Instant) -> Result<(), DropReason> {
+    fn judge_localhost(&mut self, packet: &Ipv4<'_>, now: Instant) -> Result<(), DropReason> {
         if packet.fragment_offset_bytes() != 0 {
             return self.sent.target(packet, now).map(|_| ()).ok_or(DropReason::PacketFragmentLost);
         }
