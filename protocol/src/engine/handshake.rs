@@ -302,7 +302,7 @@ impl Engine {
                 match send_packet(&packet, &route, &peer.traffic, &mut self.out) {
                     Outbound::Sent | Outbound::Hold => peer.timers.on_sent(time.now),
                     Outbound::TooLarge(error) => {
-                        reach::tell_application((&self.reach, device), error, &mut self.out)
+                        reach::tell_application((&self.reach, device), error, &mut self.out);
                     }
                     Outbound::Drop(reason) => self.out.events.push_back(Event::Dropped(reason)),
                 }

@@ -96,7 +96,8 @@ impl Lab {
         lab
     }
 
-    fn join(&mut self, n: u8) {
+    /// Makes member `n`, from 2 on, the next node.
+    pub(crate) fn join(&mut self, n: u8) {
         let wish = InviteWish { name: None, max_uses: 1, seconds: None, bound_device: None };
         let members = vec![self.nodes[0].address];
         let request = Box::new(InviteRequest { wish, members, offline: true });

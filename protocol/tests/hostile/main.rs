@@ -15,8 +15,9 @@ use std::time::Duration;
 use lab::{Lab, STRANGER, config};
 use protocol::drop::DropReason;
 use protocol::engine::{Command, Engine, Time};
+use protocol::filter::{Exposure, Policy, Protocol, Reach};
 use protocol::forward::Inbound;
-use protocol::identity::{ObjectId, Secret, SigningSecret, StaticSecret};
+use protocol::identity::{DeviceId, ObjectId, Secret, SigningSecret, StaticSecret};
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::{Admit, Body, Object, Rekey};
 use protocol::random::{self, Rng};
@@ -44,6 +45,35 @@ fn what_a_stranger_alters_or_makes_up_is_not_answered_and_breaks_nothing() {
     }
     lab.run(Duration::from_secs(1));
     assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(VICTIM, FRIEND));
+}
+
+#[test]
+fn each_member_reaches_its_share_also_who_joins_later() {
+    let mut lab = Lab::new(1);
+    let later = SigningSecret::from_seed(&[3; 32]).public();
+    let exposed = |to: Option<DeviceId>| Exposure {
+        protocol: Protocol::Udp,
+        port: 7,
+        to: to.map(|device| [device].into()),
+    };
+    let only = |exposures| Command::Reach(Reach { policy: Policy::ExposedOnly, exposures });
+    assert!(lab.reaches(FRIEND, VICTIM));
+    lab.command(VICTIM, only(vec![exposed(Some(later))]));
+    assert!(!lab.reaches(FRIEND, VICTIM));
+
+    lab.join(3);
+    assert_eq!(lab.id(ROGUE), later);
+    assert!(lab.reaches(ROGUE, VICTIM));
+    assert!(lab.nodes[VICTIM].packets.iter().all(|packet| packet[16..20] == [127, 0, 0, 1]));
+    assert!(!lab.reaches(FRIEND, VICTIM));
+
+    lab.command(VICTIM, only(vec![exposed(None)]));
+    assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(ROGUE, VICTIM));
+    lab.command(VICTIM, only(Vec::new()));
+    assert!(!lab.reaches(FRIEND, VICTIM) && !lab.reaches(ROGUE, VICTIM));
+    lab.command(VICTIM, Command::Reach(Reach::default()));
+    assert!(lab.reaches(FRIEND, VICTIM) && lab.reaches(ROGUE, VICTIM));
+    assert!(lab.nodes[VICTIM].packets.iter().all(|packet| packet[16..20] != [127, 0, 0, 1]));
 }
 
 #[test]
