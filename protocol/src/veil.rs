@@ -17,6 +17,8 @@ use crate::wire::header::VeilHeader;
 pub const INITIATION: u8 = 1;
 /// Type of a handshake's second message (class member).
 pub const RESPONSE: u8 = 2;
+/// Type of a LAN announcement (class member), taken from the LAN socket only.
+pub const ANNOUNCEMENT: u8 = 3;
 /// Type of a joiner's question (class join).
 pub const QUESTION: u8 = 1;
 /// Type of a witness's answer (class join).

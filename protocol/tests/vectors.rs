@@ -90,6 +90,7 @@ fn handshake() -> [Keys; 2] {
         is(&ephemeral(rng), expected);
     }
     let hello = Hello {
+        device: DEVICE,
         suites: Suites::BOTH,
         digests: Digests { charter: VPI.0.into(), removes: removed_digest([]), epoch_tag: epoch.tag() },
     };

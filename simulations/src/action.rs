@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use protocol::engine::Command;
+use protocol::engine::{Command, Removal, Ticket};
+use protocol::membership::object::Reason;
 
 use crate::host::Input;
+use crate::net::cut::Group;
 use crate::net::link::Conditions;
 use crate::world::World;
+
+/// Names removals; the answer says whose it is.
+const REMOVAL: Ticket = 2;
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug)]
@@ -15,14 +20,28 @@ pub(crate) enum Action {
     Send { from: usize, to: usize, bytes: usize, wants_echo: bool },
     /// It sends `left` of them, `pause` apart.
     Stream { from: usize, to: usize, bytes: usize, wants_echo: bool, pause: Duration, left: u32 },
-    /// The node dies where it stands. What was not stored yet is lost, or the first half of it is not.
-    Crash { host: usize, loses_all: bool },
+    /// The node dies where it stands. Of what was being stored this much survives, in a hundred records.
+    Crash { host: usize, tear: u8 },
     /// The node starts, unless it runs.
     Start { host: usize },
     /// The node says goodbye and stops.
     Close { host: usize },
-    /// The host has another address from here on; `tells` says whether its node notices and initiates to everyone.
+    /// The host has another address from here on; `tells` says whether its node notices.
     Roam { host: usize, tells: bool },
+    /// The machine sleeps, its monotonic clock going on or not.
+    Sleep { host: usize, clock_goes_on: bool },
+    /// It wakes, if it sleeps.
+    Wake { host: usize },
+    /// Its wall clock is set to be off by this many milliseconds.
+    Clock { host: usize, off_ms: i64 },
+    /// Nothing passes between a group and all others; if `is_one_way`, only what the group sends is lost.
+    Cut { group: Group, is_one_way: bool },
+    /// All cuts are healed.
+    Heal,
+    /// `admin` removes `target`.
+    Remove { admin: usize, target: usize },
+    /// `host` leaves.
+    Leave { host: usize },
     /// `from` initiates to `to`.
     Connect { from: usize, to: usize },
     /// `host` is told where `of` is.
@@ -55,23 +74,49 @@ impl World {
                 }
                 self.send_packet((from, to), bytes, (wants_echo, None))
             }
-            Action::Crash { host, loses_all } => {
-                let under_way = self.hosts[host].disk.under_way.len();
-                self.hosts[host].crash(if loses_all { 0 } else { under_way.div_ceil(2) });
+            Action::Crash { host, tear } => {
+                self.crash(host, tear);
                 Ok(())
             }
             Action::Start { host } => self.start(host),
             Action::Close { host } => {
                 self.give(host, Input::Command(Command::Close))?;
-                let under_way = self.hosts[host].disk.under_way.len();
-                self.hosts[host].crash(under_way);
+                if self.hosts[host].asleep.is_none() {
+                    self.crash(host, 100);
+                }
                 Ok(())
             }
             Action::Roam { host, tells } => {
                 self.roam(host);
-                let others = (0..self.hosts.len()).filter(|other| tells && *other != host);
-                others.into_iter().try_for_each(|to| self.act(Action::Connect { from: host, to }))
+                let addresses = vec![self.hosts[host].address];
+                if tells { self.give(host, Input::Command(Command::Addresses(addresses))) } else { Ok(()) }
             }
+            Action::Sleep { host, clock_goes_on } => {
+                self.sleep(host, clock_goes_on);
+                Ok(())
+            }
+            Action::Wake { host } => {
+                self.wake_up(host);
+                Ok(())
+            }
+            Action::Clock { host, off_ms } => {
+                self.hosts[host].clock.off_ms = off_ms;
+                Ok(())
+            }
+            Action::Cut { group, is_one_way } => {
+                self.cuts.cut_off(group, is_one_way, self.hosts.len());
+                Ok(())
+            }
+            Action::Heal => {
+                self.cuts.heal();
+                Ok(())
+            }
+            Action::Remove { admin, target } => {
+                let target = self.hosts[target].id();
+                let removal = Removal { target, reason: Reason::Lost, offline: false };
+                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
+            }
+            Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
             Action::Connect { from, to } => {
                 let device = self.hosts[to].id();
                 self.give(from, Input::Command(Command::Connect(device)))

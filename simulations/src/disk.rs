@@ -1,11 +1,12 @@
-//! What outlives a crash. Writes are kept in the order in which they were asked for, and may take their time.
+//! What outlives a crash. Writes are kept in the order in which they were asked for, and may take their time; of one
+//! that was under way a prefix of its records survives, secrets before the objects that name them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use protocol::alias::Pin;
 use protocol::engine::Ticket;
-use protocol::identity::{DeviceId, VpiId};
+use protocol::identity::{DeviceId, ObjectId, VpiId};
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::{Body, Object};
 
@@ -34,6 +35,16 @@ pub(crate) enum Write {
     Joined,
 }
 
+impl Write {
+    /// How many records it appends.
+    fn records(&self) -> usize {
+        match self {
+            Self::Store { objects, epochs, .. } => objects.len() + epochs.len(),
+            Self::Joined => 1,
+        }
+    }
+}
+
 impl Disk {
     /// Keeps the newest word of where a device is.
     pub(crate) fn remember_presence(&mut self, object: Object) {
@@ -44,14 +55,42 @@ impl Disk {
 
     /// Finishes the write that was asked for first; returns its ticket, if the engine waits for it.
     pub(crate) fn commit_first(&mut self) -> Option<Ticket> {
-        match self.under_way.pop_front()? {
+        let write = self.under_way.pop_front()?;
+        let records = write.records();
+        self.append(write, records)
+    }
+
+    /// The machine stops: of everything under way the first `survivors` records are on disk, the rest is lost.
+    pub(crate) fn tear(&mut self, survivors: usize) {
+        let mut left = survivors;
+        for write in std::mem::take(&mut self.under_way) {
+            let records = write.records();
+            self.append(write, left);
+            left = left.saturating_sub(records);
+        }
+    }
+
+    /// Records under way.
+    pub(crate) fn records_under_way(&self) -> usize {
+        self.under_way.iter().map(Write::records).sum()
+    }
+
+    /// Whether this object is on disk.
+    pub(crate) fn has(&self, id: &ObjectId) -> bool {
+        self.objects.iter().any(|object| object.id() == *id)
+    }
+
+    /// Appends the first `records` records of a write.
+    fn append(&mut self, write: Write, records: usize) -> Option<Ticket> {
+        match write {
             Write::Store { ticket, objects, epochs } => {
-                self.epochs.extend(epochs);
-                self.objects.extend(objects);
+                let left = records.saturating_sub(epochs.len());
+                self.epochs.extend(epochs.into_iter().take(records));
+                self.objects.extend(objects.into_iter().take(left));
                 Some(ticket)
             }
             Write::Joined => {
-                self.is_member = true;
+                self.is_member |= records > 0;
                 None
             }
         }

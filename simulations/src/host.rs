@@ -15,6 +15,7 @@ use protocol::membership::token::Token;
 use protocol::wire::hello::Suites;
 
 use crate::chance::Chance;
+use crate::clock::Clock;
 use crate::disk::{Disk, Write};
 
 /// The /16 of every host's aliases.
@@ -22,7 +23,8 @@ const PREFIX: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 0);
 /// A link without applications is not renewed after this long.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
 
-/// Wall clocks differ by less than this: what a freshly started node answers after it ran that long.
+/// Wall clocks differ by less than this, unless a story sets them: what a freshly started node answers after it ran
+/// that long.
 const MAX_AHEAD: Duration = Duration::from_millis(1_000);
 
 /// One machine: what outlives a crash, and the node that runs or does not.
@@ -33,12 +35,26 @@ pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     pub(crate) rekey_after: Duration,
     pub(crate) suites: Suites,
-    /// How far its wall clock is ahead of the slowest one.
-    pub(crate) ahead: Duration,
+    pub(crate) clock: Clock,
+    /// Since when it sleeps, in true time, and how: no timer, no datagram, no application.
+    pub(crate) asleep: Option<Sleep>,
+    /// The founder's root key.
+    pub(crate) root: Option<SigningSecret>,
+    /// It was removed, or left: it is none of those who agree.
+    pub(crate) is_out: bool,
     pub(crate) disk: Disk,
     /// Counts starts, so that what a former process asked of the disk is not told to a later one.
     pub(crate) boot: u64,
     pub(crate) node: Option<Node>,
+}
+
+/// How a machine sleeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sleep {
+    /// Since when, in true time.
+    pub(crate) since: Duration,
+    /// Whether its monotonic clock goes on meanwhile.
+    pub(crate) clock_goes_on: bool,
 }
 
 /// A running node.
@@ -82,11 +98,19 @@ impl Host {
             address,
             rekey_after,
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
-            ahead: chance.between(Duration::ZERO, MAX_AHEAD),
+            clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
+            asleep: None,
+            root: None,
+            is_out: false,
             disk: Disk::default(),
             boot: 0,
             node: None,
         }
+    }
+
+    /// Its node runs, and the machine is awake.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.node.is_some() && self.asleep.is_none()
     }
 
     /// The device's key, by which members know it.
@@ -148,12 +172,15 @@ impl Host {
         }
     }
 
-    /// What a node that has just started tells its engine: where members were reached, and to reach them again.
+    /// What a node that has just started tells its engine: where members are and this machine is, and to reach those
+    /// that were reached before.
     pub(crate) fn start_commands(&self) -> Vec<Command> {
         let remembered = || self.disk.remembered.iter();
         let remember = remembered().map(|(device, address)| Command::Remember(*device, *address));
         let presences = self.disk.presences.values().cloned().map(Command::Presence);
-        remember.chain(presences).chain(remembered().map(|(device, _)| Command::Connect(*device))).collect()
+        let addresses = std::iter::once(Command::Addresses(vec![self.address]));
+        let connect = remembered().map(|(device, _)| Command::Connect(*device));
+        remember.chain(presences).chain(addresses).chain(connect).collect()
     }
 
     /// The device whose alias this is, as this host's file of aliases says.
@@ -180,6 +207,11 @@ impl Host {
 }
 
 impl Node {
+    /// Whether `device` is a member in this node's eyes.
+    pub(crate) fn is_member(&self, device: &DeviceId) -> bool {
+        self.engine.names().any(|(member, _)| member == *device)
+    }
+
     /// Takes in one input and drains every output.
     pub(crate) fn handle(&mut self, input: Input, time: Time) -> Outputs {
         let mut outputs = Outputs::default();
@@ -261,13 +293,10 @@ impl Egress for Datagrams<'_> {
 }
 
 impl Host {
-    /// The node dies; of the writes under way the disk keeps the first `kept`.
-    pub(crate) fn crash(&mut self, kept: usize) {
+    /// The node dies; of what was under way the disk keeps the first `survivors` records.
+    pub(crate) fn crash(&mut self, survivors: usize) {
         self.node = None;
-        for _ in 0..kept {
-            self.disk.commit_first();
-        }
-        self.disk.under_way.clear();
+        self.disk.tear(survivors);
     }
 
     /// Queues what an event asks the disk to keep.

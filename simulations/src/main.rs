@@ -1,13 +1,15 @@
 //! The engine, many times, in virtual time. Same seed, same run, to the byte.
 //!
 //! ```text
-//! simulations run --seed 7 --trace         one seed, line by line
-//! simulations sweep --seeds 0..1000        many; the first that fails is named with the command that replays it
+//! simulations run --story chaos --seed 7 --trace     one run, line by line; without --story the one that the seed tells
+//! simulations sweep --seeds 0..1000                  many, on all cores; a failure is named with the command that replays it
+//! simulations sweep --seeds 0..1000 --story chaos    of one story only
 //! ```
 
 mod action;
 mod adversary;
 mod chance;
+mod clock;
 mod disk;
 mod host;
 mod invariant;
@@ -20,8 +22,11 @@ mod trace;
 mod traffic;
 mod world;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -41,6 +46,9 @@ enum Command {
     Run {
         #[arg(long)]
         seed: u64,
+        /// Tells this story instead of the seed's own.
+        #[arg(long, value_parser = parse_story)]
+        story: Option<&'static str>,
         /// Prints every line of what happens.
         #[arg(long)]
         trace: bool,
@@ -50,6 +58,12 @@ enum Command {
         /// The first seed, and the one behind the last: `0..1000`.
         #[arg(long, value_parser = parse_range)]
         seeds: Range<u64>,
+        /// Tells only this story.
+        #[arg(long, value_parser = parse_story)]
+        story: Option<&'static str>,
+        /// Runs at once; as many as there are cores by default.
+        #[arg(long)]
+        threads: Option<usize>,
         /// Stops after this many seconds of real time.
         #[arg(long)]
         seconds: Option<u64>,
@@ -61,40 +75,92 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { seed, trace } => {
+        Command::Run { seed, story, trace } => {
             let trace = if trace { Trace::to(std::io::stdout()) } else { Trace::default() };
-            if run(seed, trace) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if run(seed, story, trace) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Command::Sweep { seeds, seconds, all } => sweep(seeds, seconds.map(Duration::from_secs), all),
+        Command::Sweep { seeds, story, threads, seconds, all } => {
+            let limit = seconds.map(Duration::from_secs);
+            Sweep { seeds, story, limit, all, ..Sweep::default() }.run(threads)
+        }
     }
 }
 
 /// Runs one seed; says what failed, and how to see it again.
-fn run(seed: u64, trace: Trace) -> bool {
-    let outcome = scenario::run(seed, trace);
+fn run(seed: u64, story: Option<&'static str>, trace: Trace) -> bool {
+    let story = story.unwrap_or_else(|| scenario::story_of(seed));
+    let outcome = scenario::run(story, seed, trace);
     if let Err(what) = &outcome {
-        println!("seed {seed} failed: {what}");
-        println!("replay: cargo run --release -p simulations -- run --seed {seed} --trace");
+        // One piece: others may speak at the same time.
+        println!(
+            "seed {seed} failed: {what}\n\
+             replay: cargo run --release -p simulations -- run --story {story} --seed {seed} --trace"
+        );
     }
     outcome.is_ok()
 }
 
-fn sweep(seeds: Range<u64>, limit: Option<Duration>, all: bool) -> ExitCode {
-    let begun = Instant::now();
-    let (mut done, mut failed) = (0u64, 0u64);
-    for seed in seeds {
-        if limit.is_some_and(|limit| begun.elapsed() >= limit) {
-            break;
+/// Many seeds, each run by one thread from its beginning to its end: how many threads there are changes no run.
+#[derive(Default)]
+struct Sweep {
+    seeds: Range<u64>,
+    story: Option<&'static str>,
+    limit: Option<Duration>,
+    all: bool,
+    next: AtomicU64,
+    failed: AtomicU64,
+    is_over: AtomicBool,
+    /// Runs and seconds of each story.
+    told: Mutex<BTreeMap<&'static str, (u64, f64)>>,
+}
+
+impl Sweep {
+    fn run(self, threads: Option<usize>) -> ExitCode {
+        let begun = Instant::now();
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+        self.next.store(self.seeds.start, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.max(1) {
+                scope.spawn(|| self.work(begun));
+            }
+        });
+        let took = begun.elapsed().as_secs_f64();
+        let told = self.told.into_inner().unwrap_or_default();
+        let done: u64 = told.values().map(|(runs, _)| runs).sum();
+        for (story, (runs, seconds)) in &told {
+            println!("{story:>18} {runs:>6} runs, {:>7.1} ms each", seconds * 1_000.0 / *runs as f64);
         }
-        done += 1;
-        failed += u64::from(!run(seed, Trace::default()));
-        if failed > 0 && !all {
-            break;
+        let failed = self.failed.into_inner();
+        println!("{done} seeds, {failed} failed, {took:.1} s, {:.0} a second", done as f64 / took);
+        if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn work(&self, begun: Instant) {
+        loop {
+            let seed = self.next.fetch_add(1, Ordering::Relaxed);
+            let is_late = self.limit.is_some_and(|limit| begun.elapsed() >= limit);
+            if seed >= self.seeds.end || is_late || self.is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            let story = self.story.unwrap_or_else(|| scenario::story_of(seed));
+            let started = Instant::now();
+            let passed = run(seed, Some(story), Trace::default());
+            if !passed {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.is_over.store(!self.all, Ordering::Relaxed);
+            }
+            if let Ok(mut told) = self.told.lock() {
+                let (runs, seconds) = told.entry(story).or_default();
+                *runs += 1;
+                *seconds += started.elapsed().as_secs_f64();
+            }
         }
     }
-    let took = begun.elapsed().as_secs_f64();
-    println!("{done} seeds, {failed} failed, {took:.1} s, {:.0} a second", done as f64 / took);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse_story(text: &str) -> Result<&'static str, String> {
+    let all = || scenario::names().collect::<Vec<_>>().join(", ");
+    scenario::names().find(|name| *name == text).ok_or_else(|| format!("the stories are {}", all()))
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {

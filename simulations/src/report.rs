@@ -13,13 +13,14 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Joined => "joined".to_owned(),
         Event::JoinFailed(failure) => format!("join failed: {failure}"),
         Event::Invited { ticket, outcome } => format!("invited {ticket}, done: {}", outcome.is_ok()),
-        Event::Signed { ticket, outcome } => format!("signed {ticket}, done: {}", outcome.is_ok()),
+        Event::Signed { ticket, outcome } => format!("signed {ticket}: {outcome:?}"),
         Event::Left { ticket, outcome } => format!("left {ticket}: {outcome:?}"),
         Event::Removed => "removed".to_owned(),
         Event::Presence(object) => format!("presence {:?}", object.id()),
         Event::Reached { device, remote } => format!("reached {device:?} at {remote}"),
         Event::Link { device, is_up } => format!("link with {device:?} up: {is_up}"),
         Event::Pong { ticket, rtt } => format!("pong {ticket} after {rtt:?}"),
+        Event::Announce(datagram) => format!("announce, {} bytes", datagram.len()),
         Event::Dropped(reason) => format!("dropped: {reason}"),
     }
 }

@@ -1,6 +1,7 @@
 //! What a simulation must be before it may judge: the same each time. And the seeds that failed once.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{Result, Write};
 use std::rc::Rc;
 
@@ -9,21 +10,26 @@ use crate::trace::Trace;
 
 #[test]
 fn the_same_seed_gives_the_same_trace_to_the_byte() {
-    for seed in 0..16 {
-        let first = trace_of(seed);
-        assert!(first.len() > 5_000, "seed {seed} does something");
-        assert!(first == trace_of(seed), "seed {seed} differs from itself");
+    for (seed, story) in scenario::names().enumerate() {
+        let first = trace_of(story, seed as u64);
+        assert!(first.len() > 5_000, "{story} does something");
+        assert!(first == trace_of(story, seed as u64), "{story} {seed} differs from itself");
     }
 }
 
 #[test]
+fn every_story_is_told_by_some_seed_of_a_hundred() {
+    let told: BTreeSet<_> = (0..100).map(scenario::story_of).collect();
+    assert_eq!(told, scenario::names().collect());
+}
+
+#[test]
 fn seeds_that_failed_once_pass() {
-    let seeds =
-        include_str!("../regressions/seeds.txt").lines().filter_map(|line| line.split_whitespace().next());
-    for seed in seeds.filter(|word| !word.starts_with('#')) {
-        let seed = seed.parse().unwrap();
-        let outcome = scenario::run(seed, Trace::default());
-        assert_eq!(outcome, Ok(()), "seed {seed}");
+    for line in include_str!("../regressions/seeds.txt").lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let (story, seed) = words.next().zip(words.next()).unwrap();
+        let outcome = scenario::run(story, seed.parse().unwrap(), Trace::default());
+        assert_eq!(outcome, Ok(()), "{story} {seed}");
     }
 }
 
@@ -41,9 +47,9 @@ impl Write for Kept {
     }
 }
 
-fn trace_of(seed: u64) -> Vec<u8> {
+fn trace_of(story: &str, seed: u64) -> Vec<u8> {
     let kept = Kept::default();
-    let outcome = scenario::run(seed, Trace::to(kept.clone()));
-    assert_eq!(outcome, Ok(()), "seed {seed}");
+    let outcome = scenario::run(story, seed, Trace::to(kept.clone()));
+    assert_eq!(outcome, Ok(()), "{story} {seed}");
     kept.0.take()
 }

@@ -29,6 +29,8 @@ pub(crate) struct Sent {
 #[derive(Default)]
 pub(crate) struct Ledger {
     packets: BTreeMap<u64, Sent>,
+    /// When packets of a pair were sent whose answers came back, and when these did, in that order.
+    echoes: BTreeMap<(usize, usize), Vec<(Duration, Duration)>>,
 }
 
 impl Ledger {
@@ -54,15 +56,23 @@ impl Ledger {
         self.iter().filter(|sent| sent.at >= since && sent.arrived_at.is_none()).count()
     }
 
+    /// A packet arrived.
+    pub(crate) fn arrived(&mut self, number: u64, at: Duration) -> Option<Sent> {
+        let sent = self.packets.get_mut(&number)?;
+        sent.arrived_at = Some(at);
+        let echo = *sent;
+        if let Some(asked) = echo.echo_of.and_then(|number| self.packets.get(&number)) {
+            self.echoes.entry((asked.from, asked.to)).or_default().push((asked.at, at));
+        }
+        Some(echo)
+    }
+
     /// When an answer to a packet from `from` to `to`, sent at `since` or later, first came back.
-    pub(crate) fn first_echo(&self, (from, to): (usize, usize), since: Duration) -> Option<Duration> {
-        self.iter()
-            .filter(|echo| (echo.from, echo.to) == (to, from) && echo.arrived_at.is_some())
-            .filter(|echo| {
-                echo.echo_of.and_then(|number| self.packets.get(&number)).is_some_and(|sent| sent.at >= since)
-            })
-            .filter_map(|echo| echo.arrived_at)
-            .min()
+    pub(crate) fn first_echo(&self, pair: (usize, usize), since: Duration) -> Option<Duration> {
+        let echoes = self.echoes.get(&pair)?.iter().rev();
+        // In the order of their arrival: what arrived before cannot have been asked since.
+        let recent = echoes.take_while(|(_, arrived_at)| *arrived_at >= since);
+        recent.filter(|(asked_at, _)| *asked_at >= since).map(|(_, arrived_at)| *arrived_at).min()
     }
 }
 

@@ -20,7 +20,22 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn commands_without_a_node_say_that_none_is_running() {
     scenario("no-node", 1, |lab| {
         let host = lab.host("a")?;
-        for words in [&["status"][..], &["create", "home"], &["invite", "home"], &["ping", "b.home"]] {
+        for words in [
+            &["status"][..],
+            &["create", "home"],
+            &["invite", "home"],
+            &["ping", "b.home"],
+            &["whois", "127.80.0.1"],
+            &["expose", "home", "tcp/22"],
+            &["unexpose", "home", "tcp/22"],
+            &["exposures"],
+            &["policy", "home", "own-alias"],
+            &["metrics"],
+            &["leave", "home"],
+            &["remove", "home", "b"],
+            &["revoke", "home", "00ff"],
+            &["invites", "home"],
+        ] {
             host.vpi(words)?.refused(NO_NODE, &["node"])?;
         }
         Member::found(host, &[])?.kill()?;
@@ -32,7 +47,14 @@ fn commands_without_a_node_say_that_none_is_running() {
 fn wrong_usage_is_told_apart() {
     scenario("usage", 1, |lab| {
         let host = lab.host("a")?;
-        for words in [&["frobnicate"][..], &["create"], &["status", "--no-such-option"]] {
+        for words in [
+            &["frobnicate"][..],
+            &["create"],
+            &["status", "--no-such-option"],
+            &["expose", "home", "22"],
+            &["policy", "home", "open"],
+            &["whois", "nas"],
+        ] {
             let answer = host.vpi(words)?;
             anyhow::ensure!(answer.code == WRONG_USAGE && !answer.stderr.is_empty(), "{answer:#?}");
         }
@@ -60,7 +82,16 @@ fn changing_the_machine_without_root_is_refused() {
     scenario("no-root", 1, |lab| {
         let host = lab.host("a")?;
         let _node = Node::start(host, &[])?;
-        as_nobody(host, &["create", "home"])?.refused(FAILED, &["root"])
+        for words in [
+            &["create", "home"][..],
+            &["expose", "home", "tcp/22"],
+            &["unexpose", "home", "tcp/22"],
+            &["policy", "home", "own-alias"],
+            &["leave", "home"],
+        ] {
+            as_nobody(host, words)?.refused(FAILED, &["root"])?;
+        }
+        Ok(())
     });
 }
 

@@ -3,23 +3,41 @@
 //! They need root, and are behind the feature `netns`: `cargo test --release -p tests --features netns`.
 
 #[cfg(feature = "netns")]
+mod applications;
+#[cfg(feature = "netns")]
 mod bad_use;
+#[cfg(feature = "netns")]
+mod commands;
 #[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
 mod index;
 #[cfg(feature = "netns")]
+mod invites;
+#[cfg(feature = "netns")]
 mod join;
+#[cfg(feature = "netns")]
+mod lan;
 #[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
 mod machine;
+#[cfg(feature = "netns")]
+mod many;
+#[cfg(feature = "netns")]
+mod names;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
 mod restart;
+#[cfg(feature = "netns")]
+mod roaming;
+#[cfg(feature = "netns")]
+mod rogue;
+#[cfg(feature = "netns")]
+mod wan;
 
 #[cfg(not(feature = "netns"))]
 #[test]

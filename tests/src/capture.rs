@@ -1,22 +1,26 @@
 //! Frames on the wire: tcpdump at a port of the switch, and its file (pcap, draft-ietf-opsawg-pcap) read back.
 //!
-//! The port stands outside the host, so what is seen there is what left it, whatever its own firewall would hide.
+//! The port stands outside the host, so what is seen there is what left it, whatever its own firewall would hide. A
+//! capture on a device of the host itself shows what the tunnel delivers.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::topology::command_inside;
-use crate::{Lab, wait};
+use crate::{Host, Lab, wait};
 
 /// How long tcpdump may take to start, and to end.
 const LIMIT: Duration = Duration::from_secs(10);
 const UDP: u8 = 17;
+/// Link types of pcap: Ethernet, and bare IP packets as a TUN device has them.
+const ETHERNET: u32 = 1;
+const RAW: u32 = 101;
 
 /// A running tcpdump. Dropping it ends it.
 pub struct Capture {
@@ -28,13 +32,13 @@ pub struct Capture {
 /// One IPv4 packet inside an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The outer source; its port is 0 unless the packet is UDP.
+    /// The outer source; its port is 0 unless the packet is UDP and no later fragment.
     pub source: SocketAddr,
-    /// The outer destination; its port is 0 unless the packet is UDP.
+    /// The outer destination; its port as the source's.
     pub destination: SocketAddr,
     /// The IP protocol: 1 ICMP, 6 TCP, 17 UDP …
     pub protocol: u8,
-    /// The UDP payload; of other protocols everything behind the IP header.
+    /// The UDP payload; of other protocols, and of later fragments, everything behind the IP header.
     pub payload: Vec<u8>,
 }
 
@@ -45,13 +49,24 @@ impl Capture {
     /// # Errors
     /// tcpdump does not start.
     pub fn at_port(lab: &Lab, host: &str, filter: &str, name: &str, options: &[&str]) -> Result<Self> {
+        let command = command_inside(&lab.switch(), "tcpdump", &["-i", host]);
+        Self::start(lab, command, filter, name, options)
+    }
+
+    /// Starts tcpdump on `device` of `host`, whole packets. The file is `NAME.pcap` in the lab's evidence.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn on_device(lab: &Lab, host: &Host, device: &str, filter: &str, name: &str) -> Result<Self> {
+        Self::start(lab, host.command("tcpdump", &["-i", device]), filter, name, &[])
+    }
+
+    /// Gives `command`, a tcpdump that knows its device, the other words, and starts it.
+    fn start(lab: &Lab, mut command: Command, filter: &str, name: &str, options: &[&str]) -> Result<Self> {
         let file = lab.evidence().join(format!("{name}.pcap"));
         let log = lab.evidence().join(format!("{name}.tcpdump"));
-        let path = file.to_string_lossy();
-        let mut words = vec!["-i", host, "-n", "-U", "-B", "16384", "-Z", "root", "-w", &path];
-        words.extend_from_slice(options);
-        words.push(filter);
-        let child = command_inside(&lab.switch(), "tcpdump", &words)
+        command.args(["-n", "-U", "-B", "16384", "-Z", "root", "-w"]).arg(&file).args(options).arg(filter);
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
@@ -98,7 +113,7 @@ impl Drop for Capture {
     }
 }
 
-/// Reads a pcap file of Ethernet frames: header 24, then each frame behind 16 bytes with its length at 8. A torn
+/// Reads a pcap file: header 24 that ends in the link type, then each frame behind 16 bytes with its length at 8. A torn
 /// last frame, as a running capture has it, is left out.
 fn read_frames(path: &Path) -> Result<Vec<Frame>> {
     let bytes = fs::read(path)?;
@@ -108,19 +123,27 @@ fn read_frames(path: &Path) -> Result<Vec<Frame>> {
         "{} is no pcap file of this machine",
         path.display()
     );
+    let link = u32::from_ne_bytes([header[20], header[21], header[22], header[23]]);
+    ensure!(matches!(link, ETHERNET | RAW), "{} has frames of link type {link}", path.display());
     let mut frames = Vec::new();
     while let Some((record, tail)) = rest.split_at_checked(16) {
         let length = u32::from_ne_bytes([record[8], record[9], record[10], record[11]]);
         let Some((frame, tail)) = tail.split_at_checked(usize::try_from(length)?) else { break };
-        frames.extend(parse_ethernet(frame));
+        let packet = if link == RAW { Some(frame) } else { packet_of(frame) };
+        frames.extend(packet.and_then(parse_packet));
         rest = tail;
     }
     Ok(frames)
 }
 
+/// The IPv4 packet in an Ethernet frame.
+fn packet_of(frame: &[u8]) -> Option<&[u8]> {
+    frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))
+}
+
 /// An IPv4 packet, complete or cut by the capture; anything else is not looked at.
-fn parse_ethernet(frame: &[u8]) -> Option<Frame> {
-    let packet = frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))?;
+fn parse_packet(packet: &[u8]) -> Option<Frame> {
+    packet.first().filter(|first| **first >> 4 == 4)?;
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let length = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
     let address = |at: usize| {
@@ -128,22 +151,20 @@ fn parse_ethernet(frame: &[u8]) -> Option<Frame> {
         Some(IpAddr::V4(Ipv4Addr::from(octets)))
     };
     let body = packet.get(header..length.min(packet.len()))?;
-    Some(parse_transport(*packet.get(9)?, address(12)?, address(16)?, body))
-}
-
-fn parse_transport(protocol: u8, source: IpAddr, destination: IpAddr, body: &[u8]) -> Frame {
+    let is_later_fragment = packet.get(6)? & 0x1f != 0 || *packet.get(7)? != 0;
+    let (protocol, source, destination) = (*packet.get(9)?, address(12)?, address(16)?);
     let (ports, payload) = match body {
-        [s0, s1, d0, d1, _, _, _, _, payload @ ..] if protocol == UDP => {
+        [s0, s1, d0, d1, _, _, _, _, payload @ ..] if protocol == UDP && !is_later_fragment => {
             ((u16::from_be_bytes([*s0, *s1]), u16::from_be_bytes([*d0, *d1])), payload)
         }
         other => ((0, 0), other),
     };
-    Frame {
+    Some(Frame {
         source: SocketAddr::new(source, ports.0),
         destination: SocketAddr::new(destination, ports.1),
         protocol,
         payload: payload.to_vec(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -157,7 +178,9 @@ mod tests {
         frame.extend([0x12, 0x34, 0, 53, 0, 10, 0, 0, b'h', b'i', 0, 0, 0, 0]);
         let length = u32::try_from(frame.len()).unwrap().to_ne_bytes();
         let mut bytes = 0xa1b2_c3d4_u32.to_ne_bytes().to_vec();
-        bytes.extend([0; 20 + 8]);
+        bytes.extend([0; 16]);
+        bytes.extend(ETHERNET.to_ne_bytes());
+        bytes.extend([0; 8]);
         bytes.extend(length);
         bytes.extend(length);
         bytes.extend(frame);

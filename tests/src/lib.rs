@@ -1,13 +1,15 @@
 //! The lab: drives the real `vpi` binary inside the networks of `netns-scripts`, and measures what users would see.
 //!
 //! ```text
-//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch
+//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch; or `internet`: each behind a router
 //!                │
 //!                ├── Host     runs commands and opens sockets inside one namespace
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
+//!                ├── service  sshd, PostgreSQL, redis
 //!                ├── Capture  tcpdump at a switch port, read back as frames
-//!                └── probe    what a stranger sends, and the check that nothing answers
+//!                ├── probe    what a stranger sends, and the check that nothing answers
+//!                └── Rogue    what a member sends that misuses its keys (bin/rogue, which alone links the protocol)
 //! ```
 //!
 //! It links none of the code that it judges: it starts the binary (`VPI_BIN`, or the one beside the tests) and reads
@@ -19,6 +21,8 @@ pub mod member;
 pub mod node;
 pub mod probe;
 pub mod process;
+pub mod rogue;
+pub mod service;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
@@ -26,4 +30,5 @@ pub mod wait;
 pub use member::{Member, Pair};
 pub use node::Node;
 pub use process::Answer;
-pub use topology::{Host, Lab, one_at_a_time, scenario};
+pub use rogue::Rogue;
+pub use topology::{Host, Lab, internet, one_at_a_time, scenario};

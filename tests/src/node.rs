@@ -68,6 +68,17 @@ impl Node {
         self.ready_at
     }
 
+    /// The memory that the process has in RAM (VmRSS of proc(5)), in bytes.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS in its status")?;
+        Ok(kib.trim().parse::<u64>()? * 1_024)
+    }
+
     /// Whether the process still runs.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 
 use crate::capture::Capture;
 use crate::process::{Answer, finish};
@@ -31,6 +32,20 @@ pub fn scenario(name: &str, hosts: usize, body: impl FnOnce(&Lab) -> Result<()>)
     }
 }
 
+/// Runs `body` in an internet of `hosts` hosts, each behind a router of its own
+/// (`netns-scripts/topologies/internet.sh`); `name` as for [`scenario`]. `impairments` go into every host's link, as
+/// `wan-link --help` has them.
+///
+/// # Panics
+/// As [`scenario`].
+pub fn internet(name: &str, hosts: usize, impairments: &[&str], body: impl FnOnce(&Lab) -> Result<()>) {
+    let lab =
+        Lab::internet(name, hosts, impairments).unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
+    if let Err(error) = body(&lab) {
+        panic!("{name}: {error:#}");
+    }
+}
+
 /// Held by a scenario that loads the machine or measures time, so that two of them do not disturb each other.
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -43,6 +58,8 @@ pub struct Lab {
     name: String,
     evidence: PathBuf,
     hosts: Vec<Host>,
+    /// The namespace in the middle, without the lab's name.
+    centre: &'static str,
     recording: Option<Capture>,
 }
 
@@ -52,6 +69,23 @@ impl Lab {
     /// # Errors
     /// Not root, a script that fails, or an evidence folder that cannot be made.
     pub fn lan(scenario: &str, hosts: usize) -> Result<Self> {
+        Self::put_up(scenario, ("lan", "lan"), hosts, &[])
+    }
+
+    /// Puts up an internet (`netns-scripts/topologies/internet.sh`), with `impairments` in every host's link.
+    ///
+    /// # Errors
+    /// As [`Lab::lan`].
+    pub fn internet(scenario: &str, hosts: usize, impairments: &[&str]) -> Result<Self> {
+        Self::put_up(scenario, ("internet", "net"), hosts, impairments)
+    }
+
+    fn put_up(
+        scenario: &str,
+        (topology, centre): (&str, &'static str),
+        hosts: usize,
+        options: &[&str],
+    ) -> Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "the scenarios make network namespaces and need root: run them as root, or without the feature netns"
@@ -62,10 +96,12 @@ impl Lab {
         }
         fs::create_dir_all(&evidence)?;
         let name = format!("lab{}-{scenario}", process::id());
-        let made = script(&["up", "lan", "--name", &name, "--hosts", &hosts.to_string()])?;
+        let hosts = hosts.to_string();
+        let words = [&["up", topology, "--name", &name, "--hosts", &hosts], options].concat();
+        let made = script(&words)?;
         let hosts =
             made.lines().skip(1).map(|line| Host::read(line, &name, &evidence)).collect::<Result<_>>()?;
-        let mut lab = Self { name, evidence, hosts, recording: None };
+        let mut lab = Self { name, evidence, hosts, centre, recording: None };
         // Heads only, in a ring of two files, so that a long scenario does not fill the disk.
         let ring = ["-s", "160", "-C", "20", "-W", "2"];
         lab.recording = Some(Capture::at_port(&lab, "a", "ip or arp", "wire", &ring)?);
@@ -80,10 +116,30 @@ impl Lab {
         self.hosts.iter().find(|host| host.name == name).ok_or_else(|| anyhow!("the lab has no host {name}"))
     }
 
-    /// The namespace of the switch, whose ports are called as the hosts.
+    /// The namespace of the switch, or of the router in the middle; its ports are called as the hosts.
     #[must_use]
     pub fn switch(&self) -> String {
-        format!("{}-lan", self.name)
+        format!("{}-{}", self.name, self.centre)
+    }
+
+    /// Impairs the link of a host of an internet from here on, or makes it clean; returns what the `wan-link` that stood
+    /// there until now forwarded: out of the host, and in to it.
+    ///
+    /// # Errors
+    /// The lab has no routers, or `wan-link` does not start.
+    pub fn impair(&self, host: &str, impairments: &[&str]) -> Result<Vec<Value>> {
+        let words = [&["impair", &self.name, host], impairments].concat();
+        let said = script(&words)?;
+        said.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Puts a new machine in the place of a host of a lan: same name, address and state folder, nothing else of the old
+    /// one. Whatever ran there is ended.
+    ///
+    /// # Errors
+    /// The lab is no lan, or a script fails.
+    pub fn renew(&self, host: &Host) -> Result<()> {
+        script(&["renew", &self.name, &host.name]).map(drop)
     }
 
     /// Writes down what stands on each host at the moment of a failure, as far as it can be asked.
@@ -148,6 +204,20 @@ impl Host {
         let state = Path::new("/run/vpi-labs").join(lab).join(&name).join("state");
         let log = evidence.join(format!("{name}.log"));
         Ok(Self { name, address, state, log, namespace })
+    }
+
+    /// Takes another address on `eth0`, in the place of all that it has, and another router: what a machine does that
+    /// moves to another network. `self.address` stays what it was.
+    ///
+    /// # Errors
+    /// An `ip` command fails.
+    pub fn renumber(&self, address: Ipv4Addr, prefix: u8, router: Ipv4Addr) -> Result<()> {
+        let script = format!(
+            "ip address flush dev eth0 && ip address add {address}/{prefix} dev eth0 && \
+             ip route add default via {router}"
+        );
+        self.run("sh", &["-c", &script], COMMAND_LIMIT)?.success()?;
+        Ok(())
     }
 
     /// A command that will run on this host, with `VPI_STATE` set. It keeps its process id when it starts.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use protocol::identity::DeviceId;
 
+use super::code;
+
 /// The longest name of a VPI: its device `vpi-NAME` must fit the 15 bytes of an interface's name.
 const MAX_VPI_NAME: usize = 11;
 
@@ -91,9 +93,13 @@ pub(crate) fn lifetime(text: &str) -> Result<u32, String> {
     total.ok_or_else(wrong)
 }
 
-/// Reads a device's code: its key.
+/// Reads a device's code, or its key as 64 hexadecimal digits.
 pub(crate) fn device(text: &str) -> Result<DeviceId, String> {
-    DeviceId::from_hex(text).ok_or_else(|| "a device code has 64 hexadecimal digits".to_owned())
+    let device = DeviceId::from_hex(text).or_else(|| code::read(text));
+    device.ok_or_else(|| {
+        "this is no device code, or not all of it: it is what `vpi request-code` prints on that device"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]

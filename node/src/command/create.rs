@@ -12,6 +12,7 @@ use super::{Context, argument, machine, node, output};
 use crate::control::{
     Exit, Failure,
     protocol::{Create, Entered, Hidden, Reply, Request},
+    sentence,
 };
 
 #[derive(Debug, Args)]
@@ -65,10 +66,15 @@ pub(crate) fn run(context: &Context, arguments: Arguments) -> anyhow::Result<Exi
     let key = entered.recovery.as_ref().context("the node founded the VPI without a recovery key")?;
     let phrase = phrase(key)?;
     let settled = machine::settle(context, &entered, &hello);
-    // The phrase exists only here: it is shown even if the machine could not be set up.
+    // Shown even if the machine could not be set up; until then the node keeps it.
     print(context, &entered, &phrase).map_err(|error| {
-        let message = format!("the recovery phrase could not be shown and is lost: {error}");
-        Failure::new(Exit::Failed, message, "found the VPI anew before you invite anybody")
+        let message = format!("the recovery phrase could not be shown: {error}");
+        let advice = format!("run `vpi create {}` again, which shows it", entered.name);
+        Failure::new(Exit::Failed, message, advice)
+    })?;
+    node::ask(context, &Request::Shown { vpi: entered.id }).map_err(|error| {
+        let message = format!("the node did not take note that the phrase was shown: {}", sentence(&error));
+        Failure::new(Exit::Failed, message, format!("run `vpi create {}` again", entered.name))
     })?;
     settled.map(|()| Exit::Done)
 }

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
     machine::require_root("down")?;
     let plans = match detach(context, arguments) {
-        Err(error) if is_no_node(&error) => stored(context, arguments)?,
+        Err(error) if node::is_no_node(&error) => stored(context, arguments)?,
         plans => plans?,
     };
     // One that cannot be taken off does not keep the others on.
@@ -35,6 +35,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Ex
             Err(error) => failed = failed.or(Some(error)),
         }
     }
+    machine::drop_names(context, &plans);
     tell(context, &gone)?;
     failed.map_or(Ok(Exit::Done), Err)
 }
@@ -57,10 +58,6 @@ fn detach(context: &Context, arguments: &Arguments) -> anyhow::Result<Vec<Plan>>
     }
 }
 
-fn is_no_node(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Failure>().is_some_and(|failure| failure.exit == Exit::NoNode)
-}
-
 /// What the state folder says, for when no node is there to ask.
 fn stored(context: &Context, arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
     let mut vpis = VpiSettings::list(&context.door.state)?;
@@ -71,6 +68,12 @@ fn stored(context: &Context, arguments: &Arguments) -> anyhow::Result<Vec<Plan>>
             return Err(Failure::new(Exit::NotFound, message, "leave the name out to take all off").into());
         }
     }
-    let plans = vpis.into_iter().map(|vpi| Plan { device: vpi.device, prefix: vpi.prefix, own: vpi.alias });
+    // What is taken off needs no list of what was let through.
+    let plans = vpis.into_iter().map(|vpi| Plan {
+        device: vpi.device,
+        prefix: vpi.prefix,
+        own: vpi.alias,
+        exposed: Vec::new(),
+    });
     Ok(plans.collect())
 }

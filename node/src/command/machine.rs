@@ -1,6 +1,7 @@
 //! Changing this machine for a VPI: as root, in the node's network namespace, then telling the node.
 
 use std::io;
+use std::path::Path;
 
 use anyhow::Context as _;
 use protocol::identity::VpiId;
@@ -14,6 +15,7 @@ use crate::{
         sentence,
     },
     loopback::{self, Firewall},
+    names::hosts::{Change, Hosts, PATH},
     store::journal::{Installed, Journal},
 };
 
@@ -22,14 +24,22 @@ use crate::{
 /// # Errors
 /// A [`Failure`] when it does not run as root.
 pub(crate) fn require_root(command: &str) -> Result<(), Failure> {
-    judge_root(command, rustix::process::geteuid().is_root())
+    require_root_for(command, "devices and routes")
 }
 
-fn judge_root(command: &str, is_root: bool) -> Result<(), Failure> {
+/// Checks that this process may change `what` of the machine.
+///
+/// # Errors
+/// A [`Failure`] when it does not run as root.
+pub(crate) fn require_root_for(command: &str, what: &str) -> Result<(), Failure> {
+    judge_root((command, what), rustix::process::geteuid().is_root())
+}
+
+fn judge_root((command, what): (&str, &str), is_root: bool) -> Result<(), Failure> {
     if is_root {
         return Ok(());
     }
-    let message = format!("`vpi {command}` changes devices and routes, which only root may do");
+    let message = format!("`vpi {command}` changes {what}, which only root may do");
     Err(Failure::new(Exit::Failed, message, format!("run it as root: sudo vpi {command} …")))
 }
 
@@ -62,6 +72,7 @@ fn judge_network(own: &Hello, node: &Hello) -> Result<(), Failure> {
 /// When the system refuses a part of it, or the node does not attach; membership itself stands.
 pub(crate) fn settle(context: &Context, entered: &Entered, node: &Hello) -> anyhow::Result<()> {
     let settled = install(context, &entered.plan, node.uid).and_then(|()| attach(context, entered.id));
+    refresh_names(context);
     settled.map_err(|error| {
         let message = format!(
             "{} is entered, but this machine is not set up for it: {}",
@@ -70,6 +81,26 @@ pub(crate) fn settle(context: &Context, entered: &Entered, node: &Hello) -> anyh
         );
         Failure::new(Exit::Failed, message, "restart `vpi up` as root, which sets up all VPIs").into()
     })
+}
+
+/// Rewrites the block of names in `/etc/hosts`, if it is installed. What cannot be done is told and harms nothing else.
+pub(crate) fn refresh_names(context: &Context) {
+    rewrite_names(context, |hosts| Ok(hosts.refresh(&super::hosts::known(context)?)?));
+}
+
+/// Takes the names of VPIs that were taken off this machine out of the block, if it is installed.
+pub(crate) fn drop_names(context: &Context, plans: &[Plan]) {
+    let prefixes: Vec<_> = plans.iter().map(|plan| plan.prefix).collect();
+    rewrite_names(context, |hosts| Ok(hosts.drop_prefixes(&prefixes)?));
+}
+
+fn rewrite_names(context: &Context, rewrite: impl Fn(&Hosts) -> anyhow::Result<Change>) {
+    let rewritten = Hosts::new(Path::new(PATH), &context.door.state)
+        .map_err(Into::into)
+        .and_then(|hosts| if hosts.is_installed()? { rewrite(&hosts) } else { Ok(Change::None) });
+    if let Err(error) = rewritten {
+        warn!(cause = %sentence(&error), "the names in /etc/hosts are not those of the members");
+    }
 }
 
 fn install(context: &Context, plan: &Plan, owner_uid: u32) -> anyhow::Result<()> {
@@ -89,6 +120,19 @@ fn attach(context: &Context, vpi: VpiId) -> anyhow::Result<()> {
     }
 }
 
+/// Puts the firewall table in force as `plan` has it, after what is exposed changed. `false` when this VPI is not on the
+/// machine, where the next set-up does it.
+///
+/// # Errors
+/// When the system refuses; the former table is then in force.
+pub(crate) fn expose(plan: &Plan) -> anyhow::Result<bool> {
+    let firewall = wait_for(loopback::expose(&checked(plan)?))??;
+    if firewall == Some(Firewall::NoNft) {
+        warn!(device = plan.device, "nft is not installed: the node's filter stands alone");
+    }
+    Ok(firewall.is_some())
+}
+
 /// Takes one VPI's device, routes and guard off this machine; what is not there is no error.
 ///
 /// # Errors
@@ -101,7 +145,8 @@ pub(crate) fn clear(context: &Context, plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn checked(plan: &Plan) -> anyhow::Result<loopback::Plan> {
-    Ok(loopback::Plan::new(&plan.device, plan.prefix, plan.own)?)
+    let exposed = plan.exposed.iter().map(|service| (service.proto, service.port));
+    Ok(loopback::Plan::new(&plan.device, plan.prefix, plan.own)?.exposing(exposed))
 }
 
 /// Runs `work` on a runtime of its own.
@@ -118,10 +163,10 @@ mod tests {
 
     #[test]
     fn without_root_the_command_is_named_with_what_to_do() {
-        let failure = judge_root("join", false).unwrap_err();
+        let failure = judge_root(("join", "devices"), false).unwrap_err();
         assert_eq!(failure.exit, Exit::Failed);
         assert!(failure.message.contains("vpi join") && failure.advice.contains("sudo"));
-        assert_eq!(judge_root("join", true), Ok(()));
+        assert_eq!(judge_root(("join", "devices"), true), Ok(()));
     }
 
     #[test]

@@ -5,18 +5,28 @@
 //! before anything happens; what they read is laid out in [`output`].
 
 mod argument;
+mod code;
 mod create;
 mod doctor;
 mod down;
+mod expose;
+mod hosts;
 mod index_keeper;
 mod invite;
+mod invites;
 mod join;
+mod leave;
 mod machine;
+mod metrics;
 mod node;
 mod output;
 mod ping;
+mod remove;
+mod request_code;
+mod revoke;
 mod status;
 mod up;
+mod whois;
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +73,30 @@ enum Command {
     Status(status::Arguments),
     /// Measure the round trip to a member.
     Ping(ping::Arguments),
+    /// Leave a VPI.
+    Leave(leave::Arguments),
+    /// Remove a member from a VPI.
+    Remove(remove::Arguments),
+    /// Take an invite back.
+    Revoke(revoke::Arguments),
+    /// Show the invites of a VPI.
+    Invites(invites::Arguments),
+    /// Print this device's code, for an invite that only it can use.
+    RequestCode(request_code::Arguments),
+    /// Tell which member an alias is.
+    Whois(whois::Arguments),
+    /// Let members reach a service on 127.0.0.1.
+    Expose(expose::ExposeArguments),
+    /// Close an exposed service again.
+    Unexpose(expose::UnexposeArguments),
+    /// Show what members reach on this machine.
+    Exposures(expose::ExposuresArguments),
+    /// Choose what members reach beyond the exposures.
+    Policy(expose::PolicyArguments),
+    /// Print counters and gauges as Prometheus text.
+    Metrics(metrics::Arguments),
+    /// Print the members' names as lines for /etc/hosts, or write them there.
+    Hosts(hosts::Arguments),
     /// Tell what is wrong or left over on this machine.
     Doctor(doctor::Arguments),
     /// Read or write the index for a node.
@@ -106,6 +140,18 @@ impl Command {
             Self::Join(arguments) => join::run(context, arguments),
             Self::Status(arguments) => status::run(context, arguments),
             Self::Ping(arguments) => ping::run(context, arguments),
+            Self::Leave(arguments) => leave::run(context, arguments),
+            Self::Remove(arguments) => remove::run(context, arguments),
+            Self::Revoke(arguments) => revoke::run(context, arguments),
+            Self::Invites(arguments) => invites::run(context, arguments),
+            Self::RequestCode(arguments) => request_code::run(context, &arguments),
+            Self::Whois(arguments) => whois::run(context, &arguments),
+            Self::Expose(arguments) => expose::expose(context, arguments),
+            Self::Unexpose(arguments) => expose::unexpose(context, arguments),
+            Self::Exposures(arguments) => expose::exposures(context, arguments),
+            Self::Policy(arguments) => expose::policy(context, arguments),
+            Self::Metrics(arguments) => metrics::run(context, &arguments),
+            Self::Hosts(arguments) => hosts::run(context, &arguments),
             Self::Doctor(arguments) => doctor::run(context, &arguments),
             Self::IndexKeeper(arguments) => index_keeper::run(&arguments),
         }

@@ -37,6 +37,11 @@ pub(crate) fn ask_while(
     })
 }
 
+/// Says whether a request failed because no node runs.
+pub(crate) fn is_no_node(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.exit == Exit::NoNode)
+}
+
 /// The error for a last reply that answers another question.
 pub(crate) fn unexpected() -> anyhow::Error {
     let message = "the node gave an answer of another kind";

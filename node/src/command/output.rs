@@ -48,6 +48,11 @@ pub(crate) fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String 
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Moves every line two spaces to the right.
+pub(crate) fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
 /// Writes a number of bytes with three digits or fewer before a binary unit: `812 B`, `1.5 KiB`.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -54,9 +54,12 @@ fn describe_vpi(vpi: &VpiStatus) -> String {
     );
     let head = ["NAME", "ALIAS", "STATE", "PATH", "RTT", "RECEIVED", "SENT", "LAST SEEN"].map(str::to_owned);
     let rows: Vec<_> = [head].into_iter().chain(vpi.members.iter().map(member_row)).collect();
-    text.push_str(&indent(&output::table(&rows)));
+    text.push_str(&output::indent(&output::table(&rows)));
     if vpi.members.iter().any(|member| !member.alias_usual) {
         text.push_str("\n  * most other machines know this member under another alias");
+    }
+    for notice in &vpi.notices {
+        text.push_str(&format!("\n  ! {notice}"));
     }
     if let Some(drops) = &vpi.drops {
         text.push_str(&describe_drops(drops));
@@ -91,9 +94,5 @@ fn describe_drops(drops: &BTreeMap<String, u64>) -> String {
     }
     let head = ["DROPPED".to_owned(), "TIMES".to_owned()];
     let rows = drops.iter().map(|(reason, count)| [reason.clone(), count.to_string()]);
-    format!("\n\n{}", indent(&output::table(&[head].into_iter().chain(rows).collect::<Vec<_>>())))
-}
-
-fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    format!("\n\n{}", output::indent(&output::table(&[head].into_iter().chain(rows).collect::<Vec<_>>())))
 }

@@ -4,12 +4,15 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
-use super::{Cli, create, invite, join, output, ping, status};
+use super::{Cli, code, create, expose, invite, invites, join, output, ping, status};
 use crate::control::{
     Exit, Failure,
+    members::{InviteState, InviteStatus, Invites},
     protocol::{Hidden, Pong},
+    reach::{Exposed, Named, Reachable},
     status::{MemberState, MemberStatus, PathKind, PathStatus, Status, Time, VpiStatus},
 };
+use crate::{loopback::Transport, store::reach::Policy};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
@@ -38,10 +41,27 @@ fn right_usage_is_understood() {
         "vpi --json join --name laptop --port 41414 --token-file /tmp/token",
         "vpi status home --drops --json",
         "vpi ping nas.home -c 3",
+        "vpi request-code --json",
+        "vpi whois 127.80.3.9",
+        "vpi expose home tcp/22",
+        "vpi expose home udp/53 --to nas --to laptop.home --json",
+        "vpi unexpose home tcp/22",
+        "vpi exposures",
+        "vpi exposures home",
+        "vpi policy home",
+        "vpi policy home own-alias",
+        "vpi policy home exposed-only",
+        "vpi metrics",
+        "vpi leave home",
+        "vpi remove home nas --reason lost --offline",
+        "vpi revoke home 00ff --offline",
+        "vpi invites home --json",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
     let code = "ab".repeat(32);
+    assert!(parse(&format!("vpi invite home --device {code}")).is_ok());
+    let code = code::write(&[0xab; 32].into());
     assert!(parse(&format!("vpi invite home --device {code}")).is_ok());
 }
 
@@ -66,6 +86,22 @@ fn wrong_usage_ends_with_code_2() {
         "vpi ping",
         "vpi ping nas -c 0",
         "vpi status home --colour",
+        "vpi whois",
+        "vpi whois nas",
+        "vpi whois ::1",
+        "vpi expose home",
+        "vpi expose home 22",
+        "vpi expose home tcp/0",
+        "vpi expose home icmp/1",
+        "vpi unexpose home ssh",
+        "vpi policy",
+        "vpi policy home open",
+        "vpi metrics home",
+        "vpi leave",
+        "vpi remove home",
+        "vpi remove home nas --reason because",
+        "vpi revoke home",
+        "vpi invites",
     ] {
         assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
     }
@@ -83,7 +119,19 @@ fn a_token_on_the_command_line_is_refused_and_not_repeated() {
 #[test]
 fn without_a_node_the_exit_code_is_3() {
     let dir = tempfile::tempdir().unwrap();
-    for line in ["status", "ping nas", "invite home"] {
+    let asking = [
+        "status",
+        "ping nas",
+        "invite home",
+        "request-code",
+        "whois 127.80.3.9",
+        "exposures",
+        "metrics",
+        "remove home nas",
+        "revoke home 00ff",
+        "invites home",
+    ];
+    for line in asking {
         let line = format!("vpi --state {} {line}", dir.path().display());
         assert_eq!(exit_of(&parse(&line).unwrap().run().unwrap_err()), Exit::NoNode, "{line}");
     }
@@ -174,6 +222,8 @@ fn status_is_an_aligned_table() {
         epoch: 3,
         beacons: Vec::new(),
         members: vec![own, peer],
+        policy: Policy::OwnAlias,
+        notices: vec!["the recovery phrase was never shown: run `vpi create home` again".into()],
         drops: Some([("forged".to_owned(), 12)].into()),
     };
     let shown = status::describe(&Status { version: "0.1.0".into(), vpis: vec![vpi] });
@@ -183,10 +233,54 @@ home  127.80.12.7  vpi-home  port 41414  epoch 3  2 members  id f00d
   laptop  127.80.12.7   self    -                     -       0 B       0 B   -
   nas     127.80.3.9 *  direct  host 192.0.2.2:41414  8.4 ms  1.5 KiB   0 B   2026-01-01T00:00:00Z
   * most other machines know this member under another alias
+  ! the recovery phrase was never shown: run `vpi create home` again
 
   DROPPED  TIMES
   forged   12";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn invites_are_an_aligned_table() {
+    let invite = InviteStatus {
+        invite: "00ff".repeat(8),
+        name: None,
+        device: None,
+        admin: None,
+        uses: 10,
+        uses_left: 1,
+        expires: Time::from_unix(1_767_225_600),
+        state: InviteState::UsedUp,
+    };
+    let named = InviteStatus { name: Some("nas".into()), state: InviteState::Open, ..invite.clone() };
+    let shown = invites::describe(&Invites { vpi: "home".into(), invites: vec![invite, named] });
+    let expected = "\
+INVITE    NAME  USES  LEFT  EXPIRES               STATE
+00ff00ff  -     10    1     2026-01-01T00:00:00Z  used up
+00ff00ff  nas   10    1     2026-01-01T00:00:00Z  open";
+    assert_eq!(shown, expected);
+    assert!(
+        invites::describe(&Invites { vpi: "home".into(), invites: Vec::new() }).contains("vpi invite home")
+    );
+}
+
+#[test]
+fn exposures_are_told_for_people() {
+    let named = |member: Option<&str>| Named { member: member.map(Into::into), id: "ab".into() };
+    let exposed = |port, to| Exposed { proto: Transport::Tcp, port, to };
+    let exposures = vec![exposed(22, Some(vec![named(Some("nas.home")), named(None)])), exposed(8_080, None)];
+    let home = Reachable { vpi: "home".into(), policy: Policy::OwnAlias, exposures };
+    let work = Reachable { vpi: "work".into(), policy: Policy::ExposedOnly, exposures: Vec::new() };
+    let expected = "\
+home  own-alias: members reach what listens on the own alias or on 0.0.0.0, and the exposures
+  SERVICE   FOR
+  tcp/22    nas.home, ab (no member)
+  tcp/8080  every member
+
+work  exposed-only: members reach the exposures, and nothing else
+  no service on 127.0.0.1 is exposed";
+    assert_eq!(expose::describe(&[home, work]), expected);
+    assert!(expose::describe(&[]).contains("vpi create"));
 }
 
 #[test]

@@ -6,12 +6,14 @@
 //!
 //! In the node, [`server`] takes a request in, judges who asks, and hands a [`server::Call`] to the driver, which
 //! answers at its leisure. In a command, [`client`] asks and reads the replies. [`protocol`] says what the two
-//! say to each other, [`status`] the promised JSON, [`exit`] how a command ends.
+//! say to each other, [`status`], [`members`] and [`reach`] the promised JSON, [`exit`] how a command ends.
 
 pub(crate) mod client;
 pub(crate) mod exit;
 mod id;
+pub(crate) mod members;
 pub(crate) mod protocol;
+pub(crate) mod reach;
 pub(crate) mod server;
 pub(crate) mod status;
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The command keeps its side open until the last reply: closing it withdraws the request. The shapes under
-//! [`Status`] are the JSON that node/README promises; the rest may change with any version.
+//! [`Status`] and in the modules beside it are the JSON that node/README promises; the rest may change with any version.
 
 use std::{
     fmt,
@@ -25,8 +25,12 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::{
     exit::Failure,
     id,
+    members::{Invites, Left, Remove, Removed, Revoke, Revoked, Who},
+    reach::{Expose, Opened, Reachable},
     status::{PathKind, Status, Time},
 };
+use crate::metrics::Family;
+use crate::store::reach::{Policy, Service};
 
 /// The largest request: a token is 800 bytes, the lists beside it a few hundred each.
 pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -75,6 +79,56 @@ pub(crate) enum Request {
         /// How many probes, at least 1.
         count: u32,
     },
+    /// A person has seen the recovery phrase of this VPI; answered by [`Reply::Done`].
+    Shown {
+        /// The VPI that was founded.
+        #[serde(with = "id")]
+        vpi: VpiId,
+    },
+    /// Which device is this; answered by [`Reply::Device`]. The first to ask has the device key drawn.
+    Device,
+    /// Which member is this; answered by [`Reply::Who`].
+    Whois {
+        /// An alias.
+        alias: Ipv4Addr,
+    },
+    /// What members reach in this VPI, or in all; answered by [`Reply::Reachable`].
+    Exposures {
+        /// Local name or id, as typed.
+        vpi: Option<String>,
+    },
+    /// Let members reach a service on 127.0.0.1; answered by [`Reply::Opened`].
+    Expose(Expose),
+    /// Close it again; answered by [`Reply::Opened`].
+    Unexpose {
+        /// Local name or id, as typed.
+        vpi: String,
+        /// What is exposed.
+        service: Service,
+    },
+    /// Choose what members reach beyond the exposures; answered by [`Reply::Opened`].
+    Policy {
+        /// Local name or id, as typed.
+        vpi: String,
+        /// What they reach.
+        policy: Policy,
+    },
+    /// The invites of a VPI; answered by [`Reply::Invites`].
+    Invites {
+        /// Local name or id, as typed.
+        vpi: String,
+    },
+    /// Remove a member; answered by [`Reply::Removed`] when it is signed and on disk.
+    Remove(Remove),
+    /// Take an invite back; answered by [`Reply::Revoked`] when it is signed and on disk.
+    Revoke(Revoke),
+    /// Leave a VPI, or clear what is left of one that removed this device; answered by [`Reply::Left`].
+    Leave {
+        /// Local name or id, as typed.
+        vpi: String,
+    },
+    /// Counters and gauges; answered by [`Reply::Metrics`].
+    Metrics,
 }
 
 impl Request {
@@ -82,10 +136,26 @@ impl Request {
     #[must_use]
     pub(crate) fn is_change(&self) -> bool {
         match self {
-            Self::Hello | Self::Status { .. } | Self::Ping { .. } => false,
-            Self::Create(_) | Self::Join(_) | Self::Attach { .. } | Self::Detach { .. } | Self::Invite(_) => {
-                true
-            }
+            Self::Hello
+            | Self::Status { .. }
+            | Self::Ping { .. }
+            | Self::Device
+            | Self::Whois { .. }
+            | Self::Exposures { .. }
+            | Self::Invites { .. }
+            | Self::Metrics => false,
+            Self::Create(_)
+            | Self::Join(_)
+            | Self::Attach { .. }
+            | Self::Detach { .. }
+            | Self::Invite(_)
+            | Self::Shown { .. }
+            | Self::Expose(_)
+            | Self::Unexpose { .. }
+            | Self::Policy { .. }
+            | Self::Remove(_)
+            | Self::Revoke(_)
+            | Self::Leave { .. } => true,
         }
     }
 }
@@ -157,6 +227,27 @@ pub(crate) enum Reply {
     Status(Status),
     /// One probe came back or was given up; not the last reply.
     Pong(Pong),
+    /// The key of this device.
+    Device {
+        /// 64 hexadecimal digits.
+        id: String,
+    },
+    /// Which member an alias is.
+    Who(Who),
+    /// What members reach, by the VPI's name.
+    Reachable(Vec<Reachable>),
+    /// What members reach was changed, and is on disk.
+    Opened(Opened),
+    /// The invites of one VPI.
+    Invites(Invites),
+    /// A member is removed.
+    Removed(Removed),
+    /// An invite is taken back.
+    Revoked(Revoked),
+    /// This device left a VPI, of which nothing is kept here; the machine's part is the command's.
+    Left(Left),
+    /// Counters and gauges.
+    Metrics(Vec<Family>),
     /// Done, with nothing to tell.
     Done,
     /// Not done.
@@ -174,6 +265,15 @@ impl Reply {
             | Self::Detached(_)
             | Self::Invited(_)
             | Self::Status(_)
+            | Self::Device { .. }
+            | Self::Who(_)
+            | Self::Reachable(_)
+            | Self::Opened(_)
+            | Self::Invites(_)
+            | Self::Removed(_)
+            | Self::Revoked(_)
+            | Self::Left(_)
+            | Self::Metrics(_)
             | Self::Done
             | Self::Failed(_) => true,
         }
@@ -214,6 +314,9 @@ pub(crate) struct Plan {
     pub prefix: Ipv4Addr,
     /// The own alias, within the prefix.
     pub own: Ipv4Addr,
+    /// Services on 127.0.0.1 that the firewall table lets through.
+    #[serde(default)]
+    pub exposed: Vec<Service>,
 }
 
 /// A made invite; the JSON of `vpi invite --json`.

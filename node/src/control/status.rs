@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::store::reach::Policy;
+
 /// Everything that `vpi status` tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -34,6 +36,10 @@ pub(crate) struct VpiStatus {
     pub beacons: Vec<BeaconStatus>,
     /// Its members, this node among them.
     pub members: Vec<MemberStatus>,
+    /// What members reach on this machine beyond the exposures.
+    pub policy: Policy,
+    /// What a person should know, one sentence each.
+    pub notices: Vec<String>,
     /// What was dropped since the start, by reason; reasons never met are left out. Only when asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drops: Option<BTreeMap<String, u64>>,

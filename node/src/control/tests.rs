@@ -13,9 +13,16 @@ use tokio::sync::mpsc;
 use super::{
     Exit, Failure,
     client::{AskError, Door, door},
+    members::*,
     protocol::*,
+    reach::*,
     server::{BindError, Call, Caller, MAX_CONNECTIONS, Server, is_allowed},
     status::*,
+};
+use crate::{
+    loopback::Transport,
+    metrics::{Family, Kind},
+    store::reach::{Policy, Service},
 };
 
 fn requests() -> Vec<Request> {
@@ -47,7 +54,65 @@ fn requests() -> Vec<Request> {
         }),
         Request::Status { vpi: Some("home".into()), drops: true },
         Request::Ping { member: "nas.home".into(), count: 3 },
+        Request::Shown { vpi: VpiId([7; 32]) },
+        Request::Device,
+        Request::Whois { alias: [127, 80, 3, 9].into() },
+        Request::Exposures { vpi: None },
+        Request::Expose(Expose {
+            vpi: "home".into(),
+            service: service(),
+            to: vec!["nas".into(), "laptop.home".into()],
+        }),
+        Request::Unexpose { vpi: "home".into(), service: service() },
+        Request::Policy { vpi: "home".into(), policy: Policy::ExposedOnly },
+        Request::Invites { vpi: "home".into() },
+        Request::Remove(Remove {
+            vpi: "home".into(),
+            member: "nas".into(),
+            reason: Reason::Lost,
+            offline: true,
+        }),
+        Request::Revoke(Revoke { vpi: "home".into(), invite: "00ff".into(), offline: false }),
+        Request::Leave { vpi: "home".into() },
+        Request::Metrics,
     ]
+}
+
+fn service() -> Service {
+    Service { proto: Transport::Udp, port: 53 }
+}
+
+fn reachable() -> Reachable {
+    let named = Named { member: Some("nas.home".into()), id: "ab".repeat(32) };
+    let nobody = Named { member: None, id: "cd".repeat(32) };
+    let exposed = |port, to| Exposed { proto: Transport::Tcp, port, to };
+    let exposures = vec![exposed(22, Some(vec![named, nobody])), exposed(80, None)];
+    Reachable { vpi: "home".into(), policy: Policy::OwnAlias, exposures }
+}
+
+fn who() -> Who {
+    let (vpi, member) = ("home".to_owned(), "nas.home".to_owned());
+    Who { vpi, member, id: "ab".repeat(32), alias: [127, 80, 3, 9].into() }
+}
+
+fn invites() -> Invites {
+    let invite = InviteStatus {
+        invite: "00ff".repeat(8),
+        name: Some("nas".into()),
+        device: None,
+        admin: Some("laptop.home".into()),
+        uses: 3,
+        uses_left: 1,
+        expires: Time::from_unix(1_767_225_600),
+        state: InviteState::UsedUp,
+    };
+    Invites { vpi: "home".into(), invites: vec![invite] }
+}
+
+fn metrics() -> Vec<Family> {
+    let mut family = Family::new("vpi_rtt_seconds", Kind::Gauge, "Round trip.");
+    family.add(&[("member", "nas")], 0.25);
+    vec![family]
 }
 
 fn status() -> Status {
@@ -79,14 +144,20 @@ fn status() -> Status {
         epoch: 3,
         beacons: vec![BeaconStatus { address: "/ip4".into(), state: "connected".into(), rtt_ms: Some(12.1) }],
         members: vec![member],
+        policy: Policy::OwnAlias,
+        notices: vec!["look here".into()],
         drops: None,
     };
     Status { version: "0.1.0".into(), vpis: vec![vpi] }
 }
 
 fn replies() -> Vec<Reply> {
-    let plan =
-        Plan { device: "vpi-home".into(), prefix: [127, 80, 0, 0].into(), own: [127, 80, 12, 7].into() };
+    let plan = Plan {
+        device: "vpi-home".into(),
+        prefix: [127, 80, 0, 0].into(),
+        own: [127, 80, 12, 7].into(),
+        exposed: vec![service()],
+    };
     vec![
         Reply::Hello(super::hello().unwrap()),
         Reply::Progress("asking 203.0.113.5:41414 …\nagain".into()),
@@ -96,7 +167,7 @@ fn replies() -> Vec<Reply> {
             recovery: Some(Hidden("5ec4".repeat(16))),
             plan: plan.clone(),
         }),
-        Reply::Detached(vec![plan]),
+        Reply::Detached(vec![plan.clone()]),
         Reply::Invited(Invited {
             token: Hidden("vpi1secret".into()),
             invite: "00ff".into(),
@@ -105,6 +176,15 @@ fn replies() -> Vec<Reply> {
         }),
         Reply::Status(status()),
         Reply::Pong(Pong { member: "nas.home".into(), rtt_ms: Some(0.25), path: Some(PathKind::Tcp) }),
+        Reply::Device { id: "ab".repeat(32) },
+        Reply::Who(who()),
+        Reply::Reachable(vec![reachable()]),
+        Reply::Opened(Opened { plan: plan.clone(), reach: reachable() }),
+        Reply::Invites(invites()),
+        Reply::Removed(Removed { vpi: "home".into(), member: "nas.home".into(), id: "ab".repeat(32) }),
+        Reply::Revoked(Revoked { vpi: "home".into(), invite: "00ff".into() }),
+        Reply::Left(Left { vpi: "home".into(), told: Some(2), plan }),
+        Reply::Metrics(metrics()),
         Reply::Done,
         Reply::Failed(Failure::new(Exit::NotFound, "no member called x", "see `vpi status`")),
     ]
@@ -161,8 +241,33 @@ fn the_status_is_the_promised_json() {
         "members": [{"name": "nas", "id": "ab".repeat(32), "alias": "127.80.3.9", "alias_usual": true,
             "state": "self",
             "path": {"kind": "host", "local": "192.0.2.1:41414", "remote": "192.0.2.2:41414", "via": null, "rtt_ms": 8.4},
-            "rx_bytes": 1, "tx_bytes": 2, "last_seen": "2026-01-01T00:00:00Z"}]}]});
+            "rx_bytes": 1, "tx_bytes": 2, "last_seen": "2026-01-01T00:00:00Z"}],
+        "policy": "own-alias", "notices": ["look here"]}]});
     assert_eq!(serde_json::to_value(status()).unwrap(), promised);
+}
+
+#[test]
+fn what_members_reach_is_the_promised_json() {
+    let promised = serde_json::json!({"vpi": "home", "policy": "own-alias", "exposures": [
+        {"proto": "tcp", "port": 22, "to": [
+            {"member": "nas.home", "id": "ab".repeat(32)}, {"member": null, "id": "cd".repeat(32)}]},
+        {"proto": "tcp", "port": 80, "to": null}]});
+    assert_eq!(serde_json::to_value(reachable()).unwrap(), promised);
+}
+
+#[test]
+fn invites_are_the_promised_json() {
+    let promised = serde_json::json!({"vpi": "home", "invites": [{
+        "invite": "00ff".repeat(8), "name": "nas", "device": null, "admin": "laptop.home",
+        "uses": 3, "uses_left": 1, "expires": "2026-01-01T00:00:00Z", "state": "used_up"}]});
+    assert_eq!(serde_json::to_value(invites()).unwrap(), promised);
+}
+
+#[test]
+fn whois_is_the_promised_json() {
+    let promised = serde_json::json!(
+        {"vpi": "home", "member": "nas.home", "id": "ab".repeat(32), "alias": "127.80.3.9"});
+    assert_eq!(serde_json::to_value(who()).unwrap(), promised);
 }
 
 #[test]
@@ -284,7 +389,17 @@ fn a_socket_left_by_a_dead_node_is_replaced_and_a_live_one_is_not() {
 fn only_root_and_the_node_change_anything() {
     let by = |uid| Caller { uid, pid: None };
     for request in requests() {
-        let reads = matches!(request, Request::Hello | Request::Status { .. } | Request::Ping { .. });
+        let reads = matches!(
+            request,
+            Request::Hello
+                | Request::Status { .. }
+                | Request::Ping { .. }
+                | Request::Device
+                | Request::Whois { .. }
+                | Request::Exposures { .. }
+                | Request::Invites { .. }
+                | Request::Metrics
+        );
         assert!(is_allowed(&request, by(0), 990) && is_allowed(&request, by(990), 990));
         assert_eq!(is_allowed(&request, by(1_000), 990), reads, "{request:?}");
     }

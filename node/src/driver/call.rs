@@ -29,7 +29,7 @@ impl Node {
     async fn answer(&mut self, call: &Call) -> anyhow::Result<Option<Reply>> {
         match &call.request {
             Request::Hello => Ok(Some(Reply::Hello(control::hello()?))),
-            Request::Create(create) => self.create(create.clone()).await.map(Some),
+            Request::Create(create) => self.create(call, create.clone()).await.map(Some),
             Request::Join(join) => self.join(call, join).await,
             Request::Attach { vpi } => {
                 let vpi = self.vpis.get_mut(vpi).ok_or_else(|| {
@@ -55,6 +55,24 @@ impl Node {
                 self.start_ping(call, member, *count)?;
                 Ok(None)
             }
+            Request::Shown { vpi } => {
+                self.state.keys().remove_recovery(vpi)?;
+                Ok(Some(Reply::Done))
+            }
+            Request::Device => {
+                let id = self.state.keys().device()?.public().to_string();
+                Ok(Some(Reply::Device { id }))
+            }
+            Request::Whois { alias } => Ok(Some(Reply::Who(self.whois(*alias)?))),
+            Request::Exposures { vpi } => Ok(Some(Reply::Reachable(self.exposures(vpi.as_deref())?))),
+            Request::Expose(expose) => self.expose(expose).map(Some),
+            Request::Unexpose { vpi, service } => self.unexpose(vpi, *service).map(Some),
+            Request::Policy { vpi, policy } => self.set_policy(vpi, *policy).map(Some),
+            Request::Invites { vpi } => Ok(Some(Reply::Invites(self.list_invites(vpi)?))),
+            Request::Remove(remove) => self.remove(call, remove).map(|()| None),
+            Request::Revoke(revoke) => self.revoke(call, revoke).map(|()| None),
+            Request::Leave { vpi } => self.leave(call, vpi),
+            Request::Metrics => Ok(Some(Reply::Metrics(self.metrics()))),
         }
     }
 }

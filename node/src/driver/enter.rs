@@ -24,6 +24,7 @@ use crate::control::{self, Exit, Failure};
 use crate::loopback::{self, DEVICE_PREFIX};
 use crate::store::keys::EpochName;
 use crate::store::pending::Joining;
+use crate::store::reach::{Exposure, Policy};
 use crate::store::settings::VpiSettings;
 use crate::udp::{self, Socket, UdpError};
 
@@ -52,8 +53,16 @@ impl PendingJoin {
 }
 
 impl Node {
-    /// Founds a VPI; everything is on disk when this returns.
-    pub(super) async fn create(&mut self, create: Create) -> anyhow::Result<Reply> {
+    /// Founds a VPI; everything is on disk when this returns. One that was founded before by this name and whose recovery
+    /// phrase nobody has seen is told again instead.
+    pub(super) async fn create(&mut self, call: &Call, create: Create) -> anyhow::Result<Reply> {
+        if let Some(founded) = self.unseen(&create.name)? {
+            call.answer(Reply::Progress(format!(
+                "{} was founded before; its recovery phrase was not shown then",
+                create.name
+            )));
+            return Ok(founded);
+        }
         if !create.beacons.is_empty() {
             let advice = "leave --beacon out; give --endpoint IP:PORT so that others find this device";
             return Err(Failure::new(Exit::Refused, "this version has no beacons", advice).into());
@@ -82,6 +91,8 @@ impl Node {
         let mut files = Files::open(&self.state, founded.vpi, time)?;
         keys.put_static(&founded.vpi, 0, &static_secret)?;
         keys.put_root(&founded.vpi, &root)?;
+        // Until the command says that it was shown: whoever is killed now has not lost it.
+        keys.put_recovery(&founded.vpi, &recovery_seed)?;
         keys.put_epoch(&founded.vpi, EpochName { number: 0, tag: epoch.tag() }, epoch.secret())?;
         let records: Vec<&[u8]> = founded.objects.iter().map(|object| &**object.bytes()).collect();
         files.log.append(&records)?;
@@ -93,6 +104,16 @@ impl Node {
         let mut vpi = Vpi::start(settings, engine, files, Arc::new(socket), self.queues.clone())?;
         vpi.check_floor()?;
         self.settle(founded.vpi, vpi, Some(Hidden(data_encoding::HEXLOWER.encode(&*recovery_seed))))
+    }
+
+    /// What `create` answered when nobody could be shown the recovery phrase.
+    fn unseen(&self, name: &str) -> anyhow::Result<Option<Reply>> {
+        let Some((id, vpi)) = self.entered().find(|(_, vpi)| vpi.settings.name == name) else {
+            return Ok(None);
+        };
+        let key = self.state.keys().recovery(id)?;
+        let key = key.map(|key| Hidden(data_encoding::HEXLOWER.encode(&key.0)));
+        Ok(key.map(|key| Reply::Entered(entered(&vpi.settings, Some(key)))))
     }
 
     /// Makes a VPI whose every other file is on disk one that is opened at each start.
@@ -117,6 +138,8 @@ impl Node {
             port,
             endpoints: Vec::new(),
             member: String::new(),
+            policy: Policy::default(),
+            exposures: Vec::new(),
         })
     }
 
@@ -148,6 +171,11 @@ impl Node {
                 "see how that one ends",
             );
             self.vpis.remove(&id);
+        }
+        if self.state.has_left(&id) {
+            let message = "this device left that VPI, and its key cannot join it again";
+            let advice = "join with another state folder, which has a key of its own: vpi --state DIR";
+            return Err(Failure::new(Exit::Refused, message, advice).into());
         }
         if let Some(vpi) = self.vpis.get(&id) {
             call.answer(Reply::Progress(format!("this device is a member of {} already", vpi.settings.name)));
@@ -333,7 +361,8 @@ fn entered(settings: &VpiSettings, recovery: Option<Hidden>) -> Entered {
 
 /// What a VPI has on this machine.
 pub(super) fn plan(settings: &VpiSettings) -> Plan {
-    Plan { device: settings.device.clone(), prefix: settings.prefix, own: settings.alias }
+    let exposed = settings.exposures.iter().map(Exposure::service).collect();
+    Plan { device: settings.device.clone(), prefix: settings.prefix, own: settings.alias, exposed }
 }
 
 /// The port that was asked for; else the usual one, or any that is free.

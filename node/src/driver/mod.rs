@@ -7,12 +7,17 @@
 //! ```
 //!
 //! One task on one thread does all of it; packets of running sessions do not come here. In every turn the machine's own
-//! wishes go first, then members, then whatever strangers sent.
+//! wishes go first, then members, then whatever strangers sent; after each wish some of the others' have their turn.
 
 mod call;
 mod enter;
+mod lan;
+mod members;
+mod metrics;
+mod names;
 mod node;
 mod ping;
+mod reach;
 mod resolve;
 mod status;
 mod vpi;
@@ -29,10 +34,12 @@ use crate::config::NodeOptions;
 use crate::control::server::Server;
 use crate::control::{Exit, Failure};
 use crate::loopback::{self, Firewall};
+use crate::names::dns::Sockets;
 use crate::privilege;
 use crate::store::journal::{Installed, Journal};
 use crate::store::settings::VpiSettings;
 use crate::store::state::{Owner, State};
+use crate::udp::AddressWatch;
 
 use node::Node;
 
@@ -48,10 +55,16 @@ pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
         let message = format!("{} belongs to another user", options.state.display());
         return Err(Failure::new(Exit::Failed, message, "chown -R it to the user of --user").into());
     }
+    state.finish_departures()?;
     let vpis = VpiSettings::list(state.dir())?;
     runtime()?.block_on(prepare(state.dir(), &vpis, owner))?;
+    if privilege::is_root() {
+        names::refresh_hosts(state.dir());
+    }
+    // Before privileges go, so that the port may be 53.
+    let dns = options.settings.dns.map(names::bind_dns).transpose()?;
     privilege::give_up(owner)?;
-    runtime()?.block_on(serve(options, state, vpis))
+    runtime()?.block_on(serve(options, state, vpis, dns))
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -79,9 +92,16 @@ async fn prepare(dir: &Path, vpis: &[VpiSettings], owner: Owner) -> anyhow::Resu
 }
 
 /// The node's life after its privileges are gone.
-async fn serve(options: NodeOptions, state: State, vpis: Vec<VpiSettings>) -> anyhow::Result<Exit> {
+async fn serve(
+    options: NodeOptions,
+    state: State,
+    vpis: Vec<VpiSettings>,
+    dns: Option<Sockets>,
+) -> anyhow::Result<Exit> {
     let server = Server::bind(&options.control)?;
-    let mut node = Node::new(options, state);
+    let watch = AddressWatch::start().await.context("cannot watch this machine's addresses")?;
+    let mut node = Node::new(options, state, watch);
+    node.names = dns.map(names::Names::serve).transpose()?;
     node.index.recall(&vpis.iter().map(|vpi| vpi.id).collect::<Vec<_>>()).await;
     for settings in vpis {
         node.open(settings)?;

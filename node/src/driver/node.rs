@@ -13,22 +13,29 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tracing::trace;
 
 use super::enter::PendingJoin;
+use super::names::Names;
 use super::ping::PingJob;
 use super::vpi::{self, Files, Happening, Secrets, Vpi};
-use super::{enter, time};
+use super::{enter, lan, time};
 use crate::config::NodeOptions;
 use crate::control::Exit;
+use crate::control::protocol::Reply;
 use crate::control::server::Call;
+use crate::lan::Lan;
 use crate::pump::{Queues, Seen};
 use crate::store::index::{Index, Recalled};
 use crate::store::settings::VpiSettings;
 use crate::store::state::State;
-use crate::udp::Socket;
+use crate::udp::{AddressWatch, Socket};
 
 /// What members and applications may have waiting (chosen: a burst of every link's notes and messages).
 const SEEN_WAITING: usize = 4_096;
 /// What anybody may have waiting: little, so that a flood is dropped while it is young.
 const VEILED_WAITING: usize = 256;
+/// What is taken of members and applications for each command, at most (chosen: a command costs about as much).
+const SEEN_PER_CALL: usize = 64;
+/// The same of what anybody sent: handshakes are among it.
+const VEILED_PER_CALL: usize = 8;
 /// At start, members heard within this time are called at once (specified: protocol/README).
 const RECENT: Duration = Duration::from_secs(600);
 
@@ -44,15 +51,27 @@ pub(super) struct Node {
     pub(super) queues: Queues,
     pub(super) joins: BTreeMap<VpiId, PendingJoin>,
     pub(super) invites: BTreeMap<Ticket, Call>,
+    /// Removals and revocations that wait to be on disk, each with what is then answered.
+    pub(super) signings: BTreeMap<Ticket, (Call, Reply)>,
+    pub(super) leaves: BTreeMap<VpiId, Call>,
     pub(super) pings: Vec<PingJob>,
+    /// Where this machine is.
+    pub(super) watch: AddressWatch,
+    /// The socket of announcements, while a VPI wants it.
+    pub(super) lan: Option<Lan>,
+    /// How many VPIs were told where this machine is.
+    pub(super) placed: usize,
+    /// The DNS server, if there is one.
+    pub(super) names: Option<Names>,
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
+    pub(super) started_at: Instant,
     last_ticket: Ticket,
 }
 
 impl Node {
     /// A node without any VPI yet.
-    pub(super) fn new(options: NodeOptions, state: State) -> Self {
+    pub(super) fn new(options: NodeOptions, state: State, watch: AddressWatch) -> Self {
         let index = Index::new(state.index_path());
         let ((seen_sender, seen), (veiled_sender, veiled)) = (channel(SEEN_WAITING), channel(VEILED_WAITING));
         Self {
@@ -63,9 +82,16 @@ impl Node {
             queues: Queues { seen: seen_sender, veiled: veiled_sender },
             joins: BTreeMap::new(),
             invites: BTreeMap::new(),
+            signings: BTreeMap::new(),
+            leaves: BTreeMap::new(),
             pings: Vec::new(),
+            watch,
+            lan: None,
+            placed: 0,
+            names: None,
             seen,
             veiled,
+            started_at: Instant::now(),
             last_ticket: 0,
         }
     }
@@ -140,14 +166,24 @@ impl Node {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
+            if self.placed != self.vpis.len() {
+                self.on_networks().await;
+                self.turn()?;
+            }
             let deadline = self.deadline();
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some(call) = calls.recv() => self.on_call(call).await?,
+                Some(call) = calls.recv() => {
+                    self.on_call(call).await?;
+                    self.turn()?;
+                    self.let_others_in()?;
+                }
                 Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen)?,
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
+                _ = self.watch.changed() => self.on_networks().await,
+                (from, datagram) = lan::heard(&mut self.lan) => self.on_announcement(from, &datagram),
                 () = self.index.finished() => {}
                 // Last: whatever woke the loop, every turn does what is due.
                 () = wait_until(deadline) => {}
@@ -160,6 +196,21 @@ impl Node {
         }
         self.index.close(REMEMBER_WITHIN).await;
         Ok(Exit::Done)
+    }
+
+    /// Serves others after a command, so that commands without end do not keep them from being heard.
+    fn let_others_in(&mut self) -> anyhow::Result<()> {
+        for _ in 0..SEEN_PER_CALL {
+            let Ok((vpi, seen)) = self.seen.try_recv() else { break };
+            self.on_seen(vpi, seen)?;
+            self.turn()?;
+        }
+        for _ in 0..VEILED_PER_CALL {
+            let Ok((vpi, seen)) = self.veiled.try_recv() else { break };
+            self.on_seen(vpi, seen)?;
+            self.turn()?;
+        }
+        Ok(())
     }
 
     /// A ticket that no request has.
@@ -196,6 +247,7 @@ impl Node {
         for (id, happening) in happenings {
             self.on_happening(id, happening)?;
         }
+        self.refresh_names();
         Ok(())
     }
 
@@ -208,6 +260,9 @@ impl Node {
                     enter::answer_invite(&call, outcome);
                 }
             }
+            Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
+            Happening::Left(outcome) => self.on_left(id, outcome)?,
+            Happening::Announce(datagram) => self.announce(&datagram),
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }
         Ok(())

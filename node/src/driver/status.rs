@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use protocol::engine::{self, MemberState};
 use protocol::identity::VpiId;
+use protocol::membership::Alarm;
 
 use super::node::Node;
 use super::vpi::Vpi;
@@ -18,11 +19,57 @@ impl Node {
     /// If there is no such VPI.
     pub(super) fn status(&self, vpi: Option<&str>, drops: bool) -> Result<Status, Failure> {
         let chosen = vpi.map(|vpi| self.resolve_vpi(vpi)).transpose()?;
-        let is_shown = |id: &VpiId| !self.joins.contains_key(id) && chosen.is_none_or(|chosen| *id == chosen);
-        let mut vpis: Vec<VpiStatus> =
-            self.vpis.iter().filter(|(id, _)| is_shown(id)).map(|(_, vpi)| of_vpi(vpi, drops)).collect();
+        let shown = self.entered().filter(|(id, _)| chosen.is_none_or(|chosen| **id == chosen));
+        let of =
+            |(id, vpi): (&VpiId, &Vpi)| VpiStatus { notices: self.notices(id, vpi), ..of_vpi(vpi, drops) };
+        let mut vpis: Vec<VpiStatus> = shown.map(of).collect();
         vpis.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Status { version: env!("CARGO_PKG_VERSION").to_owned(), vpis })
+    }
+
+    /// What a user should be told about a VPI.
+    fn notices(&self, id: &VpiId, vpi: &Vpi) -> Vec<String> {
+        let mut notices = Vec::new();
+        // What cannot be read is told by the command that needs it.
+        if self.state.keys().recovery(id).is_ok_and(|key| key.is_some()) {
+            let name = &vpi.settings.name;
+            notices.push(format!("the recovery phrase was never shown: run `vpi create {name}` again"));
+        }
+        if vpi.engine.is_removed() {
+            let name = &vpi.settings.name;
+            notices.push(format!(
+                "this device was removed from {name}: `vpi leave {name}` clears what is left of it"
+            ));
+        }
+        let alarms = vpi.engine.status(Instant::now()).alarms;
+        notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));
+        notices
+    }
+
+    fn describe_alarm(&self, vpi: &VpiId, alarm: &Alarm) -> String {
+        let name = |device| self.member_label(vpi, device).unwrap_or_else(|| device.short());
+        match alarm {
+            Alarm::CharterRivals { version } => {
+                format!(
+                    "the roots signed two charters of version {version}; ask the founder which one is meant"
+                )
+            }
+            Alarm::ChainForked { admin, .. } => {
+                format!("{} signed two histories; what it allowed since is void", name(admin))
+            }
+            Alarm::InviteTwice { invite } => {
+                format!("two invites have the id {}; one of them is void", invite.short())
+            }
+            Alarm::Contested { invite, device } => format!(
+                "invite {} had more takers than uses; {} was too late: someone else may have the token",
+                invite.short(),
+                name(device)
+            ),
+            Alarm::RekeyConflict { device } => format!("{} signed two keys for one moment", name(device)),
+            Alarm::SameName { device, name } => {
+                format!("the device {} wanted a name that another member has; it is {name}", device.short())
+            }
+        }
     }
 }
 
@@ -38,6 +85,8 @@ fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {
         epoch: known.epoch,
         beacons: Vec::new(),
         members: known.members.iter().filter_map(|member| of_member(member, vpi.settings.port)).collect(),
+        policy: vpi.settings.policy,
+        notices: Vec::new(),
         drops: drops.then(|| vpi.drops.snapshot()),
     }
 }

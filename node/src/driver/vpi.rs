@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use protocol::engine::{Command, Config, Engine, Event, JoinFailure, Ticket, Time};
 use protocol::forward::Forwarder;
 use protocol::identity::{SigningSecret, StaticSecret, VpiId};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::InviteError;
 use protocol::membership::object::Object;
@@ -36,6 +37,12 @@ pub(super) enum Happening {
     JoinFailed(JoinFailure),
     /// An invite is made, or not.
     Invited(Ticket, Result<Box<Token>, InviteError>),
+    /// A removal or a revocation is signed and on disk, or not.
+    Signed(Ticket, Result<(), AdminError>),
+    /// This device left, and so many members know; or it may not.
+    Left(Result<u32, AdminError>),
+    /// This device is to be announced on its networks.
+    Announce(Vec<u8>),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -61,6 +68,8 @@ pub(super) struct Vpi {
     aliases: Aliases,
     floor: Floor,
     keys: Keys,
+    /// Who is a member, or an alias, may be another than when names were looked at last.
+    pub(super) has_news: bool,
 }
 
 /// The files of one VPI, opened and read.
@@ -107,11 +116,12 @@ impl Vpi {
     /// Puts an engine to work: its pump runs when this returns.
     pub(super) fn start(
         settings: VpiSettings,
-        engine: Engine,
+        mut engine: Engine,
         files: Files,
         socket: Arc<Socket>,
         queues: Queues,
     ) -> anyhow::Result<Self> {
+        engine.handle_command(Command::Reach(settings.reach()), super::time());
         let drops = Arc::new(Drops::default());
         let forwarder = Forwarder::new(engine.own_alias());
         let pump = Pump::start((engine.vpi(), forwarder), Arc::clone(&socket), queues, Arc::clone(&drops))
@@ -123,12 +133,13 @@ impl Vpi {
             pump,
             tun: None,
             socket,
-            outgoing: Batch::new(),
+            outgoing: Batch::small(),
             log: files.log,
             objects: files.objects.len() as u64,
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
+            has_news: true,
         })
     }
 
@@ -157,6 +168,11 @@ impl Vpi {
             );
         }
         Ok(self.floor.raise(self.reached_state())?)
+    }
+
+    /// How many signed objects are on disk.
+    pub(super) fn objects(&self) -> u64 {
+        self.objects
     }
 
     fn reached_state(&self) -> Reached {
@@ -223,18 +239,23 @@ impl Vpi {
     fn on_event(&mut self, event: Event, index: &mut Index, time: Time) -> anyhow::Result<Option<Happening>> {
         match event {
             Event::Store { ticket, objects, epochs } => {
+                self.has_news |= !objects.is_empty();
                 self.store(&objects, &epochs).context("cannot write to the state folder")?;
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
             Event::Pinned => {
+                self.has_news = true;
                 let pins: Vec<_> = self.engine.pins().collect();
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
             Event::Joined => return Ok(Some(Happening::Joined)),
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
+            Event::Signed { ticket, outcome } => return Ok(Some(Happening::Signed(ticket, outcome))),
+            Event::Left { outcome, .. } => return Ok(Some(Happening::Left(outcome))),
+            Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
+            Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
-            Event::Signed { .. } | Event::Left { .. } | Event::Removed => {}
             Event::Presence(object) => index.remember_presence(self.engine.vpi(), &object, time),
             Event::Reached { device, remote } => {
                 index.remember_path(self.engine.vpi(), (device, remote), time);

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{LoopbackError, pool};
 use crate::store::settings::VpiSettings;
 use crate::tun;
@@ -15,7 +17,8 @@ pub(crate) const MTU_BYTES: u32 = 1420;
 pub(crate) const DEVICE_PREFIX: &str = "vpi-";
 
 /// What carries a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {
     /// RFC 9293.
     Tcp,
@@ -70,7 +73,8 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub(crate) fn of(settings: &VpiSettings) -> Result<Self, LoopbackError> {
-        Self::new(&settings.device, settings.prefix, settings.alias)
+        let exposed = settings.exposures.iter().map(|exposure| (exposure.proto, exposure.port));
+        Ok(Self::new(&settings.device, settings.prefix, settings.alias)?.exposing(exposed))
     }
 
     /// The same, with these services on 127.0.0.1 let through the firewall table, whoever may reach them.

@@ -153,6 +153,7 @@ impl Runner {
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;
+        (0..self.incoming.left_out()).for_each(|_| self.drops.count(DropReason::Malformed));
         let now = Instant::now();
         let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
         let mut coalescer =

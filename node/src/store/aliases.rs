@@ -72,6 +72,16 @@ impl Aliases {
         Ok((file, current(&pins, now_seconds), bad))
     }
 
+    /// The pins at `path` of devices that were not removed, for whoever only looks: bad lines are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn peek(path: &Path) -> Result<Vec<Pin>, StoreError> {
+        let bytes = read(path)?.unwrap_or_default();
+        let pins = bytes.split(|byte| *byte == b'\n').filter_map(|line| parse(line).ok());
+        Ok(pins.filter(|pin| pin.removed_at.is_none()).collect())
+    }
+
     /// Writes all pins but those removed more than 90 days before `now_seconds`.
     ///
     /// # Errors

@@ -6,12 +6,13 @@
 //! DIR/lock                        held by the one running node, with its process id        state
 //! DIR/journal                     what was put on this machine outside of this folder      journal
 //! DIR/keys/device                 this device's Ed25519 seed                               keys
-//! DIR/keys/<vpi>/…                static-<counter>, epoch-<number>-<tag>, root             keys
+//! DIR/keys/<vpi>/…                static-<counter>, epoch-<number>-<tag>, root, recovery   keys
 //! DIR/keys/<vpi>/joining          a join that was asked and is not yet answered            pending
 //! DIR/vpi/<vpi>/objects.log       every signed object, append-only                         objects
 //! DIR/vpi/<vpi>/floor             the furthest state ever reached                          floor
 //! DIR/vpi/<vpi>/aliases           which alias is pinned for which device                   aliases
 //! DIR/vpi/<vpi>/vpi.toml          this machine's own choices for the VPI                   settings
+//! DIR/vpi/<vpi>/left              this device left the VPI: nothing else is kept of it     departure
 //! DIR/index/                      sled: what can be rebuilt                                index
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! is set aside and reported, never silently dropped and never trusted. Nothing here decides who belongs.
 
 pub(crate) mod aliases;
+pub(crate) mod departure;
 mod error;
 pub(crate) mod floor;
 pub(crate) mod index;
@@ -26,6 +28,7 @@ pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod objects;
 pub(crate) mod pending;
+pub(crate) mod reach;
 mod replace;
 pub(crate) mod settings;
 pub(crate) mod state;

@@ -7,10 +7,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::{fs, io};
 
+use protocol::filter::Reach;
 use protocol::identity::VpiId;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::reach::{self, Exposure, Policy};
 use super::replace::{read, replace};
 
 /// Name of the file in the folder of its VPI.
@@ -38,6 +40,12 @@ pub(crate) struct VpiSettings {
     pub(crate) endpoints: Vec<SocketAddr>,
     /// What this device calls itself in the VPI.
     pub(crate) member: String,
+    /// What members reach beyond the exposures.
+    #[serde(default)]
+    pub(crate) policy: Policy,
+    /// Services on 127.0.0.1 that members reach.
+    #[serde(default)]
+    pub(crate) exposures: Vec<Exposure>,
 }
 
 impl VpiSettings {
@@ -48,6 +56,12 @@ impl VpiSettings {
     pub(crate) fn save(&self, path: &Path) -> Result<(), StoreError> {
         let text = toml::to_string(self).map_err(|error| settings_error(path, error.to_string()))?;
         replace(path, text.as_bytes())
+    }
+
+    /// What members reach, as the engine's filter takes it.
+    pub(crate) fn reach(&self) -> Reach {
+        let exposures = self.exposures.iter().map(Exposure::to_filter).collect();
+        Reach { policy: self.policy.to_filter(), exposures }
     }
 
     /// The settings of all VPIs below the state folder `dir`, by name; needs no lock.
@@ -91,7 +105,7 @@ impl VpiSettings {
         } else if folder.and_then(VpiId::from_hex).is_some_and(|folder| folder != self.id) {
             Some("`id` is not the VPI that its folder is named after")
         } else {
-            None
+            reach::problem(&self.exposures)
         }
     }
 }
@@ -117,7 +131,10 @@ mod hexadecimal {
 
 #[cfg(test)]
 mod tests {
+    use protocol::identity::DeviceId;
+
     use super::*;
+    use crate::loopback::Transport;
     use crate::store::state::State;
 
     fn settings(name: &str, id: u8) -> VpiSettings {
@@ -130,7 +147,14 @@ mod tests {
             port: 41_414,
             endpoints: vec!["192.0.2.1:41414".parse().unwrap(), "[2001:db8::1]:41414".parse().unwrap()],
             member: "nas".into(),
+            policy: Policy::ExposedOnly,
+            exposures: vec![exposure(22, Some(5)), exposure(80, None)],
         }
+    }
+
+    fn exposure(port: u16, to: Option<u8>) -> Exposure {
+        let to = to.map(|byte| [DeviceId::from([byte; 32])].into());
+        Exposure { proto: Transport::Tcp, port, to }
     }
 
     #[test]
@@ -173,6 +197,7 @@ mod tests {
             (VpiSettings { prefix: Ipv4Addr::new(127, 80, 1, 0), ..good.clone() }, "`prefix`"),
             (VpiSettings { prefix: Ipv4Addr::new(10, 80, 0, 0), ..good.clone() }, "`prefix`"),
             (VpiSettings { id: VpiId([2; 32]), ..good.clone() }, "`id`"),
+            (VpiSettings { exposures: vec![exposure(22, None); 2], ..good.clone() }, "`exposures`"),
         ] {
             bad.save(&path).unwrap();
             let error = VpiSettings::list(state.dir()).unwrap_err().to_string();

@@ -25,6 +25,8 @@ const RUN_BYTES_MAX: usize = 65_487;
 const SLAB_BYTES: usize = 208 << 10;
 /// *Chosen*: see [`SLAB_BYTES`].
 const SUPER_PACKET_BYTES: usize = 72 << 10;
+/// *Chosen*: 8 slots, for whoever sends a few messages now and then.
+const SMALL_BYTES: usize = 8 * SLOT_BYTES;
 /// *Chosen*: destinations that do not take runs; who remembers more forgets all, and learns again.
 const SINGLE_MAX: usize = 64;
 
@@ -63,10 +65,19 @@ pub(super) struct Message<'b> {
 impl Batch {
     /// Takes the memory: 208 KiB, of which the kernel gives what is used.
     pub(crate) fn new() -> Self {
+        Self::of(SLAB_BYTES)
+    }
+
+    /// The same with 16 KiB: no super-packet finds room.
+    pub(crate) fn small() -> Self {
+        Self::of(SMALL_BYTES)
+    }
+
+    fn of(slab_bytes: usize) -> Self {
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let none = Run { to: nobody, start: 0, bytes: 0, segment_bytes: 0 };
         Self {
-            slab: vec![0; SLAB_BYTES].into_boxed_slice(),
+            slab: vec![0; slab_bytes].into_boxed_slice(),
             used: 0,
             runs: [none; BATCH_MAX],
             filled: 0,

@@ -82,7 +82,18 @@ impl Received {
         Ok(was_all)
     }
 
-    /// The datagrams, in the order in which they came. Those larger than [`SLOT_BYTES`] are none of ours.
+    /// How many datagrams [`Received::datagrams`] leaves out: none of ours is empty, or larger than [`SLOT_BYTES`].
+    pub(crate) fn left_out(&self) -> usize {
+        let entries = self.entries.iter().take(self.filled);
+        let of_entry = |entry: &Entry| match entry.segment_bytes.max(1) {
+            _ if entry.bytes == 0 => 1,
+            segment if segment <= SLOT_BYTES => 0,
+            segment => entry.bytes / segment + usize::from(entry.bytes % segment > SLOT_BYTES),
+        };
+        entries.map(of_entry).sum()
+    }
+
+    /// The datagrams, in the order in which they came, but for those that are none of ours.
     pub(crate) fn datagrams(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
         let slots = self.slab.chunks_exact_mut(MESSAGE_BYTES);
         let received = self.entries.iter().take(self.filled).zip(slots);

@@ -56,7 +56,7 @@ impl From<RewriteError> for DropReason {
 /// # Errors
 /// [`RewriteError`], by what cannot be rewritten; the packet is then as it was.
 pub fn rewrite(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr) -> Result<(), RewriteError> {
-    readdress(Ipv4Mut::parse(packet)?, source, destination, Field::Checksum)
+    readdress::<false>(Ipv4Mut::parse(packet)?, source, destination)
 }
 
 /// Overwrites the source of `packet`, one whole IPv4 packet or a super-packet of the device's, as [`rewrite`] does.
@@ -68,24 +68,19 @@ pub fn rewrite(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr) -> Re
 pub fn rewrite_source(packet: &mut [u8], source: Ipv4Addr, is_partial: bool) -> Result<(), RewriteError> {
     let packet = Ipv4Mut::parse(packet)?;
     let destination = packet.view().destination();
-    let field = if is_partial { Field::PseudoSum } else { Field::Checksum };
-    readdress(packet, source, destination, field)
+    if is_partial {
+        readdress::<true>(packet, source, destination)
+    } else {
+        readdress::<false>(packet, source, destination)
+    }
 }
 
-/// What the transport checksum's field holds.
-#[derive(Clone, Copy, Debug)]
-enum Field {
-    /// The checksum: the complement of the sum of everything.
-    Checksum,
-    /// The sum of the pseudo-header, not its complement.
-    PseudoSum,
-}
-
-fn readdress(
+/// Both of the above; `PARTIAL` as `is_partial`, known beforehand because most packets are not.
+#[inline]
+fn readdress<const PARTIAL: bool>(
     mut packet: Ipv4Mut<'_>,
     source: Ipv4Addr,
     destination: Ipv4Addr,
-    field: Field,
 ) -> Result<(), RewriteError> {
     let view = packet.view();
     let protocol = view.protocol();
@@ -94,7 +89,7 @@ fn readdress(
     match (protocol, view.payload().len()) {
         (ip::TCP | ip::UDP | ip::ICMP, _) if is_later_fragment => {}
         (ip::TCP, ip::TCP_HEADER_BYTES..) | (ip::UDP, ip::UDP_HEADER_BYTES..) => {
-            update_transport(protocol, packet.payload(), change, field);
+            update_transport::<PARTIAL>(protocol, packet.payload(), change);
         }
         (ip::ICMP, ip::ICMP_HEADER_BYTES..) => rewrite_icmp(&mut packet, source, destination)?,
         (ip::TCP | ip::UDP | ip::ICMP, _) => return Err(RewriteError::Truncated),
@@ -107,7 +102,12 @@ fn readdress(
 /// Counts `change` into the TCP or UDP checksum; returns the field before and after.
 ///
 /// `None` where `payload` ends before the checksum, or the protocol has none that covers addresses.
-fn update_transport(protocol: u8, payload: &mut [u8], change: Sum, holds: Field) -> Option<(u16, u16)> {
+#[inline]
+fn update_transport<const PARTIAL: bool>(
+    protocol: u8,
+    payload: &mut [u8],
+    change: Sum,
+) -> Option<(u16, u16)> {
     let at = match protocol {
         ip::TCP => 16,
         ip::UDP => 6,
@@ -115,14 +115,12 @@ fn update_transport(protocol: u8, payload: &mut [u8], change: Sum, holds: Field)
     };
     let field = payload.get_mut(at..)?.first_chunk_mut::<2>()?;
     let old = u16::from_be_bytes(*field);
-    let new = match (holds, protocol, old) {
-        (Field::PseudoSum, _, _) => !change.update(!old),
-        (Field::Checksum, ip::UDP, 0) => 0,
-        (Field::Checksum, ip::UDP, _) => match change.update(old) {
-            0 => 0xffff,
-            updated => updated,
-        },
-        (Field::Checksum, _, _) => change.update(old),
+    let new = match (protocol, old, change.update(old)) {
+        // The sum itself changes as its complement does.
+        _ if PARTIAL => !change.update(!old),
+        (ip::UDP, 0, _) => 0,
+        (ip::UDP, _, 0) => 0xffff,
+        (_, _, updated) => updated,
     };
     *field = new.to_be_bytes();
     Some((old, new))
@@ -172,7 +170,7 @@ fn rewrite_quote(
     let transport = match protocol {
         ip::TCP | ip::UDP if is_later_fragment => None,
         // `None` also for TCP whose quote ends before the checksum, as 8 bytes do, or in its middle.
-        ip::TCP | ip::UDP => update_transport(protocol, quote.payload(), change, Field::Checksum),
+        ip::TCP | ip::UDP => update_transport::<false>(protocol, quote.payload(), change),
         ip::ICMP => None,
         _ => return Err(RewriteError::Quote),
     };

@@ -12,6 +12,7 @@ use crate::membership::admin::{self, Admin, AdminError};
 use crate::membership::founding::{self, Addresses, InviteError, Inviter};
 use crate::membership::object::{Kind, Object};
 use crate::membership::token::Token;
+use crate::random::Rng;
 
 /// How long a device that leaves waits for a member to have its word.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -52,10 +53,7 @@ impl Engine {
     /// Removes a member; its sessions end in this very step.
     pub(super) fn remove(&mut self, removal: &Removal, time: Time) -> Result<(), AdminError> {
         self.check_settled(removal.offline)?;
-        let admin = at_work(&self.config, &self.roster, time);
-        let removal = admin::remove(&mut self.rng, &admin, &removal.target, removal.reason)?;
-        self.carry_out(removal, time);
-        Ok(())
+        self.sign_now(|rng, admin| admin::remove(rng, admin, &removal.target, removal.reason), time)
     }
 
     /// Takes an invite back.
@@ -65,24 +63,33 @@ impl Engine {
         time: Time,
     ) -> Result<(), AdminError> {
         self.check_settled(offline)?;
-        let admin = at_work(&self.config, &self.roster, time);
-        let removal = admin::revoke(&mut self.rng, &admin, &invite)?;
-        self.carry_out(removal, time);
-        Ok(())
+        self.sign_now(|rng, admin| admin::revoke(rng, admin, &invite), time)
     }
 
-    /// Makes the epoch that follows the one in force.
-    pub(super) fn make_next_epoch(&mut self, time: Time) -> Result<(), AdminError> {
+    /// Signs what `make` makes, if this admin's history is known to be whole.
+    pub(super) fn sign(
+        &mut self,
+        make: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<admin::Signed, AdminError>,
+        time: Time,
+    ) -> Result<(), AdminError> {
         self.check_settled(false)?;
+        self.sign_now(make, time)
+    }
+
+    fn sign_now(
+        &mut self,
+        make: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<admin::Signed, AdminError>,
+        time: Time,
+    ) -> Result<(), AdminError> {
         let admin = at_work(&self.config, &self.roster, time);
-        let (object, epoch) = admin::next_epoch(&mut self.rng, &admin)?;
-        self.carry_out(admin::Removal { objects: vec![object], epoch: Some(epoch) }, time);
+        let signed = make(&mut self.rng, &admin)?;
+        self.carry_out(signed, time);
         Ok(())
     }
 
     /// Stores what was signed, the secret before the object that names it, and acts on it.
-    fn carry_out(&mut self, signed: admin::Removal, time: Time) {
-        let admin::Removal { objects, epoch } = signed;
+    fn carry_out(&mut self, signed: admin::Signed, time: Time) {
+        let admin::Signed { objects, epoch } = signed;
         let taken = self.roster.insert(objects);
         if let Some(epoch) = epoch {
             self.roster.add_epoch(epoch.clone());

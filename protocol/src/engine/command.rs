@@ -55,6 +55,8 @@ pub enum Command {
     Rekey(StaticSecret),
     /// A Presence that was remembered.
     Presence(Object),
+    /// Announce this device on its networks, or do not; not, until told.
+    Announce(bool),
     /// Measure the round trip to a member, waking the link if need be; answered by [`Event::Pong`], or not.
     Ping(Ticket, DeviceId),
     /// A member may be reached at this address.
@@ -90,7 +92,11 @@ impl Engine {
             }
             Command::Static(secret) => self.add_static(secret),
             Command::Rekey(secret) => self.rekey_static(secret, time),
-            Command::Addresses(addresses) => self.on_addresses(addresses, time),
+            Command::Addresses(addresses) => {
+                self.announce_addresses(&addresses, time);
+                self.on_addresses(addresses, time);
+            }
+            Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {
                 if let Some(peer) = self.peers.get_mut(&device) {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::news::{Origin, is_urgent};
+use super::news::{Origin, is_kept_on, is_urgent};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
 use super::witness::Acknowledgement;
@@ -11,9 +11,9 @@ use crate::drop::DropReason;
 use crate::forward::{Note, Update};
 use crate::identity::{DeviceId, ObjectId};
 use crate::membership::exchange;
-use crate::membership::object::{Kind, Object};
+use crate::membership::object::{Body, Kind, Object, Target};
 use crate::path::Probe;
-use crate::tunnel::timers::REKEY_AFTER_DATAGRAMS;
+use crate::tunnel::timers::{REKEY_AFTER_DATAGRAMS, rekey_wait};
 use crate::wire::message::{Message, MessageError};
 
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
@@ -76,7 +76,12 @@ impl Engine {
             Note::Sent(_) => {
                 peer.timers.on_sent(time.now);
                 let current = peer.sessions.current(time.now);
-                let is_worn = current.is_none_or(|session| session.sealer.sealed() >= REKEY_AFTER_DATAGRAMS);
+                // A link that rested when its renewal was due has it when it is used again.
+                let rekey_after = self.config.rekey_after;
+                let is_worn = current.is_none_or(|session| {
+                    session.sealer.sealed() >= REKEY_AFTER_DATAGRAMS
+                        || time.now >= session.began_at + rekey_wait(session.role, rekey_after)
+                });
                 if is_worn || peer.timers.is_dead(time.now) {
                     self.wake(&device, time);
                 }
@@ -200,9 +205,11 @@ impl Engine {
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
         let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
-        if is_urgent(object.kind()) {
+        if is_kept_on(object.kind()) && !is_removal_of(from, &object) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.
             self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
+        }
+        if is_urgent(object.kind()) {
             self.on_news(vec![object], Origin::Member(*from), time);
         } else if let Some(arrived) = self.arriving.add(object, *from, (is_last, time.now)) {
             self.on_news(arrived.objects, Origin::Member(arrived.from), time);
@@ -286,4 +293,10 @@ impl Engine {
             self.out.transmit(to, datagram);
         }
     }
+}
+
+/// Whether this is the word of another that `device` is out: nothing more is said to it.
+fn is_removal_of(device: &DeviceId, object: &Object) -> bool {
+    matches!(object.body(), Body::Remove(remove)
+        if remove.target == Target::Device(*device) && !remove.is_leave())
 }

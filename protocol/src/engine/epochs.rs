@@ -1,4 +1,4 @@
-//! Epoch secrets inside sessions: asked for, given, taken; and the next one, where this node has to make it.
+//! Epoch secrets inside sessions: asked for, given, taken.
 //!
 //! ```text
 //! ask(epoch) ──►          ◄── secret(epoch, K), or secret(epoch): not held
@@ -10,13 +10,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rand_core::Rng as _;
-
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, ObjectId, Secret};
 use crate::membership::epoch::MAX_EPOCHS;
-use crate::membership::object::Capabilities;
 use crate::random::{Rng, jittered};
 use crate::wire::message::Message;
 
@@ -24,8 +21,6 @@ use crate::wire::message::Message;
 const AGAIN_AFTER: Duration = Duration::from_millis(400);
 /// A question asked so often counts as answered: not held.
 const MAX_ATTEMPTS: u32 = 8;
-/// An admin's node that finds the epoch stale waits up to this long: another may be before it (specified: README §11).
-const STALE_FOR: Duration = Duration::from_secs(60);
 
 /// Which secrets one member was asked for.
 #[derive(Debug, Default)]
@@ -136,26 +131,5 @@ impl Engine {
         for device in held_up {
             self.wake(&device, time);
         }
-    }
-
-    /// Sees to it that a stale epoch is followed by another, if this node may make it.
-    pub(super) fn watch_epoch(&mut self, time: Time) {
-        let membership = self.roster.membership();
-        let is_stale = membership.epoch().is_some_and(|epoch| epoch.is_stale);
-        if !is_stale || !membership.may(&self.config.device.public(), Capabilities::EPOCH) {
-            self.stale_until = None;
-        } else if self.stale_until.is_none() {
-            let wait = STALE_FOR.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX));
-            self.stale_until = Some(time.now + wait);
-        }
-    }
-
-    /// Makes the next epoch, if the one in force has been stale for long enough. A node that may not sign yet waits anew.
-    pub(super) fn replace_stale_epoch(&mut self, time: Time) {
-        if self.stale_until.take_if(|until| time.now >= *until).is_none() {
-            return;
-        }
-        let _ = self.make_next_epoch(time);
-        self.watch_epoch(time);
     }
 }

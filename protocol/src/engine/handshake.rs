@@ -50,15 +50,18 @@ impl Engine {
     }
 
     /// Sends attempt number `number` of a handshake to every address of `device`.
-    fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
+    pub(super) fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
         let hello = self.hello();
         let index = self.unused_index();
+        let remotes = self.remotes(device, time.now);
+        if remotes.is_empty() {
+            self.search_lan(u32::MAX, time);
+        }
         let is_known = number == 0 && self.peers.get(device).is_some_and(|peer| peer.has_met);
         let proofs = if is_known || self.joining.is_some() { Vec::new() } else { self.own_proofs() };
         let Some(peer) = self.peers.get_mut(device) else { return };
         let known_tag = peer.digests.map(|digests| digests.epoch_tag);
         let Some(keys) = self.roster.keys_for(number, known_tag) else { return };
-        let remotes: Vec<SocketAddr> = peer.path.candidates().collect();
         let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty()) else {
             return self.give_up(device, time);
         };
@@ -113,9 +116,9 @@ impl Engine {
         let (theirs, proofs) =
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
-        let device = self.member_by(&received.peer, &proofs, time);
-        self.gate.answer(question, &received.peer, device.is_some(), time.now)?;
-        let device = device.ok_or(DropReason::NotMember)?;
+        let device = theirs.device;
+        let is_member = self.is_peer((&device, &received.peer), &proofs, time);
+        self.gate.answer(question, &received.peer, is_member, time.now)?;
 
         let (hello, index) = (self.hello(), self.unused_index());
         let (body, made) =
@@ -150,6 +153,9 @@ impl Engine {
         let (payload, keys) =
             attempt.initiation.complete(message).map_err(|_| DropReason::HandshakeForged)?;
         let theirs = Hello::decode_response(&payload).map_err(|_| DropReason::HandshakeForged)?;
+        if theirs.device != device {
+            return Err(DropReason::NotMember);
+        }
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
         let (sent_at, epoch) = (attempt.sent_at, attempt.epoch);
         peer.attempt = None;
@@ -161,7 +167,10 @@ impl Engine {
         let Some((peer, mut session)) = self.peers.get_mut(&device).zip(session) else { return Ok(()) };
         session.began_at = sent_at;
         // Where the response came from is used if the initiation was sent there; any other address is challenged first.
-        let remote = peer.path.candidates().find(|candidate| *candidate == from);
+        let remote = {
+            let mut tried = peer.path.candidates().chain(peer.heard.addresses(time.now));
+            tried.find(|candidate| *candidate == from)
+        };
         let remote = remote.or_else(|| peer.path.candidates().next()).unwrap_or(from);
         let replaced = peer.sessions.add_initiated(session, peer.is_lower);
         self.forget(replaced.map(|session| session.index));
@@ -201,6 +210,10 @@ impl Engine {
     ) -> Option<Session> {
         let peer = self.peers.get(device)?;
         self.indices.insert(index, *device);
+        match role {
+            Role::Initiator => self.counters.initiated += 1,
+            Role::Responder => self.counters.answered += 1,
+        }
         let (opener, packets) = (Box::new(opener), peer.is_settled());
         self.out.updates.push_back(Update::Open { index, link: peer.link, opener, packets });
         let (sealer, now) = (Arc::new(sealer), time.now);
@@ -289,7 +302,7 @@ impl Engine {
                 match send_packet(&packet, &route, &peer.traffic, &mut self.out) {
                     Outbound::Sent | Outbound::Hold => peer.timers.on_sent(time.now),
                     Outbound::TooLarge(error) => {
-                        reach::tell_application((&self.reach, device), error, &mut self.out)
+                        reach::tell_application((&self.reach, device), error, &mut self.out);
                     }
                     Outbound::Drop(reason) => self.out.events.push_back(Event::Dropped(reason)),
                 }
@@ -326,7 +339,10 @@ impl Engine {
             self.on_link_down(device, time);
         }
         match next {
-            Some(number) if number < MAX_ATTEMPTS => self.initiate(device, number, time),
+            Some(number) if number < MAX_ATTEMPTS => {
+                self.search_lan(number, time);
+                self.initiate(device, number, time);
+            }
             Some(_) => self.give_up(device, time),
             None if is_rekey_due && is_used => self.wake(device, time),
             None => {}
@@ -402,7 +418,11 @@ impl Engine {
     }
 
     fn hello(&self) -> Hello {
-        Hello { suites: self.config.suites, digests: self.roster.digests() }
+        Hello {
+            device: self.config.device.public(),
+            suites: self.config.suites,
+            digests: self.roster.digests(),
+        }
     }
 
     /// A random receiver index that no session of ours has.

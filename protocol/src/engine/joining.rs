@@ -159,6 +159,7 @@ impl Engine {
         self.roster.set_epochs(epochs.clone());
         self.store(Vec::new(), epochs);
         self.on_membership(time);
+        self.announce_start(time);
         self.out.events.push_back(Event::Joined);
         self.publish(time);
         self.keep_up(time);

@@ -4,6 +4,7 @@
 //!           in                              out
 //! TUN       handle_packet                   poll_packet
 //! UDP       handle_datagram, _message       poll_transmit
+//! LAN       handle_announcement             poll_event
 //! machine   handle_command                  poll_event
 //! forwarder handle_note                     poll_update
 //! clock     handle_timeout                  poll_timeout
@@ -19,10 +20,12 @@ mod admin;
 mod arriving;
 mod command;
 mod control;
+mod duty;
 mod epochs;
 mod handshake;
 mod inbound;
 mod joining;
+mod lan;
 mod news;
 mod outbound;
 mod outbox;
@@ -60,11 +63,13 @@ use crate::wire::hello::Suites;
 
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
-pub use status::{InviteStatus, MemberState, MemberStatus, Status};
+pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
+use duty::Duty;
 use joining::Joining;
+use lan::Lan;
 use outbox::Outbox;
 use peer::Peer;
 use roster::Roster;
@@ -129,14 +134,15 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    counters: Counters,
+    lan: Lan,
     /// Others have removed this device: it is silent.
     is_removed: bool,
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     spread: Option<Spread>,
     upkeep: Upkeep,
-    /// When the epoch in force, which is stale, is to be followed by another of this node's.
-    stale_until: Option<Instant>,
+    duty: Duty,
     former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
@@ -188,11 +194,13 @@ impl Engine {
             next_link: 0,
             storing: witness::Storing::default(),
             has_settled: false,
+            counters: Counters::default(),
+            lan: Lan::default(),
             is_removed: false,
             addresses: None,
             spread: None,
             upkeep: Upkeep::default(),
-            stale_until: None,
+            duty: Duty::default(),
             former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),
@@ -237,6 +245,19 @@ impl Engine {
         self.on_veiled(from, datagram, time)
     }
 
+    /// Takes in a datagram from the LAN socket: an announcement, or nothing.
+    ///
+    /// # Errors
+    /// The reason for silence.
+    pub fn handle_announcement(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        time: Time,
+    ) -> Result<(), DropReason> {
+        self.on_announcement(from, datagram, time)
+    }
+
     /// Takes in an in-session message that opened with the session at receiver index `index`.
     ///
     /// # Errors
@@ -265,6 +286,7 @@ impl Engine {
         if self.joining.is_some() {
             self.ask_to_join(time);
         }
+        self.announce_due(time);
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.on_peer_timeout(&device, time);
@@ -273,7 +295,7 @@ impl Engine {
         if self.is_member() {
             self.spread_on(time);
             self.keep_up(time);
-            self.replace_stale_epoch(time);
+            self.do_duty(time);
             self.leave_in_time(time);
         }
     }
@@ -286,17 +308,18 @@ impl Engine {
         let own = [
             (self.spread_at(), "spread"),
             (self.upkeep_at(), "upkeep"),
-            (self.stale_until, "stale epoch"),
+            (self.duty_at(), "duty"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
         let own = own.into_iter().filter_map(|(at, why)| Some((at.filter(|_| is_member)?, why)));
         self.peers
-            .values()
-            .filter_map(|peer| peer.poll_timeout(is_member))
+            .iter()
+            .filter_map(|(device, peer)| peer.poll_timeout(is_member && self.has_secrets_of(device)))
             .chain(own)
             .chain(arriving)
             .chain(joining)
+            .chain(self.lan.poll_timeout())
             .min()
     }
 
@@ -366,7 +389,7 @@ impl Engine {
             self.remove_peer(&device, time);
         }
         self.choose_static();
-        self.watch_epoch(time);
+        self.watch_duty(time);
     }
 
     /// Others have removed this device, or its own word of leaving came back: from here on it is silent.
@@ -401,6 +424,9 @@ impl Engine {
     /// Forgets a device that is no member any more, with its sessions, keys and packets, in this very step.
     fn remove_peer(&mut self, device: &DeviceId, time: Time) {
         if let Some(peer) = self.peers.remove(device) {
+            if peer.path.remote().is_some() {
+                self.out.events.push_back(Event::Link { device: *device, is_up: false });
+            }
             self.indices.retain(|_, holder| holder != device);
             self.out.updates.push_back(Update::Unlink { link: peer.link });
             self.aliases.retire(device, time.wall_secs());

@@ -4,8 +4,8 @@
 //! list(kind, NEWS_PAGE, ids) ──►           ◄── have(ids), at once or after get … piece
 //! ```
 //!
-//! Charters, Removes and Epochs decide who may be talked to: they are told again until the member has them. All else is
-//! told once; what is lost comes with a later exchange.
+//! Charters, Removes and Epochs decide who may be talked to: they, and what admins signed before them, are told again
+//! until the member has them. All else is told once; what is lost comes with a later exchange.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,6 +38,12 @@ pub(super) enum Origin {
     Member(DeviceId),
     /// They were here, and their time has come.
     Elsewhere,
+}
+
+/// Says whether an object of this kind is told until it has arrived: an urgent one, or a link of a chain, without which
+/// the links behind it do not count.
+pub(super) fn is_kept_on(kind: Kind) -> bool {
+    is_urgent(kind) || matches!(kind, Kind::Invite | Kind::Confirm)
 }
 
 #[derive(Debug)]
@@ -106,7 +112,7 @@ impl Engine {
             }
             let mut once: BTreeMap<u8, Vec<ObjectId>> = BTreeMap::new();
             for &(kind, id) in news {
-                if is_urgent(kind) {
+                if is_kept_on(kind) {
                     peer.news.add(kind as u8, id, time.now);
                 } else {
                     once.entry(kind as u8).or_default().push(id);

@@ -89,6 +89,8 @@ pub enum Event {
         /// The round trip.
         rtt: Duration,
     },
+    /// Send this to the multicast group of announcements, on every network of this machine.
+    Announce(Vec<u8>),
     /// Something was dropped after its input had been taken.
     Dropped(DropReason),
 }

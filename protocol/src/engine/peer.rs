@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::epochs::Asking;
+use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
 use crate::bucket::{Bucket, Rate};
@@ -75,6 +76,8 @@ pub(super) struct Peer {
     pub(super) static_key: Option<StaticKey>,
     pub(super) alias: Option<Ipv4Addr>,
     pub(super) path: Path,
+    /// Where it announced itself on the LAN.
+    pub(super) heard: Heard,
     pub(super) sessions: Sessions,
     pub(super) attempt: Option<Attempt>,
     /// Where the initiation came from whose session waits to be confirmed, and that session's index.
@@ -136,6 +139,7 @@ impl Peer {
             static_key: None,
             alias: None,
             path: Path::default(),
+            heard: Heard::default(),
             sessions: Sessions::default(),
             attempt: None,
             answered: None,
@@ -198,11 +202,12 @@ impl Peer {
         })
     }
 
-    /// When something is due, and what. A device that is itself no member settles nothing.
-    pub(super) fn poll_timeout(&self, is_member: bool) -> Option<(Instant, &'static str)> {
+    /// When something is due, and what. A device that `may_settle` not is itself no member, or waits for a secret of this
+    /// one.
+    pub(super) fn poll_timeout(&self, may_settle: bool) -> Option<(Instant, &'static str)> {
         let settle = match self.settlement {
             Settlement::Open { again_at, .. }
-                if is_member && self.exchange.is_settled() && self.path.remote().is_some() =>
+                if may_settle && self.exchange.is_settled() && self.path.remote().is_some() =>
             {
                 Some(again_at)
             }

@@ -51,23 +51,27 @@ impl Engine {
             .collect()
     }
 
-    /// The member whose static key this is; where none is known, the envelopes may show one.
-    pub(super) fn member_by(&mut self, key: &StaticKey, proofs: &[&[u8]], time: Time) -> Option<DeviceId> {
+    /// Whether `device` is a member whose static key this is; of one that is not known, the envelopes may show it.
+    pub(super) fn is_peer(
+        &mut self,
+        (device, key): (&DeviceId, &StaticKey),
+        proofs: &[&[u8]],
+        time: Time,
+    ) -> bool {
         // While this device is itself no member, it knows none and answers nobody.
         if self.joining.is_some() {
-            return None;
+            return false;
         }
-        let known = self.roster.membership().by_static(key);
-        if known.is_some() || proofs.is_empty() {
-            return known.filter(|device| self.peers.contains_key(device));
+        if !self.roster.has_static(device, key) && !proofs.is_empty() {
+            if !self.trials.take(time.now) {
+                self.out.events.push_back(Event::Dropped(DropReason::RateLimited));
+                return false;
+            }
+            let taken = self.roster.prove(proofs, (device, key), time.wall_secs());
+            if !taken.is_empty() {
+                self.on_news(taken, Origin::Member(*device), time);
+            }
         }
-        if !self.trials.take(time.now) {
-            self.out.events.push_back(Event::Dropped(DropReason::RateLimited));
-            return None;
-        }
-        let taken = self.roster.prove(proofs, key, time.wall_secs());
-        let device = self.roster.membership().by_static(key)?;
-        self.on_news(taken, Origin::Member(device), time);
-        self.peers.contains_key(&device).then_some(device)
+        self.roster.has_static(device, key) && self.peers.contains_key(device)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::drop::DropReason;
-use crate::identity::{InviteId, ObjectId, Secret, StaticKey, VpiId};
+use crate::identity::{DeviceId, InviteId, ObjectId, Secret, StaticKey, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs, MAX_EPOCHS, secret_hash};
 use crate::membership::object::{Kind, Object, ObjectError};
 use crate::membership::{Insertion, Membership, ObjectSet};
@@ -220,16 +220,28 @@ impl Roster {
         self.parked.drain(..).map(|(_, bytes)| bytes).collect()
     }
 
-    /// Takes the envelopes with which a stranger shows that it is the member whose static key is `key`: all of them, or,
-    /// if the reducer does not find it to be one, none. Returns those that were not here.
-    pub(super) fn prove(&mut self, proofs: &[&[u8]], key: &StaticKey, wall_secs: u64) -> Vec<Object> {
+    /// Whether `device` is a member, and this its static key by its own word.
+    pub(super) fn has_static(&self, device: &DeviceId, key: &StaticKey) -> bool {
+        self.membership().member(device).is_some_and(|member| member.static_key == Some(*key))
+    }
+
+    /// Takes the envelopes with which `device` shows that it is a member with this static key: all of them, or, if the
+    /// reducer does not find it to be one, none. Returns those that were not here.
+    pub(super) fn prove(
+        &mut self,
+        proofs: &[&[u8]],
+        (device, key): (&DeviceId, &StaticKey),
+        wall_secs: u64,
+    ) -> Vec<Object> {
         let opened = proofs.iter().filter_map(|bytes| self.open(bytes).ok());
         let is_dated = |object: &Object| object.body().time() <= wall_secs.saturating_add(AHEAD_SECONDS);
         let opened: Vec<Object> = opened.filter(is_dated).collect();
         let mut trial = self.objects.clone();
         let mut taken = opened;
         taken.retain(|object| matches!(trial.insert(object), Insertion::Stored { .. }));
-        if taken.is_empty() || trial.membership().by_static(key).is_none() {
+        if taken.is_empty()
+            || trial.membership().member(device).is_none_or(|member| member.static_key != Some(*key))
+        {
             return Vec::new();
         }
         self.objects = trial;

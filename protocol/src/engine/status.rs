@@ -27,6 +27,17 @@ pub struct Status {
     pub alarms: Vec<Alarm>,
 }
 
+/// What an engine did since it started, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Handshakes of this node's that were answered.
+    pub initiated: u64,
+    /// Handshakes of members that this node answered.
+    pub answered: u64,
+    /// Sessions with live keys.
+    pub sessions: u64,
+}
+
 /// How a member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
@@ -119,6 +130,13 @@ impl Engine {
             members,
             alarms: membership.alarms().cloned().collect(),
         }
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let sessions = self.peers.values().map(|peer| peer.sessions.iter().count() as u64).sum();
+        Counters { sessions, ..self.counters }
     }
 
     /// The newest epoch's number.

@@ -65,15 +65,23 @@ impl Access {
     /// # Errors
     /// [`DropReason::PacketPolicy`] if the member may not reach it; [`DropReason::PacketFragmentLost`] for a later
     /// fragment of what did not pass.
+    #[inline]
     pub fn inbound(
         &mut self,
         packet: &Ipv4<'_>,
         (link, flows): (u32, &Flows),
         now: Instant,
     ) -> Result<Target, DropReason> {
-        if self.share.is_plain() {
-            return Ok(Target::Own);
-        }
+        // All that the default policy costs: most links expose nothing.
+        if self.share.is_plain() { Ok(Target::Own) } else { self.judge(packet, (link, flows), now) }
+    }
+
+    fn judge(
+        &mut self,
+        packet: &Ipv4<'_>,
+        (link, flows): (u32, &Flows),
+        now: Instant,
+    ) -> Result<Target, DropReason> {
         if packet.fragment_offset_bytes() != 0 {
             return match (self.received.target(packet, now), self.share.policy()) {
                 (Some(target), _) => Ok(target),
@@ -96,6 +104,7 @@ impl Access {
     /// # Errors
     /// [`DropReason::PacketUnexposed`] if it is from 127.0.0.1 and not from what the member may reach there;
     /// [`DropReason::PacketFragmentLost`] for a later fragment of what did not pass.
+    #[inline]
     pub fn outbound(
         &mut self,
         packet: &Ipv4<'_>,
@@ -109,7 +118,7 @@ impl Access {
                 flows.on_sent(link, packet, self.picks_up, now);
                 Ok(())
             }
-            (Target::Localhost, _) => self.from_localhost(packet, now),
+            (Target::Localhost, _) => self.judge_localhost(packet, now),
         }
     }
 
@@ -132,7 +141,7 @@ impl Access {
         key.is_some_and(|key| flows.holds(link, key, now)).then_some(Target::Own)
     }
 
-    fn from_localhost(&mut self, packet: &Ipv4<'_>, now: Instant) -> Result<(), DropReason> {
+    fn judge_localhost(&mut self, packet: &Ipv4<'_>, now: Instant) -> Result<(), DropReason> {
         if packet.fragment_offset_bytes() != 0 {
             return self.sent.target(packet, now).map(|_| ()).ok_or(DropReason::PacketFragmentLost);
         }

@@ -119,11 +119,13 @@ pub struct Share {
 
 impl Share {
     /// What is reachable besides the exposures.
+    #[inline]
     pub(super) fn policy(&self) -> Policy {
         self.policy
     }
 
     /// Says whether everything goes to the own alias, and nothing is to be looked at.
+    #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.policy == Policy::OwnAlias && self.tcp.is_empty() && self.udp.is_empty()
     }

@@ -45,6 +45,7 @@ pub fn outbound(packet: &[u8], own: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
 ///
 /// # Errors
 /// As [`outbound`].
+#[inline]
 pub fn outgoing(packet: &[u8], own: Ipv4Addr) -> Result<(Ipv4<'_>, Target), DropReason> {
     let packet = carried(packet)?;
     let from = match packet.source() {
@@ -60,6 +61,7 @@ pub fn outgoing(packet: &[u8], own: Ipv4Addr) -> Result<(Ipv4<'_>, Target), Drop
 }
 
 /// Reads a packet of a shape that is carried.
+#[inline]
 fn carried(packet: &[u8]) -> Result<Ipv4<'_>, DropReason> {
     let packet = Ipv4::parse(packet)?;
     if packet.is_fragment() {

@@ -412,3 +412,6 @@ fn due(noted_at: &mut Option<Instant>, now: Instant) -> bool {
     }
     due
 }
+
+#[cfg(test)]
+mod tests;

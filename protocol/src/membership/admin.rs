@@ -70,9 +70,9 @@ pub enum AdminError {
     Object(#[from] ObjectError),
 }
 
-/// What a removal or a revocation consists of.
+/// What an admin signed at once.
 #[derive(Clone, Debug)]
-pub struct Removal {
+pub struct Signed {
     /// Confirms, Removes and, with `epoch`, the Epoch; in the order of the admin's chain.
     pub objects: Vec<Object>,
     /// The secret of the Epoch, if the admin may make one.
@@ -89,7 +89,7 @@ pub fn remove(
     admin: &Admin<'_>,
     target: &DeviceId,
     reason: Reason,
-) -> Result<Removal, AdminError> {
+) -> Result<Signed, AdminError> {
     let membership = admin.membership;
     admin.may(Capabilities::REMOVE)?;
     if membership.charter().is_some_and(|charter| charter.admin(target).is_some()) {
@@ -113,7 +113,7 @@ pub fn remove(
 ///
 /// # Errors
 /// An [`AdminError`], which says what to do.
-pub fn revoke(rng: &mut Rng, admin: &Admin<'_>, invite: &InviteId) -> Result<Removal, AdminError> {
+pub fn revoke(rng: &mut Rng, admin: &Admin<'_>, invite: &InviteId) -> Result<Signed, AdminError> {
     admin.may(Capabilities::REMOVE)?;
     if admin.membership.is_revoked(invite) {
         return Err(AdminError::AlreadyRemoved);
@@ -126,12 +126,30 @@ pub fn revoke(rng: &mut Rng, admin: &Admin<'_>, invite: &InviteId) -> Result<Rem
 ///
 /// # Errors
 /// An [`AdminError`], which says what to do.
-pub fn next_epoch(rng: &mut Rng, admin: &Admin<'_>) -> Result<(Object, EpochSecret), AdminError> {
+pub fn next_epoch(rng: &mut Rng, admin: &Admin<'_>) -> Result<Signed, AdminError> {
     admin.may(Capabilities::EPOCH)?;
     let mut chain = Links::of(admin)?;
-    let secret = chain.add_epoch(rng, admin.membership)?;
-    let object = chain.objects.pop().ok_or(AdminError::Chain)?;
-    Ok((object, secret))
+    let epoch = chain.add_epoch(rng, admin.membership)?;
+    Ok(Signed { objects: chain.objects, epoch: Some(epoch) })
+}
+
+/// Says whether `member` would lose its place if others than admins did.
+#[must_use]
+pub fn is_unconfirmed(member: &Member) -> bool {
+    member.round > 1 && member.join.is_some()
+}
+
+/// Confirms every join for which no admin vouches.
+///
+/// # Errors
+/// An [`AdminError`], which says what to do.
+pub fn confirm(admin: &Admin<'_>) -> Result<Signed, AdminError> {
+    admin.may(Capabilities::INVITE).or_else(|_| admin.may(Capabilities::REMOVE))?;
+    let joins =
+        admin.membership.members().filter(|member| is_unconfirmed(member)).filter_map(|member| member.join);
+    let mut chain = Links::of(admin)?;
+    chain.add_confirms(joins.collect())?;
+    Ok(Signed { objects: chain.objects, epoch: None })
 }
 
 /// Removes the own `device`, a member.
@@ -215,7 +233,7 @@ impl Admin<'_> {
     }
 
     /// Signs the end of `targets`, before it what spares everybody else, behind it the next epoch.
-    fn end(&self, rng: &mut Rng, targets: Vec<(Target, Reason)>) -> Result<Removal, AdminError> {
+    fn end(&self, rng: &mut Rng, targets: Vec<(Target, Reason)>) -> Result<Signed, AdminError> {
         let is_pardoned = |target: &Target| {
             self.membership.charter().is_some_and(|charter| charter.pardons.contains(target))
         };
@@ -236,7 +254,7 @@ impl Admin<'_> {
         }
         let may_epoch = self.may(Capabilities::EPOCH).is_ok();
         let epoch = if may_epoch { Some(chain.add_epoch(rng, &after)?) } else { None };
-        Ok(Removal { objects: chain.objects, epoch })
+        Ok(Signed { objects: chain.objects, epoch })
     }
 
     /// What the end of `targets` leads to. A use that it frees must let nobody in who found the invite used up: such an

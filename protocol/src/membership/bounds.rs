@@ -1,6 +1,6 @@
 //! What keeps a set of objects small: whom it takes nothing from, and what goes when there is too much.
 //!
-//! Bounds are those of README §11, rule 6, and one on the whole in bytes. Where a bound forces a choice among
+//! Bounds are those of README §15, and one on the whole in bytes. Where a bound forces a choice among
 //! Admits or Joins, what members vouch for stands before what anybody could have signed; finding that takes a run
 //! of the reducer, which only an object beyond a bound causes.
 
@@ -15,10 +15,10 @@ use super::set::{ObjectSet, Refusal};
 use super::standing::{Membership, is_eligible};
 use crate::identity::{DeviceId, InviteId, ObjectId};
 
-/// Joins kept of one invite beyond its uses (specified: README §11, rule 6).
+/// Joins kept of one invite beyond its uses (specified: README §15).
 pub const SPARE_JOINS: usize = 8;
 
-/// Admits kept of one join (specified: README §11, rule 6).
+/// Admits kept of one join (specified: README §15).
 pub const MAX_ADMITS: usize = 3;
 
 /// Rekeys kept of one device: the one in force, and one more that proves a conflict (chosen).

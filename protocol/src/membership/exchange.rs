@@ -16,9 +16,9 @@ use crate::identity::ObjectId;
 use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 
-/// What is asked for, step by step: Charter, Remove and Epoch, which decide who may be talked to; then Rekey, Invite, Join,
-/// Admit, Confirm, Lease and Presence.
-const STEPS: [&[u8]; 2] = [&[1, 5, 6], &[7, 2, 3, 4, 10, 9, 8]];
+/// What is asked for, step by step: Charter, Remove and Epoch, which decide who may be talked to, with Invite and Confirm,
+/// behind which an Epoch may stand in its chain; then Rekey, Join, Admit, Lease and Presence.
+const STEPS: [&[u8]; 2] = [&[1, 5, 6, 2, 10], &[7, 3, 4, 9, 8]];
 /// Steps after which packets may pass.
 const URGENT_STEPS: usize = 1;
 

@@ -98,7 +98,7 @@ fn valid_links<'s>(
         .collect()
 }
 
-/// Rule 3: the targets of all Removes that count, and `more`, less pardons and admins in force.
+/// Rule 4: the targets of all Removes that count, and `more`, less pardons and admins in force.
 fn removed(
     set: &ObjectSet,
     authority: &Authority<'_>,
@@ -265,8 +265,8 @@ fn note_waiting(membership: &mut Membership, rounds: &Rounds<'_>) {
     }
 }
 
-/// Rule 7: the newest Rekey, else the newest Join that counts. A key that already stands for an earlier member
-/// stands for nobody else: a copied public key must not make one member appear as another.
+/// Rule 7: the newest Rekey, else the newest Join that counts. Who claims another's key can make no handshake with it, and
+/// takes nothing from the other: a handshake names the device beside the key.
 fn give_static_keys(membership: &mut Membership, set: &ObjectSet, charter: &Charter, rounds: &Rounds<'_>) {
     // The later of two joins of one device replaces the earlier here.
     let joined: BTreeMap<DeviceId, StaticKey> =
@@ -278,13 +278,7 @@ fn give_static_keys(membership: &mut Membership, set: &ObjectSet, charter: &Char
             continue;
         }
         let rekeyed = newest_rekey(set, &device, &mut membership.alarms);
-        let Some(key) = rekeyed.or_else(|| joined.get(&device).copied()) else { continue };
-        let holder = *membership.statics.entry(key).or_insert(device);
-        if holder == device {
-            member.static_key = Some(key);
-        } else {
-            membership.alarms.insert(Alarm::StaticTwice { device, holder });
-        }
+        member.static_key = rekeyed.or_else(|| joined.get(&device).copied());
     }
 }
 

@@ -15,7 +15,6 @@ pub struct Membership {
     pub(super) vpi: VpiId,
     pub(super) charter: Option<Object>,
     pub(super) members: BTreeMap<DeviceId, Member>,
-    pub(super) statics: BTreeMap<StaticKey, DeviceId>,
     pub(super) waiting: BTreeMap<DeviceId, Waiting>,
     pub(super) invites: BTreeMap<InviteId, InviteState>,
     pub(super) chains: BTreeMap<DeviceId, Chain>,
@@ -38,8 +37,7 @@ pub struct Member {
     pub device: DeviceId,
     /// Its name, unlike any other member's.
     pub name: String,
-    /// The key of its handshakes; `None` for an admin that made no Rekey, and for a key that stands for another
-    /// member.
+    /// The key of its handshakes, by its own word; `None` for an admin that made no Rekey.
     pub static_key: Option<StaticKey>,
     /// What the charter in force lets it do; nothing for most.
     pub capabilities: Capabilities,
@@ -155,13 +153,6 @@ pub enum Alarm {
         /// The device.
         device: DeviceId,
     },
-    /// A device claims the static key of another member.
-    StaticTwice {
-        /// The device without a static key.
-        device: DeviceId,
-        /// The member that keeps it.
-        holder: DeviceId,
-    },
     /// A device wanted the name of another member.
     SameName {
         /// The device.
@@ -178,7 +169,6 @@ impl Membership {
             vpi,
             charter: None,
             members: BTreeMap::new(),
-            statics: BTreeMap::new(),
             waiting: BTreeMap::new(),
             invites: BTreeMap::new(),
             chains: BTreeMap::new(),
@@ -236,12 +226,6 @@ impl Membership {
     #[must_use]
     pub fn member(&self, device: &DeviceId) -> Option<&Member> {
         self.members.get(device)
-    }
-
-    /// The member whose handshakes are made with this key.
-    #[must_use]
-    pub fn by_static(&self, key: &StaticKey) -> Option<DeviceId> {
-        self.statics.get(key).copied()
     }
 
     /// How a device stands that asked to join; `None` for members and for devices never heard of.

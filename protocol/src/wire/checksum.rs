@@ -58,6 +58,7 @@ impl Sum {
 
     /// Counts that the address `old` becomes `new`.
     #[must_use]
+    #[inline]
     pub fn replace_address(self, old: Ipv4Addr, new: Ipv4Addr) -> Self {
         Self(self.0 + u64::from(!old.to_bits()) + u64::from(new.to_bits()))
     }
@@ -70,12 +71,14 @@ impl Sum {
 
     /// What a field that held `checksum` holds after the counted changes.
     #[must_use]
+    #[inline]
     pub fn update(self, checksum: u16) -> u16 {
         self.add_word(!checksum).checksum()
     }
 }
 
 /// Adds the carries back in until 16 bits are left.
+#[inline]
 fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);

@@ -3,13 +3,13 @@
 //! ```text
 //! initiation   hello | count u8 (≤ 4) | count × (length u16 | envelope)
 //! response     hello
-//! hello        suites u8 | charter id 32 | digest of the Removes 32 | epoch tag 2
+//! hello        device 32 | suites u8 | charter id 32 | digest of the Removes 32 | epoch tag 2
 //! ```
 
 use std::fmt;
 
 use super::message::{MessageError, Reader};
-use crate::identity::ObjectId;
+use crate::identity::{DeviceId, ObjectId};
 
 /// Envelopes in an initiation at most: Invite, Join, Admit, Rekey.
 pub const MAX_PROOFS: u8 = 4;
@@ -60,6 +60,9 @@ impl fmt::Debug for Suites {
 /// What each end says of itself in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// Who it is. The handshake proves a static key; which member may use it is for that member's own word to say, so
+    /// that nobody gains by claiming the static key of another.
+    pub device: DeviceId,
     /// AEAD suites it is willing to use.
     pub suites: Suites,
     /// What it holds; equal digests let packets pass at once.
@@ -78,16 +81,18 @@ pub struct Digests {
 }
 
 /// Bytes of a hello.
-pub const HELLO_BYTES: usize = 1 + 32 + 32 + 2;
+pub const HELLO_BYTES: usize = 32 + 1 + 32 + 32 + 2;
 
 impl Hello {
     fn encode(&self) -> Vec<u8> {
         let Digests { charter, removes, epoch_tag } = &self.digests;
-        [&[self.suites.to_byte()], &charter.0[..], &removes[..], &epoch_tag[..]].concat()
+        [&self.device.as_bytes()[..], &[self.suites.to_byte()], &charter.0[..], &removes[..], &epoch_tag[..]]
+            .concat()
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         Ok(Self {
+            device: DeviceId::from(reader.array::<32>()?),
             suites: Suites::from_byte(reader.u8()?),
             digests: Digests {
                 charter: ObjectId(reader.array()?),
@@ -154,6 +159,7 @@ mod tests {
     #[test]
     fn handshake_payloads_round_trip_and_truncations_are_refused() {
         let hello = Hello {
+            device: DeviceId::from([7; 32]),
             suites: Suites::BOTH,
             digests: Digests { charter: ObjectId([1; 32]), removes: [2; 32], epoch_tag: [3, 4] },
         };

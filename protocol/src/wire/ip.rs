@@ -93,6 +93,7 @@ impl<'a> Ipv4<'a> {
     ///
     /// # Errors
     /// [`IpError`], by what is wrong with the header.
+    #[inline]
     pub fn parse(packet: &'a [u8]) -> Result<Self, IpError> {
         check_version(packet)?;
         let (header, payload) = packet.split_first_chunk().ok_or(IpError::Malformed)?;
@@ -153,6 +154,7 @@ impl<'a> Ipv4<'a> {
     }
 
     /// Source and destination port, of TCP and UDP; `None` in later fragments and where they are cut off.
+    #[inline]
     pub fn ports(&self) -> Option<(u16, u16)> {
         if !matches!(self.protocol(), TCP | UDP) || self.fragment_offset_bytes() != 0 {
             return None;
@@ -188,6 +190,7 @@ impl<'a> Ipv4<'a> {
     }
 
     /// The change of a checksum over both addresses when these take their place.
+    #[inline]
     pub fn readdressed(&self, source: Ipv4Addr, destination: Ipv4Addr) -> Sum {
         Sum::default().replace_address(self.source(), source).replace_address(self.destination(), destination)
     }
@@ -196,6 +199,7 @@ impl<'a> Ipv4<'a> {
         usize::from(u16::from_be_bytes([self.header[2], self.header[3]]))
     }
 
+    #[inline]
     fn flags_and_offset(&self) -> u16 {
         u16::from_be_bytes([self.header[6], self.header[7]])
     }
@@ -213,6 +217,7 @@ impl<'a> Ipv4Mut<'a> {
     ///
     /// # Errors
     /// The same.
+    #[inline]
     pub fn parse(packet: &'a mut [u8]) -> Result<Self, IpError> {
         Ipv4::parse(packet)?;
         let (header, payload) = packet.split_first_chunk_mut().ok_or(IpError::Malformed)?;
@@ -233,11 +238,13 @@ impl<'a> Ipv4Mut<'a> {
     }
 
     /// The same packet, to be read.
+    #[inline]
     pub fn view(&self) -> Ipv4<'_> {
         Ipv4 { header: self.header, payload: self.payload }
     }
 
     /// What follows the header, to be changed.
+    #[inline]
     pub fn payload(&mut self) -> &mut [u8] {
         self.payload
     }
@@ -248,6 +255,7 @@ impl<'a> Ipv4Mut<'a> {
     }
 
     /// Overwrites both addresses and fixes the header's checksum.
+    #[inline]
     pub fn set_addresses(&mut self, source: Ipv4Addr, destination: Ipv4Addr) {
         let checksum = self.view().readdressed(source, destination).update(self.checksum());
         [self.header[10], self.header[11]] = checksum.to_be_bytes();
@@ -314,6 +322,7 @@ fn error_header(source: Ipv4Addr, destination: Ipv4Addr) -> [u8; HEADER_BYTES] {
 }
 
 /// Judges the first byte: version 4 with a header of five words, else which error.
+#[inline]
 fn check_version(packet: &[u8]) -> Result<(), IpError> {
     match packet.first() {
         Some(0x45) => Ok(()),

@@ -1,5 +1,6 @@
 //! Bytes ↔ messages. Nothing here holds state or keys.
 
+pub mod announcement;
 pub mod cbor;
 pub mod checksum;
 pub mod header;

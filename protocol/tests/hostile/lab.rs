@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) stored: Vec<Object>,
     pub(crate) dropped: Vec<DropReason>,
     pub(crate) is_joined: bool,
+    /// What it sent to the group of announcements.
+    pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
     pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
     token: Option<Box<Token>>,
@@ -94,7 +96,8 @@ impl Lab {
         lab
     }
 
-    fn join(&mut self, n: u8) {
+    /// Makes member `n`, from 2 on, the next node.
+    pub(crate) fn join(&mut self, n: u8) {
         let wish = InviteWish { name: None, max_uses: 1, seconds: None, bound_device: None };
         let members = vec![self.nodes[0].address];
         let request = Box::new(InviteRequest { wish, members, offline: true });
@@ -149,6 +152,14 @@ impl Lab {
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };
+        self.drain(node);
+        verdict.err()
+    }
+
+    /// Gives a node a datagram of the LAN socket, and drains it; returns what it said about it.
+    pub(crate) fn announcement(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) -> Option<DropReason> {
+        let time = self.time();
+        let verdict = self.nodes[node].engine.handle_announcement(from, bytes, time);
         self.drain(node);
         verdict.err()
     }
@@ -253,6 +264,7 @@ impl Node {
             stored: Vec::new(),
             dropped: Vec::new(),
             is_joined: false,
+            announced: Vec::new(),
             sealers: Vec::new(),
             token: None,
         }
@@ -277,6 +289,7 @@ impl Node {
             }
             Event::Invited { outcome, .. } => self.token = Some(outcome.unwrap()),
             Event::Joined => self.is_joined = true,
+            Event::Announce(datagram) => self.announced.push(datagram),
             Event::Dropped(reason) => self.dropped.push(reason),
             _ => {}
         }

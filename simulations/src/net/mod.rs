@@ -1,3 +1,4 @@
 //! The modelled internet between hosts.
 
+pub(crate) mod cut;
 pub(crate) mod link;

@@ -3,22 +3,21 @@
 
 use std::time::Duration;
 
-use super::setup::{agreed, founder, invite, joined, joiner, talk};
+use super::many::idle;
+use super::setup::{agreed, converge, founder, invite, joined, joiner, pairs, talk, tear};
 use super::{ms, secs};
 use crate::action::Action;
+use crate::net::cut::Group;
 use crate::net::link::Conditions;
 use crate::world::World;
 
 /// How long after the faults packets must flow.
 const RECOVERY: Duration = Duration::from_secs(30);
 
-/// How long after the faults all agree on who belongs: a rekey, and a crashed peer to be noticed before it.
-const CONVERGENCE: Duration = Duration::from_secs(170);
-
 /// Everything.
 pub(super) fn chaos(world: &mut World) -> Result<(), String> {
     let rekey_after = world.chance.between(secs(10), secs(120));
-    let count = 2 + world.chance.below(3) as usize;
+    let count = 2 + world.chance.below(4) as usize;
     world.internet = Conditions::drawn(&mut world.chance);
     let a = founder(world, rekey_after)?;
     if world.chance.percent(40) {
@@ -55,8 +54,8 @@ pub(super) fn chaos(world: &mut World) -> Result<(), String> {
 fn disturb_join(world: &mut World, (witness, joiner): (usize, usize)) {
     let host = if world.chance.percent(50) { witness } else { joiner };
     let after = world.chance.between(ms(1), secs(3));
-    let loses_all = world.chance.percent(50);
-    world.later(after, Action::Crash { host, loses_all });
+    let tear = tear(world);
+    world.later(after, Action::Crash { host, tear });
     let away = world.chance.between(ms(1), secs(4));
     world.later(after + away, Action::Start { host });
 }
@@ -80,7 +79,7 @@ fn two(world: &mut World, count: usize) -> (usize, usize) {
 fn draw(world: &mut World, count: usize) -> Action {
     let (from, to) = two(world, count);
     let bytes = *world.chance.pick(&[40, 200, 1_000, 1_168, 1_300, 1_420]);
-    match world.chance.below(21) {
+    match world.chance.below(27) {
         0..=7 => {
             let (wants_echo, pause) = (world.chance.percent(50), world.chance.between(ms(5), ms(400)));
             let left = world.chance.below(150) as u32 + 1;
@@ -90,8 +89,8 @@ fn draw(world: &mut World, count: usize) -> Action {
         9 | 10 => {
             let away = world.chance.between(ms(1), secs(20));
             world.later(away, Action::Start { host: from });
-            let loses_all = world.chance.percent(50);
-            Action::Crash { host: from, loses_all }
+            let tear = tear(world);
+            Action::Crash { host: from, tear }
         }
         11 => Action::Start { host: from },
         12 => Action::Close { host: from },
@@ -101,6 +100,18 @@ fn draw(world: &mut World, count: usize) -> Action {
         16 => Action::Ping { from, to },
         17 => Action::Internet(Conditions::drawn(&mut world.chance)),
         18 => Action::Disk(world.chance.between(ms(0), secs(1))),
+        19 | 20 => {
+            let away = world.chance.between(ms(1), secs(40));
+            world.later(away, Action::Wake { host: from });
+            Action::Sleep { host: from, clock_goes_on: world.chance.percent(50) }
+        }
+        21 | 22 => {
+            let length = world.chance.between(ms(1), secs(40));
+            world.later(length, Action::Heal);
+            let bits = world.chance.below(1 << count) as u16;
+            Action::Cut { group: Group::of_bits(bits), is_one_way: world.chance.percent(30) }
+        }
+        23 => Action::Clock { host: from, off_ms: world.chance.below(1_000) as i64 },
         _ => Action::Attack { shots: 8 },
     }
 }
@@ -112,11 +123,14 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
     world.internet = Conditions::perfect(world.chance.between(ms(1), ms(200)));
     // What was on its way is over, too.
     world.run_for(secs(4))?;
+    world.act(Action::Heal)?;
     for host in 0..count {
+        world.act(Action::Wake { host })?;
         world.start(host)?;
     }
+    // Who lost news of a member hears of it with the next rekey of a link in use.
     converge(world, count)?;
-    for (first, second) in (0..count).flat_map(|b| (0..b).map(move |a| (a, b))) {
+    for (first, second) in pairs(count) {
         let (from, to) = if world.chance.percent(50) { (first, second) } else { (second, first) };
         // Where both have moved, nobody but a third could tell them.
         world.act(Action::Remember { host: from, of: to })?;
@@ -125,31 +139,5 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
         talk(world, (to, from), RECOVERY)?;
     }
     agreed(world, count)?;
-    quiet(world)
-}
-
-/// Who lost news of a member hears of it with the next rekey of a link in use.
-fn converge(world: &mut World, count: usize) -> Result<(), String> {
-    if agreed(world, count).is_ok() {
-        return Ok(());
-    }
-    for (from, to) in (0..count).flat_map(|b| (0..b).map(move |a| (a, b))) {
-        world.act(Action::Remember { host: from, of: to })?;
-        let (pause, left) = (secs(1), CONVERGENCE.as_secs() as u32);
-        world.act(Action::Stream { from, to, bytes: 100, wants_echo: true, pause, left })?;
-    }
-    world.run_until(CONVERGENCE, |world| agreed(world, count).is_ok())?;
-    agreed(world, count)
-}
-
-/// Without applications nobody sends: not at once, but once what was begun is over.
-fn quiet(world: &mut World) -> Result<(), String> {
-    // Applications of `converge`, then `idle_after`, then the last session's end.
-    world.run_for(CONVERGENCE + secs(300 + 180 + 30))?;
-    let sent = world.sent;
-    world.run_for(secs(600))?;
-    match world.sent - sent {
-        0 => Ok(()),
-        idle => Err(format!("{idle} datagrams in ten idle minutes")),
-    }
+    idle(world, secs(600))
 }

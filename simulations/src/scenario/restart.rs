@@ -24,7 +24,7 @@ pub(super) fn restart(world: &mut World) -> Result<(), String> {
         world.act(if clean {
             Action::Close { host: dies }
         } else {
-            Action::Crash { host: dies, loses_all: true }
+            Action::Crash { host: dies, tear: 0 }
         })?;
         world.internet.late_percent = 0;
         let longest = *world.chance.pick(&[secs(1), secs(20)]);

@@ -13,6 +13,12 @@ use crate::action::Action;
 use crate::host::Input;
 use crate::world::World;
 
+/// How long after all faults all agree on who belongs: the next handshake brings what was missed, and a session lives 180 s.
+pub(super) const CONVERGENCE: Duration = secs(200);
+/// How long after all faults any two members talk: a link that died is noticed after 15 s, or its attempts are given up
+/// after 22 s and the next packet starts anew.
+pub(super) const RECOVERY: Duration = secs(45);
+
 /// Adds a host that founds a VPI, and starts it.
 pub(super) fn founder(world: &mut World, rekey_after: Duration) -> Result<usize, String> {
     let host = world.add_host(rekey_after);
@@ -33,6 +39,7 @@ pub(super) fn founder(world: &mut World, rekey_after: Duration) -> Result<usize,
         wall_secs,
     })
     .map_err(|error| error.to_string())?;
+    founder.root = Some(root);
     founder.disk.vpi = Some(founded.vpi);
     founder.disk.objects.extend(founded.objects);
     founder.disk.epochs.push(EpochSecret::new(founded.vpi, 0, secret));
@@ -129,16 +136,106 @@ pub(super) fn pair(world: &mut World, rekey_after: Duration) -> Result<(usize, u
     Ok((founder, other))
 }
 
+/// How much of what was being stored survives a crash, in a hundred records: often nothing, or all but the last.
+pub(super) fn tear(world: &mut World) -> u8 {
+    if world.chance.percent(50) { 0 } else { world.chance.below(100) as u8 }
+}
+
 /// Every host sees the same epoch and the same `count` members.
 pub(super) fn agreed(world: &World, count: usize) -> Result<(), String> {
-    let now = world.instant();
-    let views: Vec<_> = world.hosts.iter().map(|host| host.view(now)).collect();
+    let members = members(world, world.hosts.len());
+    let views: Vec<_> = members.iter().map(|host| world.hosts[*host].view(world.instant(*host))).collect();
     match views.first() {
         Some(Some(first))
             if first.1.len() == count && views.iter().all(|view| view.as_ref() == Some(first)) =>
         {
             Ok(())
         }
-        _ => Err(format!("hosts disagree on who belongs: {views:?}")),
+        _ => Err(format!("{members:?} disagree on who belongs: {views:?}")),
     }
+}
+
+/// A founder and members, `count` in all, who joined one after the other by way of any of those before, and who have
+/// each other's addresses.
+pub(super) fn group(world: &mut World, count: usize, rekey_after: Duration) -> Result<(), String> {
+    let founder = founder(world, rekey_after)?;
+    for _ in 1..count {
+        let witness = world.chance.below(world.hosts.len() as u64) as usize;
+        add_member(world, (founder, witness), rekey_after)?;
+    }
+    acquaint(world)?;
+    converge(world, count)
+}
+
+/// A host joins by an invite of `admin`, by way of `witness`.
+pub(super) fn add_member(
+    world: &mut World,
+    (admin, witness): (usize, usize),
+    rekey_after: Duration,
+) -> Result<usize, String> {
+    let members = [world.hosts[witness].address];
+    let token = invite(world, admin, 1, &members)?;
+    let host = joiner(world, &token, rekey_after)?;
+    joined(world, host, secs(60))?;
+    Ok(host)
+}
+
+/// Everybody is told where everybody is.
+pub(super) fn acquaint(world: &mut World) -> Result<(), String> {
+    let count = world.hosts.len();
+    for (host, of) in pairs(count).flat_map(|(a, b)| [(a, b), (b, a)]) {
+        world.act(Action::Remember { host, of })?;
+    }
+    Ok(())
+}
+
+/// Those of the first `count` hosts that were not removed.
+pub(super) fn members(world: &World, count: usize) -> Vec<usize> {
+    (0..count).filter(|host| !world.hosts[*host].is_out).collect()
+}
+
+/// Each two of `count`, the lower first.
+pub(super) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).flat_map(|b| (0..b).map(move |a| (a, b)))
+}
+
+/// Each two of these hosts speak to each other at once, a random one first: all are answered within `limit`.
+pub(super) fn all_talk(world: &mut World, hosts: &[usize], limit: Duration) -> Result<(), String> {
+    let (since, pause) = (world.now, ms(250));
+    let left = (limit.as_millis() / pause.as_millis()) as u32;
+    let mut waiting = Vec::new();
+    for (a, b) in pairs(hosts.len()) {
+        let (a, b) = (hosts[a], hosts[b]);
+        let (from, to) = if world.chance.percent(50) { (a, b) } else { (b, a) };
+        let after = world.chance.between(ms(0), pause);
+        world.later(after, Action::Stream { from, to, bytes: 100, wants_echo: true, pause, left });
+        waiting.push((from, to));
+    }
+    while world.now < since + limit {
+        world.run_for(pause)?;
+        waiting.retain(|pair| world.ledger.first_echo(*pair, since).is_none());
+        if waiting.is_empty() {
+            world.calm();
+            return Ok(());
+        }
+    }
+    Err(format!("{waiting:?} spoke for {limit:?} from {since:?} on and were not answered"))
+}
+
+/// Traffic between all of `count` hosts until they agree on who belongs; then everybody is told where everybody is.
+pub(super) fn converge(world: &mut World, count: usize) -> Result<(), String> {
+    let give_up_at = world.now + CONVERGENCE;
+    let members = members(world, world.hosts.len());
+    for (from, to) in pairs(members.len()).map(|(a, b)| (members[a], members[b])) {
+        let (pause, left) = (secs(1), CONVERGENCE.as_secs() as u32);
+        world.later(pause, Action::Stream { from, to, bytes: 100, wants_echo: true, pause, left });
+    }
+    while agreed(world, count).is_err() && world.now < give_up_at {
+        world.run_for(ms(500))?;
+        // A node takes no address of a device that it does not know.
+        acquaint(world)?;
+    }
+    world.calm();
+    acquaint(world)?;
+    agreed(world, count)
 }

@@ -1,5 +1,6 @@
 //! One clock, one queue, all hosts. Whatever happens, happens in [`World::step`], one thing at a time.
 
+mod machines;
 mod outputs;
 
 use std::collections::BTreeMap;
@@ -12,20 +13,35 @@ use crate::action::Action;
 use crate::adversary::{self, Adversary};
 use crate::chance::Chance;
 use crate::host::{Host, Input};
-use crate::invariant::{self, Watch};
+use crate::invariant::belonging::{Records, View};
+use crate::invariant::{Watch, wire};
+use crate::net::cut::Cuts;
 use crate::net::link::Conditions;
 use crate::trace::Trace;
 use crate::traffic::Ledger;
 
-/// The wall clock at the start of every run, in milliseconds since 1970.
-const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Timers of a machine fire up to this much late.
 const TIMER_SLACK: Duration = Duration::from_micros(1_500);
 
 /// Something that waits for its time.
 enum Occurrence {
-    Datagram { from: SocketAddr, to: SocketAddr, bytes: Vec<u8>, is_genuine: bool },
-    Stored { host: usize, boot: u64 },
+    /// `sender` is the host that sent it; none for the adversary's.
+    Datagram {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+        sender: Option<usize>,
+    },
+    Stored {
+        host: usize,
+        boot: u64,
+    },
+    /// What a host makes of its objects is looked at; and compared a while later, if it took in none meanwhile.
+    Look {
+        host: usize,
+        objects: usize,
+        seen: Option<View>,
+    },
     Action(Action),
 }
 
@@ -36,6 +52,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) ledger: Ledger,
     pub(crate) internet: Conditions,
+    pub(crate) cuts: Cuts,
     /// How long a store takes; zero: it is done before the next thing happens.
     pub(crate) disk_delay: Duration,
     /// What hosts said that a scenario wants to know: (host, event).
@@ -50,7 +67,9 @@ pub(crate) struct World {
     queue: BTreeMap<(Duration, u64), Occurrence>,
     next: u64,
     watches: Vec<Watch>,
-    known: Vec<SocketAddr>,
+    records: Records,
+    /// Every address that a host ever had, and whose it was.
+    known: Vec<(SocketAddr, usize)>,
     /// A stranger has brought a genuine datagram as its own: its address may be challenged.
     has_diverted: bool,
     adversary: Adversary,
@@ -65,6 +84,7 @@ impl World {
             hosts: Vec::new(),
             ledger: Ledger::default(),
             internet: Conditions::perfect(Duration::from_millis(10)),
+            cuts: Cuts::default(),
             disk_delay: Duration::ZERO,
             heard: Vec::new(),
             sent: 0,
@@ -76,6 +96,7 @@ impl World {
             queue: BTreeMap::new(),
             next: 0,
             watches: Vec::new(),
+            records: Records::default(),
             known: Vec::new(),
             has_diverted: false,
             adversary: Adversary::default(),
@@ -89,24 +110,31 @@ impl World {
         let name = format!("host-{number}");
         self.hosts.push(Host::new(name, address, rekey_after, &mut self.chance));
         self.watches.push(Watch::default());
-        self.known.push(address);
+        self.known.push((address, number));
         number
     }
 
     /// Both clocks of `host`.
     pub(crate) fn time(&self, host: usize) -> Time {
-        let skew = self.hosts.get(host).map_or(Duration::ZERO, |host| host.ahead);
-        Time { now: self.instant(), wall_ms: EPOCH_MS + (self.now + skew).as_millis() as u64 }
+        Time { now: self.instant(host), wall_ms: self.hosts[host].clock.wall_ms(self.now) }
     }
 
-    /// The monotonic clock of all hosts.
-    pub(crate) fn instant(&self) -> Instant {
-        self.base + self.now
+    /// The monotonic clock of `host`.
+    pub(crate) fn instant(&self, host: usize) -> Instant {
+        self.hosts[host].clock.monotonic(self.base, self.now)
     }
 
     /// Lets `action` happen `after` this long.
     pub(crate) fn later(&mut self, after: Duration, action: Action) {
         self.schedule(after, Occurrence::Action(action));
+    }
+
+    /// Applications fall silent: what they were going to send is not sent.
+    pub(crate) fn calm(&mut self) {
+        let is_speech = |occurrence: &Occurrence| {
+            matches!(occurrence, Occurrence::Action(Action::Stream { .. } | Action::Send { .. }))
+        };
+        self.queue.retain(|_, occurrence| !is_speech(occurrence));
     }
 
     /// Lets everything happen that happens in the next `duration`.
@@ -165,18 +193,18 @@ impl World {
     /// The host that wants to be woken first, and when.
     fn next_timeout(&self) -> Option<(Duration, usize)> {
         let due = self.hosts.iter().enumerate().filter_map(|(number, host)| {
-            let (at, _) = host.node.as_ref()?.timeout?;
-            Some(((at + TIMER_SLACK).saturating_duration_since(self.base), number))
+            let (at, _) = host.node.as_ref().filter(|_| host.asleep.is_none())?.timeout?;
+            Some((host.clock.due(self.base, at) + TIMER_SLACK, number))
         });
         due.min()
     }
 
     fn wake(&mut self, host: usize) -> Result<(), String> {
-        let now = self.instant();
         let timeout = self.hosts[host].node.as_ref().and_then(|node| node.timeout);
         if let Some((_, why)) = timeout {
             self.trace.line(self.now, format_args!("{host} wakes for {why}"));
-            self.watches[host].on_timeout(now, self.now, why)?;
+            let hosts = self.hosts.len() as u32;
+            self.watches[host].on_timeout(self.now, why, hosts)?;
         }
         self.give(host, Input::Timeout)
     }
@@ -184,10 +212,11 @@ impl World {
     fn occur(&mut self) -> Result<(), String> {
         match self.queue.pop_first() {
             None => Ok(()),
-            Some((_, Occurrence::Datagram { from, to, bytes, is_genuine })) => {
-                self.deliver((from, to), bytes, is_genuine)
+            Some((_, Occurrence::Datagram { from, to, bytes, sender })) => {
+                self.deliver((from, to), bytes, sender)
             }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
+            Some((_, Occurrence::Look { host, objects, seen })) => self.compare((host, objects), seen),
             Some((_, Occurrence::Action(action))) => self.act(action),
         }
     }
@@ -201,44 +230,21 @@ impl World {
         &mut self,
         (from, to): (SocketAddr, SocketAddr),
         bytes: Vec<u8>,
-        is_genuine: bool,
+        sender: Option<usize>,
     ) -> Result<(), String> {
-        let running = |host: &Host| host.address == to && host.node.is_some();
+        let running = |host: &Host| host.address == to && host.is_awake();
         let Some(host) = self.hosts.iter().position(running) else { return Ok(()) };
+        if sender.is_some_and(|sender| self.cuts.has(sender, host)) {
+            return Ok(());
+        }
         let length = bytes.len();
         self.trace.line(self.now, format_args!("{host} gets {length} from {from}"));
-        let heard = is_genuine.then(|| bytes.clone());
+        let heard = sender.map(|_| bytes.clone());
         let outputs = self.handle(host, Input::Datagram { from, bytes });
-        if let Some(bytes) = heard.filter(|_| invariant::is_taken(&outputs.dropped)) {
+        if let Some(bytes) = heard.filter(|_| wire::is_taken(&outputs.dropped)) {
             self.adversary.hear(from, to, &bytes, &mut self.chance);
         }
         self.take(host, outputs)
-    }
-
-    /// Starts a node from its disk.
-    pub(crate) fn start(&mut self, host: usize) -> Result<(), String> {
-        if self.hosts[host].node.is_some() || self.hosts[host].disk.vpi.is_none() {
-            return Ok(());
-        }
-        self.trace.line(self.now, format_args!("{host} starts"));
-        let time = self.time(host);
-        self.hosts[host].start(time, &mut self.chance)?;
-        self.watches[host].on_start();
-        self.give(host, Input::Start)?;
-        self.pin(host)?;
-        for command in self.hosts[host].start_commands() {
-            self.give(host, Input::Command(command))?;
-        }
-        Ok(())
-    }
-
-    /// The host is at another address from here on.
-    pub(crate) fn roam(&mut self, host: usize) {
-        let port = 1_024 + self.known.len() as u16;
-        let address = SocketAddr::from(([198, 51, 100, host as u8 + 1], port));
-        self.hosts[host].address = address;
-        self.known.push(address);
-        self.trace.line(self.now, format_args!("{host} is at {address}"));
     }
 
     /// The adversary sends one datagram to every host.
@@ -247,12 +253,7 @@ impl World {
             let shot = self.adversary.shot(self.hosts[host].address, &mut self.chance);
             let after = self.chance.between(Duration::from_micros(1), Duration::from_millis(50));
             let adversary::Shot { from, to, bytes } = shot;
-            self.schedule(after, Occurrence::Datagram { from, to, bytes, is_genuine: false });
+            self.schedule(after, Occurrence::Datagram { from, to, bytes, sender: None });
         }
-    }
-
-    /// Nobody's alarms rang.
-    pub(crate) fn check_alarms(&self) -> Result<(), String> {
-        self.hosts.iter().try_for_each(|host| invariant::check_alarms(host, self.instant()))
     }
 }

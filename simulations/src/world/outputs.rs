@@ -1,6 +1,7 @@
 //! What comes of what a node did: datagrams on their way, packets at applications, things to be kept.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use protocol::engine::{Command, Event};
 use protocol::wire::header::{DATA, VEILED};
@@ -8,8 +9,14 @@ use protocol::wire::header::{DATA, VEILED};
 use super::{Occurrence, World};
 use crate::disk::Write;
 use crate::host::{Input, Outputs};
+use crate::invariant::belonging::View;
+use crate::invariant::wire;
 use crate::traffic::{self, Sent};
-use crate::{adversary, invariant, report};
+use crate::{adversary, report};
+
+/// Objects that come one after the other wait this long for each other in an engine, and longer if their timer is late;
+/// what it makes of them is compared after that.
+const REST: Duration = Duration::from_millis(110);
 
 impl World {
     /// Gives a running node an input and takes what comes of it.
@@ -27,7 +34,7 @@ impl World {
     ) -> Result<(), String> {
         let (own, peer) = (self.hosts[from].id(), self.hosts[to].id());
         let aliases = self.hosts[from].alias_of(&own).zip(self.hosts[from].alias_of(&peer));
-        let Some(aliases) = aliases.filter(|_| self.hosts[from].node.is_some()) else { return Ok(()) };
+        let Some(aliases) = aliases.filter(|_| self.hosts[from].is_awake()) else { return Ok(()) };
         let bytes = bytes.max(traffic::MIN_BYTES);
         let sent = Sent { from, to, bytes, at: self.now, wants_echo, echo_of, arrived_at: None };
         let number = self.ledger.add(sent);
@@ -37,14 +44,21 @@ impl World {
 
     pub(super) fn handle(&mut self, host: usize, input: Input) -> Outputs {
         let time = self.time(host);
-        self.hosts[host].node.as_mut().map(|node| node.handle(input, time)).unwrap_or_default()
+        let awake = self.hosts[host].asleep.is_none();
+        let node = self.hosts[host].node.as_mut().filter(|_| awake);
+        node.map(|node| node.handle(input, time)).unwrap_or_default()
     }
 
     pub(super) fn take(&mut self, host: usize, outputs: Outputs) -> Result<(), String> {
         for reason in &outputs.dropped {
             self.trace.line(self.now, format_args!("{host} drops: {reason}"));
         }
-        invariant::check_transmits(&outputs.transmits, &self.known, self.has_diverted)?;
+        wire::check_transmits(&outputs.transmits, &self.known, self.has_diverted)?;
+        self.on_objects(host, &outputs.events)?;
+        let sent = (outputs.transmits.as_slice(), self.known.as_slice());
+        let stores = |event: &Event| matches!(event, Event::Store { .. });
+        let took_objects = outputs.events.iter().any(stores);
+        self.records.check_gone(host, &self.hosts, sent, took_objects)?;
         for transmit in outputs.transmits {
             self.send(host, transmit.to, &transmit.datagram);
         }
@@ -54,6 +68,43 @@ impl World {
         for event in outputs.events {
             self.on_event(host, event)?;
         }
+        Ok(())
+    }
+
+    /// What a host took in, before anything comes of it.
+    fn on_objects(&mut self, host: usize, events: &[Event]) -> Result<(), String> {
+        let mut took = false;
+        for event in events {
+            if let Event::Store { objects, epochs, .. } = event {
+                self.records.on_objects(host, objects, &self.hosts)?;
+                self.records.on_secrets(host, epochs);
+                took |= !objects.is_empty();
+            }
+        }
+        self.records.check_secrets(&self.hosts)?;
+        if took { self.check_view(host) } else { Ok(()) }
+    }
+
+    pub(super) fn check_view(&mut self, host: usize) -> Result<(), String> {
+        let now = self.instant(host);
+        let objects = self.records.on_view(host, &self.hosts[host], now)?;
+        self.schedule(REST, Occurrence::Look { host, objects, seen: None });
+        Ok(())
+    }
+
+    /// Nothing was waiting in an engine's set that it had not said yet, if it says nothing for a while after the look.
+    pub(super) fn compare(
+        &mut self,
+        (host, objects): (usize, usize),
+        seen: Option<View>,
+    ) -> Result<(), String> {
+        let rests = self.hosts[host].is_awake() && self.records.count(host) == objects;
+        let Some(node) = self.hosts[host].node.as_ref().filter(|_| rests) else { return Ok(()) };
+        if let Some(seen) = seen {
+            return self.records.compare(host, seen);
+        }
+        let seen = Some(View::of(node, self.instant(host)));
+        self.schedule(REST, Occurrence::Look { host, objects, seen });
         Ok(())
     }
 
@@ -72,21 +123,19 @@ impl World {
         let from = if diverts { adversary::address() } else { self.hosts[host].address };
         for after in arrivals {
             let bytes = bytes.to_vec();
-            self.schedule(after, Occurrence::Datagram { from, to, bytes, is_genuine: true });
+            self.schedule(after, Occurrence::Datagram { from, to, bytes, sender: Some(host) });
         }
     }
 
     fn arrived(&mut self, host: usize, packet: &[u8]) -> Result<(), String> {
-        let Some(number) = invariant::check_packet(packet, host, &self.hosts, &mut self.ledger)? else {
+        let Some(number) = wire::check_packet(packet, host, &self.hosts, &mut self.ledger)? else {
             self.trace.line(self.now, format_args!("{host} tells an application of an error"));
             self.errors += 1;
             return Ok(());
         };
         self.trace.line(self.now, format_args!("{host} gets packet {number}"));
-        let now = self.now;
-        let Some(sent) = self.ledger.get_mut(number) else { return Ok(()) };
-        sent.arrived_at = Some(now);
-        let Sent { from, bytes, wants_echo, .. } = *sent;
+        let Some(sent) = self.ledger.arrived(number, self.now) else { return Ok(()) };
+        let Sent { from, bytes, wants_echo, .. } = sent;
         if wants_echo { self.send_packet((host, from), bytes, (false, Some(number))) } else { Ok(()) }
     }
 
@@ -105,13 +154,24 @@ impl World {
             Event::Reached { device, remote } => {
                 self.hosts[host].disk.remembered.insert(device, remote);
             }
+            Event::Invited { ref outcome, .. } => {
+                if let Ok(token) = outcome {
+                    self.records.on_acknowledged(token.invite_object(), &self.hosts[host])?;
+                }
+                self.heard.push((host, event));
+            }
             Event::Presence(object) => self.hosts[host].disk.remember_presence(object),
-            Event::JoinFailed(_)
-            | Event::Invited { .. }
-            | Event::Signed { .. }
-            | Event::Left { .. }
-            | Event::Removed
-            | Event::Pong { .. } => {
+            Event::Signed { ref outcome, .. } => {
+                if outcome.is_ok() {
+                    self.records.on_signed(host, &self.hosts[host])?;
+                }
+                self.heard.push((host, event));
+            }
+            Event::Removed => {
+                self.records.on_removed(host);
+                self.heard.push((host, event));
+            }
+            Event::JoinFailed(_) | Event::Left { .. } | Event::Announce(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}
@@ -138,7 +198,7 @@ impl World {
     }
 
     pub(super) fn stored(&mut self, host: usize, boot: u64) -> Result<(), String> {
-        if self.hosts[host].boot != boot || self.hosts[host].node.is_none() {
+        if self.hosts[host].boot != boot || !self.hosts[host].is_awake() {
             return Ok(());
         }
         match self.hosts[host].disk.commit_first() {

@@ -1,15 +1,19 @@
 //! What applications do: unchanged programs and plain sockets, opened inside a host's namespace.
 
 mod bulk;
+mod crowd;
 mod echo;
 mod held;
 mod listener;
+mod load;
 mod web;
 
 pub use bulk::{Transfer, transfer};
+pub use crowd::crowd;
 pub use echo::{EchoServer, Flow};
 pub use held::HeldConnection;
 pub use listener::{Listener, read_greeting};
+pub use load::{Load, Loads, offer};
 pub use web::{WebServer, fetch};
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,7 +1,7 @@
 //! The secrets: one file each, mode 0600, written by rename.
 //!
 //! ```text
-//! device | <vpi>/root | <vpi>/static-<counter> | <vpi>/epoch-<number>-<tag hex>
+//! device | <vpi>/root | <vpi>/recovery | <vpi>/static-<counter> | <vpi>/epoch-<number>-<tag hex>
 //! file = 64 hexadecimal digits, '-', 8 digits of CRC32C over file name and secret, '\n'
 //! ```
 //!
@@ -14,11 +14,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use protocol::identity::{Secret, SigningSecret, StaticSecret, VpiId};
+use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use super::replace::{PRIVATE, replace};
+use super::replace::{PRIVATE, remove, replace};
 use super::state::{check_mode, make_folder};
 
 #[cfg(test)]
@@ -26,6 +26,11 @@ mod tests;
 
 /// Length of a key file: digits, dash, checksum, newline.
 const FILE_BYTES: usize = 64 + 1 + 8 + 1;
+
+/// Name of the folder of keys in the state folder.
+pub(super) const FOLDER: &str = "keys";
+
+const RECOVERY: &str = "recovery";
 
 const ADVICE: &str = "restore it from a backup; it is never made anew by itself";
 
@@ -63,6 +68,40 @@ impl Keys {
         getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
         store(&path, &seed.0)?;
         Ok(SigningSecret::from_seed(&seed.0))
+    }
+
+    /// The public half of the device key in the state folder `state`, if one was drawn; takes no lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Loose`]; [`StoreError::Io`], also for whoever may not read it.
+    pub(crate) fn peek_device(state: &Path) -> Result<Option<DeviceId>, StoreError> {
+        let seed = load(&state.join(FOLDER).join("device"))?;
+        Ok(seed.map(|seed| SigningSecret::from_seed(&seed.0).public()))
+    }
+
+    /// Keeps the recovery key of `vpi` until a person has seen its words.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when another one is kept.
+    pub(crate) fn put_recovery(&self, vpi: &VpiId, seed: &[u8; 32]) -> Result<(), StoreError> {
+        self.put(vpi, RECOVERY, seed)
+    }
+
+    /// The recovery key of `vpi`, while nobody has seen its words.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Loose`], [`StoreError::Io`], as for every secret.
+    pub(crate) fn recovery(&self, vpi: &VpiId) -> Result<Option<Secret>, StoreError> {
+        load(&self.folder(vpi).join(RECOVERY))
+    }
+
+    /// Forgets the recovery key of `vpi`; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn remove_recovery(&self, vpi: &VpiId) -> Result<(), StoreError> {
+        let path = self.folder(vpi).join(RECOVERY);
+        if path.exists() { remove(&path) } else { Ok(()) }
     }
 
     /// Keeps the root key of `vpi`.

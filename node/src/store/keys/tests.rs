@@ -24,6 +24,33 @@ fn the_device_key_is_made_once() {
 }
 
 #[test]
+fn the_device_key_is_looked_at_without_being_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = Keys::new(dir.path().join(FOLDER));
+    std::fs::create_dir(dir.path().join(FOLDER)).unwrap();
+    assert_eq!(Keys::peek_device(dir.path()).unwrap(), None);
+
+    let made = keys.device().unwrap().public();
+
+    assert_eq!(Keys::peek_device(dir.path()).unwrap(), Some(made));
+    assert_eq!(Keys::peek_device(&dir.path().join("nowhere")).unwrap(), None);
+}
+
+#[test]
+fn a_recovery_key_is_kept_until_it_was_seen() {
+    let (_dir, keys) = keys();
+    assert!(keys.recovery(&VPI).unwrap().is_none());
+
+    keys.put_recovery(&VPI, &[9; 32]).unwrap();
+
+    assert_eq!(keys.recovery(&VPI).unwrap().unwrap().0, [9; 32]);
+    assert!(matches!(keys.put_recovery(&VPI, &[8; 32]), Err(StoreError::Exists(_))));
+    keys.remove_recovery(&VPI).unwrap();
+    keys.remove_recovery(&VPI).unwrap();
+    assert!(keys.recovery(&VPI).unwrap().is_none());
+}
+
+#[test]
 fn secrets_are_found_again_in_order() {
     let (_dir, keys) = keys();
     for counter in [10, 2, 0] {

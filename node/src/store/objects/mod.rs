@@ -82,6 +82,17 @@ impl ObjectLog {
         Ok((Self { path: path.to_owned(), file, end, is_tail_clean: true }, payloads, damage))
     }
 
+    /// The payloads of all whole records at `path`, in order, for whoever only looks: nothing is made, locked or repaired.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn peek(path: &Path) -> Result<Vec<Vec<u8>>, StoreError> {
+        let bytes = read(path)?.unwrap_or_default();
+        let payload =
+            |record: Range<usize>| Some(bytes.get(record.start + HEADER_BYTES..record.end)?.to_vec());
+        Ok(Scan::of(&bytes).good.into_iter().filter_map(payload).collect())
+    }
+
     /// Appends `payloads`, each as one record of 1 to 4,096 bytes; all are on disk when this returns.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::StoreError;
-use super::keys::Keys;
+use super::keys::{self, Keys};
 use super::replace::{PRIVATE, sync_folder_of};
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ impl State {
         make_folder(dir, FOLDER_MODE, owner)?;
         let owner = check_folder(dir, FOLDER_MODE)?;
         let lock = take_lock(dir, owner)?;
-        for (name, mode) in [("keys", KEYS_MODE), ("vpi", FOLDER_MODE)] {
+        for (name, mode) in [(keys::FOLDER, KEYS_MODE), ("vpi", FOLDER_MODE)] {
             let folder = dir.join(name);
             make_folder(&folder, mode, Some(owner))?;
             check_folder(&folder, mode)?;
@@ -96,7 +96,7 @@ impl State {
 
     /// The secrets.
     pub(crate) fn keys(&self) -> Keys {
-        Keys::new(self.dir.join("keys"))
+        Keys::new(self.dir.join(keys::FOLDER))
     }
 
     /// The folder for [`Index`](super::index::Index).
@@ -109,16 +109,25 @@ impl State {
     /// # Errors
     /// [`StoreError::Io`] when the folder cannot be made.
     pub(crate) fn vpi(&self, vpi: &VpiId) -> Result<VpiFiles, StoreError> {
-        let folder = self.dir.join("vpi").join(vpi.to_string());
-        make_folder(&folder, FOLDER_MODE, Some(self.owner))?;
+        make_folder(&vpi_folder(&self.dir, vpi), FOLDER_MODE, Some(self.owner))?;
+        Ok(Self::vpi_files(&self.dir, vpi))
+    }
+
+    /// Where the files of `vpi` stand below the state folder `dir`; takes no lock and looks at nothing.
+    pub(crate) fn vpi_files(dir: &Path, vpi: &VpiId) -> VpiFiles {
+        let folder = vpi_folder(dir, vpi);
         let file = |name| folder.join(name);
-        Ok(VpiFiles {
+        VpiFiles {
             objects: file("objects.log"),
             floor: file("floor"),
             aliases: file("aliases"),
             settings: file(super::settings::FILE),
-        })
+        }
     }
+}
+
+fn vpi_folder(dir: &Path, vpi: &VpiId) -> PathBuf {
+    dir.join("vpi").join(vpi.to_string())
 }
 
 /// Refuses a file or folder whose permission bits go beyond `allowed`.

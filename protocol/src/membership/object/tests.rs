@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::body::{body_id, kind_of};
 use super::signed::signed_bytes;
 use super::*;
-use crate::identity::{InviteId, ObjectId, SigningSecret, StaticKey, StaticSecret, VpiId};
+use crate::identity::{InviteId, ObjectId, PublicKey, SigningSecret, StaticKey, StaticSecret, VpiId};
 use crate::wire::cbor::{CborError, Extensions, MapWriter};
 
 #[test]
@@ -98,7 +98,7 @@ fn an_unknown_field_below_them_is_refused() {
 
 #[test]
 fn an_unknown_kind_is_an_error_of_its_own() {
-    for kind in [0, 5, 8, 9, 10, 11, 1 << 40] {
+    for kind in [0, 11, 12, 1 << 40] {
         let body = MapWriter::new().uint(0, kind).bytes(1, &key(3).public().0).finish(&Extensions::default());
         assert_eq!(sign_any(&body, &[&key(3)]), Err(ObjectError::UnknownKind(kind)));
     }
@@ -202,8 +202,8 @@ fn charters_whose_fields_contradict_each_other_are_refused() {
         (8, &|c| c.admins.clear()),
         (8, &|c| c.admins.push(c.admins[0].clone())),
         (10, &|c| c.retired = vec![Cut { admin: key(1).public(), seq: 0, id: ObjectId([1; 32]) }; 2]),
-        (11, &|c| c.pardons = vec![vec![1; 15]]),
-        (11, &|c| c.pardons = vec![vec![2; 16], vec![1; 16]]),
+        (10, &|c| c.retired = vec![Cut { admin: key(3).public(), seq: 0, id: ObjectId([1; 32]) }]),
+        (11, &|c| c.pardons = vec![Target::Invite(InviteId([1; 16])); 2]),
     ];
     for (field, change) in wrong {
         let mut charter = charter();
@@ -238,6 +238,84 @@ fn invites_out_of_range_are_refused() {
     }
 }
 
+#[test]
+fn a_device_without_a_chain_removes_itself_and_nothing_else() {
+    let leave = Remove { link: None, target: Target::Device(key(3).public()), ..removal() };
+    let object = Object::sign(&vpi(), &Body::Remove(leave.clone()), &[&key(3)]).unwrap();
+    assert_eq!(object.body().link(), None);
+    for target in [Target::Device(key(4).public()), Target::Invite(InviteId([6; 16]))] {
+        let other = Body::Remove(Remove { target, ..leave.clone() });
+        assert_eq!(Object::sign(&vpi(), &other, &[&key(3)]), Err(CborError::Field(5).into()));
+    }
+    let half = |map: MapWriter| map.uint(4, 9).bytes(5, &key(3).public().0).uint(6, 1);
+    let head = || MapWriter::new().uint(0, 5).bytes(1, &key(3).public().0);
+    for (field, body) in [(3, half(head().uint(2, 7))), (4, half(head().bytes(3, &[4; 32])))] {
+        let refused = sign_any(&body.finish(&Extensions::default()), &[&key(3)]);
+        assert_eq!(refused, Err(CborError::Field(field).into()));
+    }
+}
+
+#[test]
+fn reasons_of_later_versions_are_kept() {
+    for number in 0..=u8::MAX {
+        assert_eq!(Reason::from_number(number).number(), number);
+    }
+    let later = Body::Remove(Remove { reason: Reason::Other(200), ..removal() });
+    assert_eq!(Object::sign(&vpi(), &later, &[&key(3)]).unwrap().body(), &later);
+    let body = |target: &[u8], reason: u64| {
+        let map = MapWriter::new().uint(0, 5).bytes(1, &key(3).public().0).uint(2, 1).bytes(3, &[4; 32]);
+        map.uint(4, 9).bytes(5, target).uint(6, reason).finish(&Extensions::default())
+    };
+    assert!(sign_any(&body(&[1; 16], 255), &[&key(3)]).is_ok());
+    assert_eq!(sign_any(&body(&[1; 16], 256), &[&key(3)]), Err(CborError::Field(6).into()));
+    for length in [0, 15, 17, 31, 33] {
+        assert_eq!(sign_any(&body(&vec![1; length], 0), &[&key(3)]), Err(CborError::Field(5).into()));
+    }
+}
+
+#[test]
+fn presences_have_one_form_of_each_address() {
+    let with = |change: &dyn Fn(&mut Presence)| {
+        let mut presence = presence();
+        change(&mut presence);
+        Object::sign(&vpi(), &Body::Presence(presence), &[&key(3)])
+    };
+    let socket = "192.0.2.1:9".parse().unwrap();
+    assert!(with(&|p| p.candidates.clear()).is_ok());
+    assert!(with(&|p| p.candidates = vec![socket; MAX_CANDIDATES]).is_ok());
+    assert!(with(&|p| p.beacon = Some(("x".repeat(MAX_BEACON_ADDRESS), vec![1; MAX_BEACON_PEER]))).is_ok());
+    let wrong: [Wrong<'_, Presence>; 7] = [
+        (4, &|p| p.candidates = vec![socket; MAX_CANDIDATES + 1]),
+        (4, &|p| p.candidates = vec!["192.0.2.1:0".parse().unwrap()]),
+        (4, &|p| p.candidates = vec!["[::ffff:192.0.2.1]:9".parse().unwrap()]),
+        (5, &|p| p.beacon = Some((String::new(), vec![1]))),
+        (5, &|p| p.beacon = Some(("x".into(), Vec::new()))),
+        (5, &|p| p.beacon = Some(("x".repeat(MAX_BEACON_ADDRESS + 1), vec![1]))),
+        (5, &|p| p.beacon = Some(("x".into(), vec![1; MAX_BEACON_PEER + 1]))),
+    ];
+    for (field, change) in wrong {
+        assert_eq!(with(change), Err(CborError::Field(field).into()));
+    }
+}
+
+#[test]
+fn confirms_name_each_join_once_and_leases_end_behind_their_beginning() {
+    let lists = [
+        vec![],
+        vec![ObjectId([1; 32]); 2],
+        vec![ObjectId([2; 32]), ObjectId([1; 32])],
+        (0..=MAX_CONFIRMED as u8).map(|n| ObjectId([n; 32])).collect(),
+    ];
+    for joins in lists {
+        let wrong = Body::Confirm(Confirm { joins, ..confirm() });
+        assert_eq!(Object::sign(&vpi(), &wrong, &[&key(3)]), Err(CborError::Field(5).into()));
+    }
+    let full = (0..MAX_CONFIRMED as u8).map(|n| ObjectId([n; 32])).collect();
+    assert!(Object::sign(&vpi(), &Body::Confirm(Confirm { joins: full, ..confirm() }), &[&key(3)]).is_ok());
+    let wrong = Body::Lease(Lease { until: lease().from - 1, ..lease() });
+    assert_eq!(Object::sign(&vpi(), &wrong, &[&key(3)]), Err(CborError::Field(4).into()));
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_open(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
@@ -248,7 +326,7 @@ proptest! {
 
     #[test]
     fn a_damaged_body_that_is_signed_again_opens_as_itself_or_not_at_all(
-        which in 0usize..6, at in any::<prop::sample::Index>(), value in any::<u8>(),
+        which in 0usize..11, at in any::<prop::sample::Index>(), value in any::<u8>(),
     ) {
         let (body, secrets) = every_body().swap_remove(which);
         let mut bytes = body.encode();
@@ -298,7 +376,7 @@ fn charter() -> Charter {
         admins: vec![Admin { device: key(3).public(), name: "nas".into(), capabilities: Capabilities::ALL }],
         policy: Policy::default(),
         retired: vec![Cut { admin: key(9).public(), seq: 4, id: ObjectId([8; 32]) }],
-        pardons: vec![vec![1; 16], vec![2; 32]],
+        pardons: vec![Target::Invite(InviteId([1; 16])), Target::Device(PublicKey([2; 32]))],
         nonce: [5; 16],
         extensions: Extensions::default(),
     }
@@ -358,7 +436,52 @@ fn join() -> Join {
     }
 }
 
-/// One body of each kind, with the secrets that sign it.
+fn removal() -> Remove {
+    Remove {
+        signer: key(3).public(),
+        link: Some((7, ObjectId([4; 32]))),
+        time: 1_700_000_600,
+        target: Target::Device(key(5).public()),
+        reason: Reason::Lost,
+        extensions: Extensions::default(),
+    }
+}
+
+fn presence() -> Presence {
+    Presence {
+        device: key(3).public(),
+        time: 1_700_000_700,
+        counter: 12,
+        candidates: vec!["192.0.2.1:41414".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap()],
+        beacon: Some(("/ip4/192.0.2.9/tcp/443".into(), vec![18, 32, 7])),
+        nat: 2,
+        flags: 1,
+        extensions: Extensions::default(),
+    }
+}
+
+fn lease() -> Lease {
+    Lease {
+        admin: key(3).public(),
+        device: key(5).public(),
+        from: 1_700_000_800,
+        until: 1_702_592_800,
+        extensions: Extensions::default(),
+    }
+}
+
+fn confirm() -> Confirm {
+    Confirm {
+        admin: key(3).public(),
+        seq: 8,
+        previous: ObjectId([5; 32]),
+        time: 1_700_000_900,
+        joins: vec![ObjectId([1; 32]), ObjectId([2; 32])],
+        extensions: Extensions::default(),
+    }
+}
+
+/// One body of each kind, a departure and a removal by an admin, with the secrets that sign it.
 fn every_body() -> Vec<(Body, Vec<SigningSecret>)> {
     let (extensions, admin) = (Extensions::default(), key(3).public());
     let admit = Admit {
@@ -378,6 +501,7 @@ fn every_body() -> Vec<(Body, Vec<SigningSecret>)> {
         removed_digest: [2; 32],
         extensions,
     };
+    let departure = Remove { link: None, target: Target::Device(admin), reason: Reason::Left, ..removal() };
     vec![
         (Body::Charter(charter()), vec![key(1), key(2)]),
         (Body::Invite(invite()), vec![key(3)]),
@@ -385,6 +509,11 @@ fn every_body() -> Vec<(Body, Vec<SigningSecret>)> {
         (Body::Admit(admit), vec![key(3)]),
         (Body::Epoch(epoch), vec![key(3)]),
         (Body::Rekey(rekey()), vec![key(3)]),
+        (Body::Remove(removal()), vec![key(3)]),
+        (Body::Remove(departure), vec![key(3)]),
+        (Body::Presence(presence()), vec![key(3)]),
+        (Body::Lease(lease()), vec![key(3)]),
+        (Body::Confirm(confirm()), vec![key(3)]),
     ]
 }
 

@@ -21,7 +21,7 @@ fn a_good_question_is_admitted_and_the_joiner_belongs() {
     let membership = home.membership();
     let member = membership.member(&device(7)).unwrap();
     assert_eq!((member.name.as_str(), member.since), ("device-7", NOW));
-    assert_eq!(membership.by_static(&static_key(7)), Some(device(7)));
+    assert_eq!(holder(&membership, static_key(7)), Some(device(7)));
     assert_eq!(membership.invite(&token.invite().invite_id).unwrap().uses_left(), 0);
 }
 

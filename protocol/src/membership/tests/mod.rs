@@ -1,17 +1,20 @@
 //! A VPI in memory, founded with keys that anybody may know, and the rooms' tests over it.
 
+mod chartering;
 mod joining;
 mod reducing;
+mod removing;
 mod tokens;
 
 use rand_core::SeedableRng as _;
 
+use super::admin::{Admin, AdminError, Signed};
 use super::epoch::EpochSecret;
 use super::founding::{Addresses, Founding, InviteWish, Inviter, found, invite};
 use super::join::{Joiner, Question};
-use super::object::{Admit, Body, Object, Rekey};
+use super::object::{Admit, Body, Capabilities, Charter, Confirm, Object, Reason, Rekey, Remove, Target};
 use super::token::Token;
-use super::{Insertion, Membership, ObjectSet, reduce};
+use super::{Insertion, Membership, ObjectSet, admin, reduce};
 use crate::identity::{DeviceId, ObjectId, Secret, SigningSecret, StaticKey, StaticSecret, VpiId};
 use crate::random::Rng;
 use crate::wire::cbor::{Extensions, MapReader, MapWriter};
@@ -94,6 +97,81 @@ impl Home {
         self.insert(&admit(&self.vpi, &join, witness, at));
         join.id()
     }
+
+    /// Lets `work` sign as the admin `n`, and stores what it made.
+    fn work(
+        &mut self,
+        n: u8,
+        work: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<Signed, AdminError>,
+    ) -> Result<Signed, AdminError> {
+        let (key, membership) = (key(n), self.membership());
+        let admin = Admin { key: &key, set: &self.set, membership: &membership, wall_secs: START + 200 };
+        let removal = work(&mut self.rng, &admin)?;
+        for object in &removal.objects {
+            self.insert(object);
+        }
+        Ok(removal)
+    }
+
+    /// Removes device `n` as the founder.
+    fn remove(&mut self, n: u8) -> Signed {
+        self.work(FOUNDER, |rng, admin| admin::remove(rng, admin, &device(n), Reason::Lost)).unwrap()
+    }
+
+    /// A successor of the charter in force, signed with `signers`.
+    fn next_charter(&self, signers: &[u8], change: impl FnOnce(&mut Charter)) -> Object {
+        let (object, charter) = self.set.charter().unwrap();
+        successor(&self.vpi, (object, charter), signers, change)
+    }
+
+    /// Stores a charter with the founder and device `n` as admins.
+    fn add_admin(&mut self, n: u8) {
+        let charter = self.next_charter(&[1], |charter| charter.admins.push(admin_entry(n)));
+        self.insert(&charter);
+    }
+}
+
+fn admin_entry(n: u8) -> super::object::Admin {
+    let name = format!("admin-{n}");
+    super::object::Admin { device: device(n), name, capabilities: Capabilities::ALL }
+}
+
+/// What follows `previous`, changed, by the roots and others whose keys are `signers`.
+fn successor(
+    vpi: &VpiId,
+    (previous, charter): (&Object, &Charter),
+    signers: &[u8],
+    change: impl FnOnce(&mut Charter),
+) -> Object {
+    let mut charter = charter.clone();
+    charter.version += 1;
+    charter.previous = Some(previous.id());
+    charter.signers = signers.iter().map(|n| device(*n)).collect();
+    charter.signers.sort_unstable();
+    change(&mut charter);
+    let secrets: Vec<_> = signers.iter().map(|n| key(*n)).collect();
+    Object::sign(vpi, &Body::Charter(charter), &secrets.iter().collect::<Vec<_>>()).unwrap()
+}
+
+/// A Remove by admin `n` at this place of its chain.
+fn removal(vpi: &VpiId, n: u8, link: (u64, ObjectId), target: Target) -> Object {
+    let body = Remove {
+        signer: device(n),
+        link: Some(link),
+        time: START + 200,
+        target,
+        reason: Reason::Unspecified,
+        extensions: Extensions::default(),
+    };
+    Object::sign(vpi, &Body::Remove(body), &[&key(n)]).unwrap()
+}
+
+/// A device that leaves, whether or not it belongs.
+fn departure(vpi: &VpiId, n: u8, time: u64) -> Object {
+    let (signer, target) = (device(n), Target::Device(device(n)));
+    let body =
+        Remove { signer, link: None, time, target, reason: Reason::Left, extensions: Extensions::default() };
+    Object::sign(vpi, &Body::Remove(body), &[&key(n)]).unwrap()
 }
 
 fn wish(max_uses: u64) -> InviteWish {
@@ -149,4 +227,9 @@ fn static_secret(n: u8) -> StaticSecret {
 
 fn static_key(n: u8) -> StaticKey {
     static_secret(n).public()
+}
+
+/// The member whose handshakes are made with `key`.
+fn holder(membership: &Membership, key: StaticKey) -> Option<DeviceId> {
+    membership.members().find(|member| member.static_key == Some(key)).map(|member| member.device)
 }

@@ -1,6 +1,9 @@
 //! Counters; one for each reason to drop.
 //!
-//! Shared by the pump's threads and the driver: counting is one relaxed addition, without a lock.
+//! Shared by the pump's threads and the driver: counting is one relaxed addition, without a lock. What is counted is
+//! told as [`Family`]s (`vpi metrics`).
+
+mod family;
 
 use std::{
     collections::BTreeMap,
@@ -8,6 +11,8 @@ use std::{
 };
 
 use protocol::drop::DropReason;
+
+pub(crate) use family::{Family, Kind};
 
 /// How often each [`DropReason`] was met since the start.
 #[derive(Debug)]
@@ -29,12 +34,12 @@ impl Drops {
     /// Returns the counters that are not zero, by name.
     #[must_use]
     pub(crate) fn snapshot(&self) -> BTreeMap<String, u64> {
-        let counts =
-            DropReason::ALL.iter().map(|reason| (reason, self.counter(*reason).load(Ordering::Relaxed)));
-        counts
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| (reason.name().to_owned(), count))
-            .collect()
+        self.all().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+    }
+
+    /// Returns every counter with its name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DropReason::ALL.iter().map(|reason| (reason.name(), self.counter(*reason).load(Ordering::Relaxed)))
     }
 
     fn counter(&self, reason: DropReason) -> &AtomicU64 {
