@@ -140,7 +140,13 @@ fn check_inherited(keeper: &Path) -> Result<()> {
     for entry in fs::read_dir(keeper.join("fd"))? {
         let entry = entry?;
         let target = fs::read_link(entry.path())?.to_string_lossy().into_owned();
-        let is_own = target.starts_with("/proc/") || target.contains("/index") || target == "/dev/null";
+        // What this test was started with, and gave the node.
+        let is_handed_down = fs::read_link(Path::new("/proc/self/fd").join(entry.file_name()))
+            .is_ok_and(|own| own.to_string_lossy() == target);
+        let is_own = is_handed_down
+            || target.starts_with("/proc/")
+            || target.contains("/index")
+            || target == "/dev/null";
         ensure!(is_own || target.starts_with("pipe:"), "a keeper has {target} as {:?}", entry.file_name());
     }
     let environment = fs::read(keeper.join("environ"))?;

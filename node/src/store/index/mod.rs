@@ -57,9 +57,11 @@ const REQUESTS_MAX: usize = 1_024;
 /// How long the first fact after a quiet time waits for others, and as much again by chance: a node that is killed
 /// soon after knows where to begin.
 const GATHER: Duration = Duration::from_millis(150);
-/// The least time between two keepers, and as much again by chance.
+/// The time between two keepers while there is always something to write, and as much again by chance.
 const PAUSE: Duration = Duration::from_secs(3);
-/// The same after one that failed.
+/// How much of these pauses may be saved up: two to four keepers follow each other at once, as while others join.
+const SAVED: Duration = Duration::from_secs(12);
+/// The time after one that failed, and as much again by chance.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
 /// Failures in a row after which only something else to remember makes the next attempt.
 const ATTEMPTS: u32 = 3;
@@ -90,6 +92,8 @@ pub(crate) struct Index {
     is_urgent: bool,
     /// No keeper starts before.
     not_before: Instant,
+    /// The end of the pauses of all keepers so far.
+    paused_until: Instant,
     failures: u32,
 }
 
@@ -123,6 +127,7 @@ impl Index {
             work: Work::Idle,
             is_urgent: false,
             not_before: Instant::now(),
+            paused_until: Instant::now(),
             failures: 0,
         }
     }
@@ -211,15 +216,12 @@ impl Index {
     /// Returns when a keeper has ended, and with none never. May be dropped and called again.
     pub(crate) async fn finished(&mut self) {
         let Work::Writing { child, .. } = &mut self.work else { return future::pending().await };
-        let outcome = match child.await {
-            Ok(outcome) => outcome,
-            // The runtime ends, and with it the keeper.
-            Err(_) => return future::pending().await,
-        };
+        let outcome = child.await.unwrap_or_else(|error| Err(ChildError::Start(error.into())));
         let Work::Writing { mut batch, .. } = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let now = Instant::now();
         if self.judge(outcome).is_some() {
-            self.not_before = now + with_chance(PAUSE);
+            self.paused_until = self.paused_until.max(now) + with_chance(PAUSE);
+            self.not_before = self.paused_until.checked_sub(SAVED).unwrap_or(now);
         } else {
             self.not_before = now + with_chance(PAUSE_AFTER_FAILURE);
             // What came meanwhile is later.
@@ -228,7 +230,7 @@ impl Index {
             self.is_urgent = true;
         }
         if self.is_urgent && self.failures < ATTEMPTS {
-            self.work = Work::Gathering { until: self.not_before };
+            self.work = Work::Gathering { until: self.not_before.max(now) };
         }
     }
 

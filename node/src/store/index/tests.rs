@@ -89,19 +89,21 @@ fn a_keeper_that_hangs_dies_or_talks_nonsense_gives_an_error_in_time() {
 }
 
 #[test]
-fn a_keeper_gets_no_environment_and_no_descriptor_but_its_pipes() {
+fn a_keeper_gets_no_environment_and_no_socket() {
     let dir = tempfile::tempdir().unwrap();
-    let _held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    let own = fs::read_link(own).unwrap().display().to_string();
     let script =
-        "cat >/dev/null; tr '\\0' '\\n' </proc/$$/environ >seen; ls /proc/$$/fd >>seen; echo '\"done\"'";
+        "cat >/dev/null; cat /proc/$$/environ >environment; ls -l /proc/$$/fd >open; echo '\"done\"'";
     let program = program(dir.path(), &format!("cd {}; {script}", dir.path().display()));
 
     let answers = runtime().block_on(child::ask((&program, dir.path()), &[], 2, Duration::from_secs(5)));
 
     assert_eq!(answers.unwrap(), []);
-    let seen = fs::read_to_string(dir.path().join("seen")).unwrap();
-    // Beside the pipes, the shell has its script open.
-    assert_eq!(seen.lines().filter(|line| !["0", "1", "2", "10", "255"].contains(line)).count(), 0, "{seen}");
+    assert_eq!(fs::read(dir.path().join("environment")).unwrap(), b"");
+    let open = fs::read_to_string(dir.path().join("open")).unwrap();
+    assert!(open.contains("pipe:") && !open.contains(&own), "{own} is among {open}");
 }
 
 #[test]
@@ -149,6 +151,25 @@ fn a_path_that_stays_as_it_is_starts_no_keeper_until_its_time_is_old() {
         index.close(Duration::from_secs(5)).await;
         assert!(index.waiting.is_empty());
     });
+}
+
+#[test]
+fn a_few_keepers_follow_each_other_and_then_they_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut index = Index::kept_by(program(dir.path(), "cat >/dev/null; echo '\"done\"'"), dir.path().into());
+    let mut pauses = Vec::new();
+    runtime().block_on(async {
+        for device in 0..8 {
+            let now = time();
+            index.remember_path(VPI, (last(device).device, last(device).remote), now);
+            let due_at = index.due_at().unwrap();
+            pauses.push(due_at - now.now);
+            index.on_time(due_at);
+            index.finished().await;
+        }
+    });
+    assert!(pauses[..2].iter().all(|pause| (GATHER..=2 * GATHER).contains(pause)), "{pauses:?}");
+    assert!(pauses[7] > PAUSE, "{pauses:?}");
 }
 
 #[test]
