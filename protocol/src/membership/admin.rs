@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::epoch::{EpochSecret, secret_hash};
 use super::object::{
-    Body, Capabilities, Confirm, Epoch, Kind, MAX_CANDIDATES, MAX_CONFIRMED, MAX_COUNT, Object, ObjectError, Presence,
-    Reason, Rekey, Remove, Target,
+    Body, Capabilities, Confirm, Epoch, Kind, MAX_CANDIDATES, MAX_CONFIRMED, MAX_COUNT, Object, ObjectError,
+    Presence, Reason, Rekey, Remove, Target,
 };
 use super::reducer::{Supposed, reduce_supposing};
 use super::set::ObjectSet;
@@ -272,12 +272,12 @@ impl Admin<'_> {
     /// invite used up: such an invite is one more target. Who would lose its place is confirmed; that may take another's.
     fn foresee(&self, mut targets: Vec<(Target, Reason)>) -> (Vec<(Target, Reason)>, Supposed, Membership) {
         let before = self.standing();
-        let mut supposed =
-            Supposed { removed: self.membership.removals.pending(), ..Supposed::default() };
+        let mut supposed = Supposed { removed: self.membership.removals.pending(), ..Supposed::default() };
         supposed.removed.extend(targets.iter().map(|(target, _)| *target));
         loop {
             let after = reduce_supposing(self.set, &supposed);
-            let was_in = |membership: &Membership, member: &Member| membership.member(&member.device).is_some();
+            let was_in =
+                |membership: &Membership, member: &Member| membership.member(&member.device).is_some();
             let came_in = after
                 .members()
                 .filter(|member| !was_in(self.membership, member) && !was_in(&before, member))

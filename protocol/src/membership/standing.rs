@@ -328,8 +328,7 @@ impl Membership {
             return state.is_some_and(|state| state.object == *object);
         }
         let places = set.links_by(&invite.admin).map(|links| &links.places);
-        let is_linked =
-            would_count(&self.vpi, places.unwrap_or(&Places::default()), &link, &object.id());
+        let is_linked = would_count(&self.vpi, places.unwrap_or(&Places::default()), &link, &object.id());
         is_linked && state.is_none_or(|state| state.object == *object)
     }
 
