@@ -276,8 +276,8 @@ impl Node {
         let engines = self.vpis.values().filter_map(|vpi| vpi.engine.poll_timeout()).map(|(at, _)| at);
         let pings = self.pings.iter().map(PingJob::due_at);
         let joins = self.joins.values().map(PendingJoin::due_at);
-        engines.chain(pings).chain(joins).chain([self.look_at_statics_at]).min()
-        engines.chain(pings).chain(joins).chain(self.index.due_at()).min()
+        let own = [Some(self.look_at_statics_at), self.index.due_at()].into_iter().flatten();
+        engines.chain(pings).chain(joins).chain(own).min()
     }
 }
 
