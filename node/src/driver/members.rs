@@ -184,6 +184,7 @@ fn exit_of(error: AdminError) -> Exit {
         | AdminError::TargetIsAdmin
         | AdminError::AlreadyRemoved
         | AdminError::Pardoned
+        | AdminError::Epochs
         | AdminError::Chain
         | AdminError::Unsettled => Exit::Refused,
         AdminError::Object(_) => Exit::Failed,
