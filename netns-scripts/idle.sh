@@ -71,7 +71,7 @@ table inet idle {
     chain out { type filter hook output priority 0; oifname "eth0" meta l4proto udp counter name sent; }
     chain in { type filter hook input priority 0; iifname "eth0" meta l4proto udp counter name received; }
 }
-END' env VPI_LOG=info,vpi::driver=trace,vpi::store=trace "$binary" up --config "$folder/settings.toml"
+END' env VPI_LOG=info,vpi::driver=trace,vpi::store=debug "$binary" up --config "$folder/settings.toml"
         wait_for 10 "the ready line of $host" grep -qi ready "$LABS/$lab/$host/node.out"
     done
     on a "$binary" create home --name a --json >/dev/null

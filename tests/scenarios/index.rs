@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::member::find_member;
+use tests::topology::COMMAND_LIMIT;
 use tests::{Host, Member, one_at_a_time, scenario, wait};
 
 /// From a link to the keeper that writes it down.
@@ -27,9 +28,7 @@ fn a_keeper_that_hangs_is_ended_and_the_node_goes_on_and_remembers_at_its_end() 
     scenario("keeper-hangs", 2, |lab| {
         let a = Member::found(lab.host("a")?, &[])?;
         let mut b = join(&a, lab.host("b")?)?;
-        b.stop()?;
-        b.restart()?;
-        let keeper = held_keeper(&b.host, |keeper| signal(keeper, Signal::STOP))?;
+        let keeper = held_keeper(&a.host, &b.host, 0, |keeper| signal(keeper, Signal::STOP))?;
         check_inherited(&keeper)?;
 
         wait::until("the keeper to be ended", HANG_LIMIT, || Ok((!keeper.exists()).then_some(())))?;
@@ -37,9 +36,10 @@ fn a_keeper_that_hangs_is_ended_and_the_node_goes_on_and_remembers_at_its_end() 
         ensure!(log.matches("did not answer within").count() == 1, "the hanging keeper is told once");
         b.host.vpi(&["ping", "a", "-c", "1"])?.success()?;
 
-        // What is there after the end was written at the end.
-        fs::remove_dir_all(b.host.state.join("index"))?;
+        let starts = |log: &str| log.matches("a keeper of the index starts").count();
         ensure!(b.stop()? == 0, "the node does not end as it should");
+        let later = fs::read_to_string(&b.host.log)?;
+        ensure!(starts(&later) == starts(&log) + 1, "what the keeper had is not written at the end");
         b.restart()?;
         is_called(&b.host)
     });
@@ -54,7 +54,7 @@ fn keepers_and_nodes_killed_in_the_middle_need_no_repair() {
         ensure!(b.stop()? == 0, "the node does not end as it should");
         for round in 0..KILLS {
             b.restart()?;
-            let keeper = held_keeper(&b.host, |_| Ok(()))?;
+            let keeper = held_keeper(&a.host, &b.host, round, |_| Ok(()))?;
             // It opens the index, reads or writes.
             thread::sleep(STEP * round);
             // Either of them first; the other at once.
@@ -102,13 +102,20 @@ fn join(a: &Member, host: &Host) -> Result<Member> {
     Ok(b)
 }
 
-/// Holds sled's lock, so that the next keeper waits; lets it go on after `act`. The node has just said that it is ready:
-/// the keeper that reads is gone, and the one that writes is to come.
-fn held_keeper(host: &Host, act: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// Holds sled's lock on `host`, so that the next keeper waits, and gives `other` one more address, which is something to
+/// remember. Lets the keeper go on after `act`.
+fn held_keeper(
+    other: &Host,
+    host: &Host,
+    number: u32,
+    act: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let database = fs::File::open(host.state.join("index/db"))?;
     wait::until("the lock of the index", KEEPER_LIMIT, || {
         Ok(flock(&database, FlockOperation::NonBlockingLockExclusive).ok())
     })?;
+    let address = format!("10.77.1.{}/24", number + 1);
+    other.run("ip", &["address", "add", &address, "dev", "eth0"], COMMAND_LIMIT)?.success()?;
     let keeper = next_keeper(host)?;
     act(&keeper)?;
     Ok(keeper)

@@ -8,9 +8,10 @@
 //! none. Nothing here is needed for correctness, and nothing from here is trusted: a Presence must verify again, and a
 //! path is one to be tried.
 //!
-//! The node itself never opens sled, whose threads never end and wake every second. It gathers facts for a moment, then
-//! starts its own binary once more, as [`keeper`] tells, without waiting for it. There is no timer while nothing waits
-//! to be written.
+//! The node itself never opens sled, whose threads never end and wake every second. It starts its own binary once more,
+//! as [`keeper`] tells, and does not wait for it. The first fact after a quiet time is handed over at once: a node that
+//! is killed a moment later knows where to begin. Others gather while a keeper works, and for some seconds if there
+//! are many. There is no timer while nothing waits to be written.
 
 mod batch;
 mod child;
@@ -28,7 +29,7 @@ use protocol::identity::{DeviceId, VpiId};
 use protocol::membership::object::{Body, Object};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{debug, trace, warn};
+use tracing::{debug, warn};
 
 use batch::Batch;
 use child::ChildError;
@@ -54,9 +55,6 @@ const KEEPER_WITHIN: Duration = Duration::from_secs(5);
 /// Requests to one keeper, at most: a batch, or one for each VPI.
 const REQUESTS_MAX: usize = 1_024;
 
-/// How long the first fact after a quiet time waits for others, and as much again by chance: a node that is killed
-/// soon after knows where to begin.
-const GATHER: Duration = Duration::from_millis(150);
 /// The time between two keepers while there is always something to write, and as much again by chance.
 const PAUSE: Duration = Duration::from_secs(3);
 /// How much of these pauses may be saved up: two to four keepers follow each other at once, as while others join.
@@ -257,7 +255,7 @@ impl Index {
     fn gather(&mut self, now: Instant) {
         self.is_urgent = true;
         if matches!(self.work, Work::Idle) {
-            self.work = Work::Gathering { until: self.not_before.max(now + with_chance(GATHER)) };
+            self.work = Work::Gathering { until: self.not_before.max(now) };
         }
     }
 
@@ -265,7 +263,7 @@ impl Index {
         let batch = self.waiting.take(REQUESTS_MAX);
         self.is_urgent &= !self.waiting.is_empty();
         let requests = batch.requests();
-        trace!(facts = requests.len(), "a keeper of the index starts");
+        debug!(facts = requests.len(), "a keeper of the index starts");
         let (program, folder) = (self.program.clone(), self.folder.clone());
         let child = tokio::spawn(async move {
             child::ask((&program, &folder), &requests, MOST_NEWS, KEEPER_WITHIN).await

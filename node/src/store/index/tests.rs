@@ -168,7 +168,7 @@ fn a_few_keepers_follow_each_other_and_then_they_pause() {
             index.finished().await;
         }
     });
-    assert!(pauses[..2].iter().all(|pause| (GATHER..=2 * GATHER).contains(pause)), "{pauses:?}");
+    assert!(pauses[..2].iter().all(Duration::is_zero), "{pauses:?}");
     assert!(pauses[7] > PAUSE, "{pauses:?}");
 }
 
