@@ -115,7 +115,7 @@ impl Engine {
         self.on_news(taken, Origin::Own, time);
     }
 
-    /// A disk that went back would make this admin sign a second history (README §12).
+    /// A disk that went back would make this admin sign a second history (README §9).
     fn check_settled(&self, offline: bool) -> Result<(), AdminError> {
         if self.may_sign(offline) { Ok(()) } else { Err(AdminError::Unsettled) }
     }

@@ -10,7 +10,7 @@ use crate::membership::{Insertion, Membership, ObjectSet};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
 
-/// An object dated further ahead of the clock than this waits (specified: README §10).
+/// An object dated further ahead of the clock than this waits (specified: README §9).
 const AHEAD_SECONDS: u64 = 24 * 3_600;
 /// Objects that wait for their time at most; the oldest gives way, and comes back by an exchange.
 const MAX_PARKED: usize = 64;

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::identity::{InviteId, Secret, StaticKey, StaticSecret, VpiId, derive, sha256};
 use crate::random::{self, Rng};
 
-/// Secrets that are kept, at most (specified: README §3).
+/// Secrets that are kept, at most (specified: README §15).
 pub const MAX_EPOCHS: usize = 32;
 
 /// Bytes of a sealed secret.
