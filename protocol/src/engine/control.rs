@@ -200,7 +200,12 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
-        if !self.peers.get_mut(from).is_some_and(|peer| peer.objects.take(time.now)) {
+        let is_urgent_kind = Object::kind_in(bytes).is_some_and(is_urgent);
+        let may_take = self.peers.get_mut(from).is_some_and(|peer| match is_urgent_kind {
+            true => peer.urgent_objects.take(time.now),
+            false => peer.objects.take(time.now),
+        });
+        if !may_take {
             return Err(DropReason::ObjectBound);
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };

@@ -365,9 +365,13 @@ impl Engine {
         };
         peer.path.unselect();
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
-        peer.exchange = Exchange::default();
         peer.news = News::default();
-        peer.asking = Asking::default();
+        // What belongs to a handshake that is answered and not confirmed yet stays.
+        let is_pending = |(index, _)| peer.sessions.find(index).is_some();
+        if !peer.answered.is_some_and(is_pending) {
+            peer.exchange = Exchange::default();
+            peer.asking = Asking::default();
+        }
         peer.rekey_at = None;
         self.refresh_route(device, time);
     }

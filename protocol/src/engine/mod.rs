@@ -146,6 +146,8 @@ pub struct Engine {
     upkeep: Upkeep,
     duty: Duty,
     clocks: Clocks,
+    /// When a device that has just become a member tells where it is.
+    publish_at: Option<Instant>,
     former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
@@ -205,6 +207,7 @@ impl Engine {
             upkeep: Upkeep::default(),
             duty: Duty::default(),
             clocks: Clocks::default(),
+            publish_at: None,
             former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),
@@ -300,6 +303,9 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.do_duty(time);
+            if self.publish_at.take_if(|at| time.now >= *at).is_some() {
+                self.publish(time);
+            }
             self.leave_in_time(time);
         }
     }
@@ -313,6 +319,7 @@ impl Engine {
             (self.spread_at(), "spread"),
             (self.upkeep_at(), "upkeep"),
             (self.duty_at(), "duty"),
+            (self.publish_at, "presence"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));

@@ -41,7 +41,7 @@ impl Engine {
     pub(super) fn publish(&mut self, time: Time) {
         let Some(addresses) = self.addresses.clone() else { return };
         let own = self.config.device.public();
-        if self.roster.membership().member(&own).is_none() {
+        if self.roster.membership().member(&own).is_none() || self.publish_at.is_some() {
             return;
         }
         let newest = self.roster.objects().presence_of(&own);

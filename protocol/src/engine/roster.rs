@@ -31,6 +31,8 @@ pub(super) struct Roster {
     epochs: Epochs,
     /// The keys of each held epoch, the newest first: in the order of the reducer, then those that no Epoch names.
     keys: Vec<EpochKeys>,
+    /// The epochs whose secrets are worth asking for, the newest first.
+    missing: Vec<ObjectId>,
     /// Objects dated far ahead of this node's clock, as bytes: they count once the clock has come near.
     parked: VecDeque<(ObjectId, Vec<u8>)>,
 }
@@ -45,8 +47,8 @@ impl Roster {
         for object in objects {
             set.insert(&object);
         }
-        let (keys, parked) = (Vec::new(), VecDeque::new());
-        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, parked };
+        let (keys, missing, parked) = (Vec::new(), Vec::new(), VecDeque::new());
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
             let mut known = roster.membership().epochs();
@@ -105,8 +107,7 @@ impl Roster {
 
     /// The epochs whose secrets are worth asking for, the newest first.
     pub(super) fn missing_secrets(&self) -> impl Iterator<Item = ObjectId> {
-        let known = self.membership().epochs().take(MAX_EPOCHS);
-        known.filter(|state| self.epochs.by_hash(&state.secret_hash).is_none()).map(|state| state.id)
+        self.missing.iter().copied()
     }
 
     /// The secret of the Epoch object `id`, if it is held.
@@ -161,6 +162,9 @@ impl Roster {
             })
         };
         self.keys = order.iter().map(derived).collect();
+        let is_held = |hash: &[u8; 32]| self.keys.iter().any(|keys| keys.hash == *hash);
+        let known = self.objects.membership().epochs().take(MAX_EPOCHS);
+        self.missing = known.filter(|state| !is_held(&state.secret_hash)).map(|state| state.id).collect();
     }
 
     /// The keys of every held epoch with this tag.
