@@ -10,9 +10,10 @@ use protocol::membership::object::{Body, Epoch, Kind, Object, Reason, Rekey, Rem
 use protocol::membership::{Membership, ObjectSet};
 use protocol::random::Rng;
 use protocol::wire::cbor::Extensions;
+use protocol::wire::header::VEILED;
 use rand_core::SeedableRng as _;
 
-use crate::lab::{Lab, config};
+use crate::lab::Lab;
 use crate::{FRIEND, ROGUE, VICTIM, offer};
 
 const SECONDS: u64 = 1_800_000_000;
@@ -155,7 +156,6 @@ fn thirty_two_epochs_do_not_make_a_timer_cost_a_member_microseconds() {
         lab.command(VICTIM, Command::Invite(ticket + 100, Box::new(request)));
         lab.wire.clear();
     }
-    let _ = config;
     let engine = &lab.nodes[VICTIM].engine;
     let (start, calls) = (Instant::now(), 200);
     for _ in 0..calls {
@@ -163,4 +163,43 @@ fn thirty_two_epochs_do_not_make_a_timer_cost_a_member_microseconds() {
     }
     let each = start.elapsed() / calls / 2;
     assert!(each < Duration::from_micros(5), "{each:?} a member and call, at epoch {}", engine.epoch());
+}
+
+#[test]
+fn a_link_that_ends_while_a_handshake_is_answered_skips_no_exchange() {
+    let mut lab = Lab::new(2);
+    let (sleeper, removed) = (FRIEND, ROGUE);
+    let id = lab.id(sleeper);
+    lab.command(VICTIM, Command::Connect(id));
+    lab.run(Duration::from_millis(176_200));
+    let removal = protocol::engine::Removal {
+        target: lab.id(removed),
+        reason: Reason::Lost,
+        offline: true,
+    };
+    lab.command(VICTIM, Command::Remove(1, removal));
+    lab.command(VICTIM, Command::Connect(id));
+    // Nothing arrives; the third attempt, under an older epoch, does 50 ms before the link's session ends.
+    let (mut held, at) = (Vec::new(), lab.nodes[sleeper].address);
+    for _ in 0..375 {
+        held.extend(lab.wire.drain(..).filter(|flight| flight.to == at && flight.bytes[0] == VEILED));
+        lab.run(Duration::from_millis(10));
+    }
+    lab.wire.clear();
+    for flight in held {
+        lab.datagram(sleeper, flight.from, &flight.bytes);
+    }
+    let answers: Vec<_> = lab.wire.drain(..).filter(|flight| flight.bytes[0] == VEILED).collect();
+    assert_eq!(answers.len(), 1, "one attempt is answered");
+    for _ in 0..15 {
+        lab.wire.clear();
+        lab.run(Duration::from_millis(10));
+    }
+    lab.wire.extend(answers);
+    lab.run(Duration::from_secs(3));
+    let gone = lab.id(removed);
+    let knows = lab.nodes[sleeper].engine.member_state(&gone, lab.time().now).is_none();
+    let passes = lab.reaches(sleeper, VICTIM);
+    assert!(knows || !passes, "packets pass, and the removal did not come");
+    assert!(knows, "the removal comes with the exchange");
 }
