@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use protocol::engine::Command;
-use protocol::identity::{InviteId, ObjectId, SigningSecret, StaticSecret};
+use protocol::identity::{InviteId, ObjectId, Secret, SigningSecret, StaticSecret};
 use protocol::membership::admin::{self, Admin};
+use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::{Body, Epoch, Kind, Object, Reason, Rekey, Remove, Target};
 use protocol::membership::{Membership, ObjectSet};
 use protocol::random::Rng;
 use protocol::wire::cbor::Extensions;
-use protocol::wire::header::VEILED;
+use protocol::veil::{self, Veiled};
+use protocol::wire::header::{Class, VEILED, VeilHeader};
 use rand_core::SeedableRng as _;
 
 use crate::lab::Lab;
@@ -202,4 +204,25 @@ fn a_link_that_ends_while_a_handshake_is_answered_skips_no_exchange() {
     let passes = lab.reaches(sleeper, VICTIM);
     assert!(knows || !passes, "packets pass, and the removal did not come");
     assert!(knows, "the removal comes with the exchange");
+}
+
+#[test]
+fn whoever_holds_an_old_secret_cannot_use_up_a_members_share_of_the_gate() {
+    let mut lab = Lab::new(1);
+    let invite = lab.nodes[VICTIM].engine.invites(SECONDS)[0].id;
+    lab.command(VICTIM, Command::Revoke(1, invite, true));
+    lab.run(Duration::from_secs(5));
+    assert_eq!(lab.nodes[FRIEND].engine.epoch(), 1);
+    let old = EpochSecret::new(lab.vpi, 0, Secret([9; 32]));
+    let (victim, member) = (lab.id(VICTIM), lab.nodes[FRIEND].address);
+    for n in 0..60 {
+        let header = VeilHeader { class: Class::Member, epoch_tag: old.tag(), nonce: [n; 24] };
+        let body = vec![0; 200];
+        let veiled = Veiled { time_ms: lab.time().wall_ms, kind: veil::INITIATION, body };
+        // In the member's name: any source can be written.
+        lab.datagram(VICTIM, member, &veiled.seal(&old.veil_key(), &header));
+    }
+    lab.command(FRIEND, Command::Connect(victim));
+    let initiation = lab.wire.pop_front().unwrap();
+    assert_eq!(lab.datagram(VICTIM, initiation.from, &initiation.bytes), None, "the member's own");
 }
