@@ -97,6 +97,19 @@ impl Gate {
     /// # Errors
     /// The reason for silence.
     pub fn look(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
+        self.look_at_time(question, wall_ms, now)?;
+        self.take_source(question, now)
+    }
+
+    fn take_source(&mut self, question: &Question, now: Instant) -> Result<(), DropReason> {
+        if self.sources.take(prefix(question.source.ip()), now) {
+            Ok(())
+        } else {
+            Err(DropReason::RateLimited)
+        }
+    }
+
+    fn look_at_time(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
         let running = now.saturating_duration_since(self.started_at);
         let oldest = MAX_AGE.min(running).as_millis() as u64;
         let newest = MAX_AGE.as_millis() as u64;
@@ -109,11 +122,7 @@ impl Gate {
         if self.seen.contains_key(&question.nonce) {
             return Err(DropReason::VeilReplayed);
         }
-        if self.sources.take(prefix(question.source.ip()), now) {
-            Ok(())
-        } else {
-            Err(DropReason::RateLimited)
-        }
+        Ok(())
     }
 
     /// Says the same of a joiner's question, of which there may also be too many in all.
@@ -140,8 +149,12 @@ impl Gate {
         wall_ms: u64,
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.look(question, wall_ms, now)?;
-        if self.old_epochs.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
+        self.look_at_time(question, wall_ms, now)?;
+        // First: ex-members can write any source, and must not use up the share of a member's.
+        if !self.old_epochs.take(now) {
+            return Err(DropReason::RateLimited);
+        }
+        self.take_source(question, now)
     }
 
     /// Says whether a LAN announcement counts: the same, once, and not one of too many in all. From then on it does not.
