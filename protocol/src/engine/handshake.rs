@@ -365,9 +365,12 @@ impl Engine {
         };
         peer.path.unselect();
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
-        peer.exchange = Exchange::default();
+        // The exchange that a handshake began stays while its session waits to be confirmed.
+        if peer.answered.is_none() || peer.sessions.iter().next().is_none() {
+            peer.exchange = Exchange::default();
+            peer.asking = Asking::default();
+        }
         peer.news = News::default();
-        peer.asking = Asking::default();
         peer.rekey_at = None;
         self.refresh_route(device, time);
     }
