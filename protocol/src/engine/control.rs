@@ -151,7 +151,8 @@ impl Engine {
             Settlement::Open { theirs, again_at } => {
                 *theirs = true;
                 *again_at = time.now;
-                if heard && may_settle {
+                // Whatever the other end says that it heard: this one says it only once its own exchange has come so far.
+                if heard && may_settle && peer.exchange.is_settled() {
                     self.on_both_settled(device, time);
                 }
             }

@@ -411,6 +411,8 @@ impl Engine {
             self.remove_peer(&device, time);
         }
         self.out.events.push_back(Event::Removed);
+        // Whoever waits for the farewell is answered: there is nobody left to tell.
+        self.end_farewell(time);
     }
 
     /// Makes sure that there is a peer for `device`, with this static key and alias.
