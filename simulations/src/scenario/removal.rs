@@ -11,6 +11,7 @@ use super::{ms, secs};
 use crate::action::Action;
 use crate::net::cut::Group;
 use crate::net::link::Conditions;
+use crate::traffic::Sent;
 use crate::world::World;
 
 /// Every connected member has closed its sessions with the target within this time (specified).
@@ -53,24 +54,25 @@ pub(super) fn removal(world: &mut World) -> Result<(), String> {
     }
     haunt(world, victim)?;
     world.run_for(secs(12))?;
-    match world
-        .ledger
-        .iter()
-        .filter(|sent| sent.at >= since && !touches(sent, victim))
-        .filter(|sent| sent.arrived_at.is_none())
-        .count()
-    {
-        0 => {}
-        lost => return Err(format!("{lost} packets of others were lost to the removal of {victim}")),
-    }
+    none_lost(world, since, victim)?;
     one_view(world, count - 1)?;
     let everyone = members(world, count);
     all_talk(world, &everyone, RECOVERY)?;
     agreed(world, count - 1)
 }
 
-fn touches(sent: &crate::traffic::Sent, host: usize) -> bool {
-    sent.from == host || sent.to == host
+/// Of what was sent since then, everything arrived but what `victim` sent or should have had.
+fn none_lost(world: &World, since: Duration, victim: usize) -> Result<(), String> {
+    let touches = |sent: &Sent| sent.from == victim || sent.to == victim;
+    let others = world.ledger.iter().filter(|sent| sent.at >= since && !touches(sent));
+    let lost: Vec<&Sent> = others.filter(|sent| sent.arrived_at.is_none()).collect();
+    match lost.first() {
+        None => Ok(()),
+        Some(Sent { from, to, at, .. }) => Err(format!(
+            "{} packets of others were lost to the removal of {victim}, the first from {from} to {to} at {at:?}",
+            lost.len()
+        )),
+    }
 }
 
 /// Some sleep through three removals and then hear one member only, which need not be the admin.
