@@ -8,7 +8,7 @@ use crate::net::link::Conditions;
 use crate::world::World;
 
 /// Links end this long after the last packet: `idle_after`, then the last session's end.
-const LINKS_END: Duration = secs(300 + 180 + 30);
+pub(super) const LINKS_END: Duration = secs(300 + 180 + 30);
 /// Wake-ups of a node in an idle hour at most (chosen: one in five minutes).
 const IDLE_WAKES: u32 = 12;
 /// Datagrams of a node in an idle hour at most.

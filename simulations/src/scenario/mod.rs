@@ -1,14 +1,18 @@
 //! What one seed stands for: a story drawn from it, and what must be true at the story's end.
 
+mod backup;
 mod chaos;
 mod clocks;
 mod join;
+mod lan;
 mod many;
 mod partition;
 mod removal;
 mod restart;
+mod revocation;
 mod setup;
 mod sleep;
+mod statics;
 
 use std::time::Duration;
 
@@ -47,6 +51,11 @@ const STORIES: &[Story] = &[
     Story { name: "removed-asleep", weight: 5, play: removal::asleep },
     Story { name: "two-admins", weight: 5, play: removal::two_admins },
     Story { name: "back-again", weight: 1, play: removal::back_again },
+    Story { name: "revocation", weight: 4, play: revocation::revocation },
+    Story { name: "leaving", weight: 4, play: revocation::leaving },
+    Story { name: "backup", weight: 5, play: backup::backup },
+    Story { name: "static-keys", weight: 4, play: statics::statics },
+    Story { name: "neighbours", weight: 4, play: lan::neighbours },
     Story { name: "many", weight: 2, play: many::many },
 ];
 
