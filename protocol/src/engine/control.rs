@@ -192,7 +192,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.news.on_get(&id);
         }
-        let object = self.roster.objects().get(&id).or_else(|| self.farewell_object(&id)).cloned();
+        let object = self.roster.to_tell(&id).or_else(|| self.farewell_object(&id)).cloned();
         if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
             self.send_message(device, &piece, time);
         }
@@ -225,9 +225,12 @@ impl Engine {
     }
 
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
-    /// itself is told once it is on disk: an admin that forgot what others heard would sign a second history.
+    /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
         let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        if origin == Origin::Own {
+            self.roster.keep_back(news.iter().map(|(_, id)| *id));
+        }
         let (presences, lasting): (Vec<_>, Vec<_>) =
             objects.into_iter().partition(|object| object.kind() == Kind::Presence);
         if !lasting.is_empty() {
