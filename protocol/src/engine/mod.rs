@@ -136,7 +136,7 @@ pub struct Engine {
     has_settled: bool,
     counters: Counters,
     lan: Lan,
-    /// Others have removed this device: it is silent.
+    /// Others have removed this device, or it left: it is silent.
     is_removed: bool,
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
@@ -392,14 +392,19 @@ impl Engine {
         self.watch_duty(time);
     }
 
-    /// Others have removed this device, or its own word of leaving came back: from here on it is silent.
+    /// Others have removed this device, or its own word of leaving came back.
     fn on_removed(&mut self, time: Time) {
+        self.fall_silent(time);
+        self.out.events.push_back(Event::Removed);
+    }
+
+    /// From here on this device has no peers and says nothing: it was removed, or left.
+    fn fall_silent(&mut self, time: Time) {
         self.is_removed = true;
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.remove_peer(&device, time);
         }
-        self.out.events.push_back(Event::Removed);
     }
 
     /// Makes sure that there is a peer for `device`, with this static key and alias.
