@@ -19,6 +19,7 @@ mod node;
 mod ping;
 mod reach;
 mod resolve;
+mod statics;
 mod status;
 mod vpi;
 

@@ -16,7 +16,7 @@ use super::enter::PendingJoin;
 use super::names::Names;
 use super::ping::PingJob;
 use super::vpi::{self, Files, Happening, Secrets, Vpi};
-use super::{enter, lan, time};
+use super::{enter, lan, statics, time};
 use crate::config::NodeOptions;
 use crate::control::Exit;
 use crate::control::protocol::Reply;
@@ -63,6 +63,7 @@ pub(super) struct Node {
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
     pub(super) started_at: Instant,
+    pub(super) look_at_statics_at: Instant,
     last_ticket: Ticket,
 }
 
@@ -92,6 +93,7 @@ impl Node {
             seen,
             veiled,
             started_at: Instant::now(),
+            look_at_statics_at: statics::first_look_at(Instant::now()),
             last_ticket: 0,
         })
     }
@@ -109,6 +111,7 @@ impl Node {
         let mut vpi = Vpi::start(settings, engine, files, socket, self.queues.clone())?;
         vpi.attach()?;
         vpi.check_floor()?;
+        Self::tend_statics(&self.state.keys(), &mut vpi, time)?;
         self.call_members(&mut vpi, time);
         vpi.drain(&mut self.index, time)?;
         self.vpis.insert(id, vpi);
@@ -232,6 +235,7 @@ impl Node {
         let time = time();
         self.ping_due(time);
         self.joins_due(time);
+        self.statics_due(time)?;
         let mut happenings = Vec::new();
         for (id, vpi) in &mut self.vpis {
             if vpi.engine.poll_timeout().is_some_and(|(at, _)| time.now >= at) {
@@ -268,7 +272,7 @@ impl Node {
         let engines = self.vpis.values().filter_map(|vpi| vpi.engine.poll_timeout()).map(|(at, _)| at);
         let pings = self.pings.iter().map(PingJob::due_at);
         let joins = self.joins.values().map(PendingJoin::due_at);
-        engines.chain(pings).chain(joins).min()
+        engines.chain(pings).chain(joins).chain([self.look_at_statics_at]).min()
     }
 }
 
