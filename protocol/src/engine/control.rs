@@ -179,6 +179,9 @@ impl Engine {
 
     fn on_echo(&mut self, device: &DeviceId, id: u64, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
+        if peer.sessions.current(time.now).is_none() {
+            return;
+        }
         let Some(echo) = peer.path.on_echo(id, time.now) else { return };
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });

@@ -214,6 +214,7 @@ impl Peer {
             Settlement::Open { .. } | Settlement::Rekey | Settlement::Done => None,
         };
         let expiry = self.sessions.iter().map(|session| session.began_at + REJECT_AFTER).min();
+        let end = self.sessions.sends_until().filter(|_| self.path.remote().is_some());
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
@@ -223,6 +224,7 @@ impl Peer {
             (self.news.poll_timeout(), "news"),
             (self.asking.poll_timeout(), "epoch secret"),
             (settle, "settle"),
+            (end, "link's end"),
             (expiry, "session"),
         ]
         .into_iter()
