@@ -231,6 +231,9 @@ impl Engine {
     /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
         let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        if news.iter().any(|(kind, _)| *kind == Kind::Epoch) {
+            self.epoch_at = Some(time.now);
+        }
         if origin == Origin::Own {
             self.roster.keep_back(news.iter().map(|(_, id)| *id));
         }

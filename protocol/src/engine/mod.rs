@@ -144,6 +144,8 @@ pub struct Engine {
     addresses: Option<Vec<SocketAddr>>,
     spread: Option<Spread>,
     upkeep: Upkeep,
+    /// When an Epoch was last heard of.
+    epoch_at: Option<Instant>,
     duty: Duty,
     clocks: Clocks,
     former_statics: Vec<StaticSecret>,
@@ -203,6 +205,7 @@ impl Engine {
             addresses: None,
             spread: None,
             upkeep: Upkeep::default(),
+            epoch_at: None,
             duty: Duty::default(),
             clocks: Clocks::default(),
             former_statics: Vec::new(),

@@ -85,6 +85,8 @@ pub(super) struct Peer {
     pub(super) timers: Timers,
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
+    /// When that began.
+    pub(super) exchange_at: Option<Instant>,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -146,6 +148,7 @@ impl Peer {
             timers: Timers::default(),
             rekey_at: None,
             exchange: Exchange::default(),
+            exchange_at: None,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),
@@ -159,6 +162,13 @@ impl Peer {
             route: None,
             objects: Bucket::new(OBJECTS),
         }
+    }
+
+    /// Begins an exchange anew, and with it the questions for secrets.
+    pub(super) fn begin_exchange(&mut self, now: Instant) {
+        self.exchange = Exchange::start();
+        self.exchange_at = Some(now);
+        self.asking = Asking::default();
     }
 
     /// Sets what the objects say; returns whether the forwarder must be told.
