@@ -17,18 +17,21 @@ pub(super) fn backup(world: &mut World) -> Result<(), String> {
     all_talk(world, &everyone, RECOVERY)?;
     let host = if world.chance.percent(50) { 0 } else { 1 + world.chance.below(count as u64 - 1) as usize };
     let mut backup = world.hosts[host].disk.backup();
+    let mut may_remove = true;
     if backup.joining.is_some() && world.chance.percent(30) {
         // It was made while its node still asked to join.
         backup.is_member = false;
         backup.objects.clear();
         backup.epochs.clear();
+        // The one member that its token names must be there.
+        may_remove = false;
     }
     let events = 1 + world.chance.below(3);
     for _ in 0..events {
         let pause = world.chance.between(ms(1), secs(90));
         world.run_for(pause)?;
         let removable: Vec<_> =
-            members(world, world.hosts.len()).into_iter().filter(|other| *other != 0 && *other != host).collect();
+            members(world, world.hosts.len()).into_iter().filter(|other| *other != 0 && *other != host && may_remove).collect();
         if removable.len() > 1 && world.chance.percent(40) {
             let victim = *world.chance.pick(&removable);
             remove(world, 0, victim)?;

@@ -3,6 +3,7 @@
 mod backup;
 mod chaos;
 mod clocks;
+pub(crate) mod idle;
 mod join;
 mod lan;
 mod many;
@@ -56,6 +57,7 @@ const STORIES: &[Story] = &[
     Story { name: "backup", weight: 5, play: backup::backup },
     Story { name: "static-keys", weight: 4, play: statics::statics },
     Story { name: "neighbours", weight: 4, play: lan::neighbours },
+    Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 2, play: many::many },
 ];
 
