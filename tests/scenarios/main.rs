@@ -11,6 +11,8 @@ mod commands;
 #[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
+mod index;
+#[cfg(feature = "netns")]
 mod invites;
 #[cfg(feature = "netns")]
 mod join;

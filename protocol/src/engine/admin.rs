@@ -104,6 +104,9 @@ impl Engine {
     /// Stores what was signed, the secret before the object that names it, and acts on it.
     fn carry_out(&mut self, signed: admin::Signed, time: Time) {
         let admin::Signed { objects, epoch } = signed;
+        if objects.is_empty() {
+            return;
+        }
         let taken = self.roster.insert(objects);
         if let Some(epoch) = epoch {
             self.roster.add_epoch(epoch.clone());
@@ -123,8 +126,7 @@ impl Engine {
 
     /// Says that this device leaves; who hears it tells the others.
     pub(super) fn leave(&mut self, ticket: Ticket, time: Time) -> Result<(), AdminError> {
-        let (vpi, membership) = (&self.config.vpi, self.roster.membership());
-        let object = admin::leave(vpi, &self.config.device, membership, time.wall_secs())?;
+        let object = admin::leave(self.roster.objects(), &self.config.device, time.wall_secs())?;
         let until = time.now + LEAVE_WITHIN;
         self.store(vec![object.clone()], Vec::new());
         self.leaving = Some(Leaving { ticket, object, told: 0, until });

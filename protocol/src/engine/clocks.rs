@@ -80,3 +80,44 @@ impl Engine {
         (behind >= BEHIND_SECONDS).then_some(behind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL_MS: u64 = 1_800_000_000_000;
+
+    fn at(start: Instant, ms: u64) -> Time {
+        Time { now: start + Duration::from_millis(ms), wall_ms: WALL_MS + ms }
+    }
+
+    #[test]
+    fn attempts_by_one_wrong_clock_are_told_and_recordings_are_not() {
+        let start = Instant::now();
+        let (mut clocks, hour) = (Clocks::default(), 3_600_000);
+        for ms in [0, 1_000, 3_100] {
+            clocks.on_stray(WALL_MS + ms - hour, at(start, ms));
+        }
+        assert_eq!(clocks.told.map(|(_, ahead)| ahead), Some(-3_600_000));
+
+        let mut played = Clocks::default();
+        for ms in [0, 9_000, 27_000] {
+            // One recording, and another of minutes later, soon after it.
+            played.on_stray(WALL_MS - hour, at(start, ms));
+            played.on_stray(WALL_MS - hour + 200_000, at(start, ms + 2_000));
+        }
+        assert_eq!(played.told, None);
+        assert!(played.strays.len() <= MAX_STRAYS);
+    }
+
+    #[test]
+    fn a_response_tells_a_difference_that_matters() {
+        let (mut clocks, start) = (Clocks::default(), Instant::now());
+        clocks.on_response(WALL_MS + 30_000, at(start, 0));
+        assert_eq!(clocks.told, None);
+        clocks.on_response(WALL_MS + 100_000, at(start, 0));
+        assert_eq!(clocks.told.map(|(_, ahead)| ahead), Some(100_000));
+        clocks.on_response(0, at(start, 0));
+        assert_eq!(clocks.told.map(|(_, ahead)| ahead), Some(-(WALL_MS as i64)));
+    }
+}
