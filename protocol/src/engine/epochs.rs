@@ -86,7 +86,8 @@ impl Engine {
     pub(super) fn poll_ask(&mut self, device: &DeviceId, time: Time) -> Option<Message<'static>> {
         let peer = self.peers.get_mut(device).filter(|peer| peer.exchange.is_settled())?;
         let is_stale = self.roster.membership().epoch().is_some_and(|epoch| epoch.is_stale);
-        let known_at = self.epoch_at.filter(|at| is_stale && peer.exchange_at.is_none_or(|began| began < *at));
+        let known_at =
+            self.epoch_at.filter(|at| is_stale && peer.exchange_at.is_none_or(|began| began < *at));
         if let Some((known_at, id)) = known_at.zip(self.roster.missing_secrets().next()) {
             // Removes that led to it may be missing here, of devices that are members for this one.
             if time.now < known_at + TOGETHER {

@@ -17,6 +17,7 @@ pub(super) fn backup(world: &mut World) -> Result<(), String> {
     all_talk(world, &everyone, RECOVERY)?;
     let host = if world.chance.percent(50) { 0 } else { 1 + world.chance.below(count as u64 - 1) as usize };
     let mut backup = world.hosts[host].disk.backup();
+    let known = if host == 1 { 0 } else { 1 };
     let mut may_remove = true;
     if backup.joining.is_some() && world.chance.percent(30) {
         // It was made while its node still asked to join.
@@ -30,9 +31,10 @@ pub(super) fn backup(world: &mut World) -> Result<(), String> {
     for _ in 0..events {
         let pause = world.chance.between(ms(1), secs(90));
         world.run_for(pause)?;
-        let removable: Vec<_> =
-            members(world, world.hosts.len()).into_iter().filter(|other| *other != 0 && *other != host && may_remove).collect();
-        if removable.len() > 1 && world.chance.percent(40) {
+        // One that the backup knows stays: who knows of nobody who is there finds nobody.
+        let mut removable = members(world, world.hosts.len());
+        removable.retain(|other| may_remove && ![0, known, host].contains(other));
+        if !removable.is_empty() && world.chance.percent(40) {
             let victim = *world.chance.pick(&removable);
             remove(world, 0, victim)?;
             world.act(Action::Close { host: victim })?;

@@ -31,8 +31,12 @@ pub(super) fn idle_day(world: &mut World) -> Result<(), String> {
     let count = 2 + world.chance.below(4);
     let day = quiet_day(world, count as usize)?;
     let wakes: u32 = day.wakes.values().sum();
-    let (wakes_at_most, datagrams_at_most) = (count * EXCHANGES * WAKES_OF_ONE, count * EXCHANGES * DATAGRAMS_OF_ONE);
-    if day.handshakes > count * EXCHANGES || day.datagrams > datagrams_at_most || u64::from(wakes) > wakes_at_most {
+    let (wakes_at_most, datagrams_at_most) =
+        (count * EXCHANGES * WAKES_OF_ONE, count * EXCHANGES * DATAGRAMS_OF_ONE);
+    if day.handshakes > count * EXCHANGES
+        || day.datagrams > datagrams_at_most
+        || u64::from(wakes) > wakes_at_most
+    {
         let Day { wakes, datagrams, handshakes } = day;
         return Err(format!(
             "{count} idle members had {handshakes} handshakes, sent {datagrams} datagrams and woke for {wakes:?}"

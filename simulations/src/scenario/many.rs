@@ -14,9 +14,9 @@ const IDLE_WAKES: u32 = 12;
 /// Datagrams of a node in an idle hour at most.
 const IDLE_DATAGRAMS: u64 = 60;
 
-/// Eight to twelve members.
+/// Eight to ten members.
 pub(super) fn many(world: &mut World) -> Result<(), String> {
-    let count = 8 + world.chance.below(5) as usize;
+    let count = 8 + world.chance.below(3) as usize;
     let delay = world.chance.between(ms(1), ms(100));
     world.internet = Conditions { jitter: ms(20), ..Conditions::perfect(delay) };
     group(world, count, secs(120))?;

@@ -82,7 +82,7 @@ fn none_lost(world: &World, since: Duration, victim: usize) -> Result<(), String
 /// Some sleep through three removals and then hear one member only, which need not be the admin.
 pub(super) fn asleep(world: &mut World) -> Result<(), String> {
     world.internet = Conditions::perfect(world.chance.between(ms(1), ms(100)));
-    let count = 6 + world.chance.below(4) as usize;
+    let count = 6 + world.chance.below(2) as usize;
     group(world, count, secs(60))?;
     let everyone: Vec<_> = (0..count).collect();
     all_talk(world, &everyone, RECOVERY)?;

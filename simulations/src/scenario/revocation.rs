@@ -46,7 +46,10 @@ pub(super) fn revocation(world: &mut World) -> Result<(), String> {
     world.hosts[late].is_out = true;
     let is_in = |world: &World| world.hosts[late].disk.is_member;
     if world.run_until(REFUSED_FOR, is_in)? != is_cut {
-        return Err(format!("the word did not reach {witness}: {is_cut}, but {late} is a member: {}", !is_cut));
+        return Err(format!(
+            "the word did not reach {witness}: {is_cut}, but {late} is a member: {}",
+            !is_cut
+        ));
     }
     if is_cut {
         let apart = world.chance.between(ms(1), secs(60));

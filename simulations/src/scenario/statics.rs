@@ -50,7 +50,8 @@ pub(super) fn statics(world: &mut World) -> Result<(), String> {
 fn smoothly(world: &mut World, count: usize) -> Result<(), String> {
     let since = world.now;
     for (from, to) in (0..count).flat_map(|to| (0..to).map(move |from| (from, to))) {
-        let stream = |from, to| Action::Stream { from, to, bytes: 300, wants_echo: false, pause: ms(100), left: 500 };
+        let stream =
+            |from, to| Action::Stream { from, to, bytes: 300, wants_echo: false, pause: ms(100), left: 500 };
         world.act(stream(from, to))?;
         world.act(stream(to, from))?;
     }
