@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::engine::{Command, Removal, Ticket};
+use protocol::identity::InviteId;
 use protocol::membership::object::Reason;
 
 use crate::host::Input;
@@ -42,6 +43,10 @@ pub(crate) enum Action {
     Remove { admin: usize, target: usize },
     /// `host` leaves.
     Leave { host: usize },
+    /// `admin` takes an invite back.
+    Revoke { admin: usize, invite: InviteId },
+    /// `host` makes another static key its own.
+    NewStatic { host: usize },
     /// `from` initiates to `to`.
     Connect { from: usize, to: usize },
     /// `host` is told where `of` is.
@@ -117,6 +122,10 @@ impl World {
                 self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
             }
             Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
+            Action::Revoke { admin, invite } => {
+                self.give(admin, Input::Command(Command::Revoke(REMOVAL, invite, false)))
+            }
+            Action::NewStatic { host } => self.new_static(host),
             Action::Connect { from, to } => {
                 let device = self.hosts[to].id();
                 self.give(from, Input::Command(Command::Connect(device)))

@@ -190,8 +190,9 @@ impl Engine {
 
     pub(super) fn end_farewell(&mut self, time: Time) {
         let Some(leaving) = self.leaving.take() else { return };
-        self.out.events.push_back(Event::Left { ticket: leaving.ticket, outcome: Ok(leaving.told) });
         self.close_all(time);
+        self.fall_silent(time);
+        self.out.events.push_back(Event::Left { ticket: leaving.ticket, outcome: Ok(leaving.told) });
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Engine, Time};
 use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
-use crate::membership::object::{Object, Reason};
+use crate::membership::object::{Kind, Object, Reason};
 use crate::wire::message::Message;
 
 /// What an invite is to be, and the addresses that its token names.
@@ -122,7 +122,9 @@ impl Engine {
 
     pub(super) fn close_all(&mut self, time: Time) {
         if let Some(arrived) = self.arriving.take() {
-            self.store(arrived.objects, Vec::new());
+            let mut objects = arrived.objects;
+            objects.retain(|object| object.kind() != Kind::Presence);
+            self.store(objects, Vec::new());
         }
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {

@@ -180,6 +180,9 @@ impl Engine {
 
     fn on_echo(&mut self, device: &DeviceId, id: u64, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
+        if peer.sessions.current(time.now).is_none() {
+            return;
+        }
         let Some(echo) = peer.path.on_echo(id, time.now) else { return };
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
@@ -193,7 +196,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.news.on_get(&id);
         }
-        let object = self.roster.objects().get(&id).or_else(|| self.farewell_object(&id)).cloned();
+        let object = self.roster.to_tell(&id).or_else(|| self.farewell_object(&id)).cloned();
         if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
             self.send_message(device, &piece, time);
         }
@@ -231,9 +234,15 @@ impl Engine {
     }
 
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
-    /// itself is told once it is on disk: an admin that forgot what others heard would sign a second history.
+    /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
         let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        if news.iter().any(|(kind, _)| *kind == Kind::Epoch) {
+            self.epoch_at = Some(time.now);
+        }
+        if origin == Origin::Own {
+            self.roster.keep_back(news.iter().map(|(_, id)| *id));
+        }
         let (presences, lasting): (Vec<_>, Vec<_>) =
             objects.into_iter().partition(|object| object.kind() == Kind::Presence);
         if !lasting.is_empty() {

@@ -242,8 +242,7 @@ impl Engine {
         } else if !matches!(peer.settlement, Settlement::Open { .. }) || !was_up {
             peer.settlement = Settlement::Open { theirs: false, again_at: time.now };
         }
-        peer.exchange = Exchange::start();
-        peer.asking = Asking::default();
+        peer.begin_exchange(time.now);
     }
 
     /// A session with `device` can be sent on, by way of `remote`.

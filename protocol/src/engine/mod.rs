@@ -138,12 +138,14 @@ pub struct Engine {
     has_settled: bool,
     counters: Counters,
     lan: Lan,
-    /// Others have removed this device: it is silent.
+    /// Others have removed this device, or it left: it is silent.
     is_removed: bool,
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     spread: Option<Spread>,
     upkeep: Upkeep,
+    /// When an Epoch was last heard of.
+    epoch_at: Option<Instant>,
     duty: Duty,
     clocks: Clocks,
     /// When a device that has just become a member tells where it is.
@@ -205,6 +207,7 @@ impl Engine {
             addresses: None,
             spread: None,
             upkeep: Upkeep::default(),
+            epoch_at: None,
             duty: Duty::default(),
             clocks: Clocks::default(),
             publish_at: None,
@@ -403,16 +406,21 @@ impl Engine {
         self.watch_duty(time);
     }
 
-    /// Others have removed this device, or its own word of leaving came back: from here on it is silent.
+    /// Others have removed this device, or its own word of leaving came back.
     fn on_removed(&mut self, time: Time) {
+        self.fall_silent(time);
+        self.out.events.push_back(Event::Removed);
+        // Whoever waits for the farewell is answered: there is nobody left to tell.
+        self.end_farewell(time);
+    }
+
+    /// From here on this device has no peers and says nothing: it was removed, or left.
+    fn fall_silent(&mut self, time: Time) {
         self.is_removed = true;
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.remove_peer(&device, time);
         }
-        self.out.events.push_back(Event::Removed);
-        // Whoever waits for the farewell is answered: there is nobody left to tell.
-        self.end_farewell(time);
     }
 
     /// Makes sure that there is a peer for `device`, with this static key and alias.

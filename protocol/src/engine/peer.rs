@@ -87,6 +87,8 @@ pub(super) struct Peer {
     pub(super) timers: Timers,
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
+    /// When that began.
+    pub(super) exchange_at: Option<Instant>,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -150,6 +152,7 @@ impl Peer {
             timers: Timers::default(),
             rekey_at: None,
             exchange: Exchange::default(),
+            exchange_at: None,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),
@@ -164,6 +167,13 @@ impl Peer {
             objects: Bucket::new(OBJECTS),
             urgent_objects: Bucket::new(URGENT_OBJECTS),
         }
+    }
+
+    /// Begins an exchange anew, and with it the questions for secrets.
+    pub(super) fn begin_exchange(&mut self, now: Instant) {
+        self.exchange = Exchange::start();
+        self.exchange_at = Some(now);
+        self.asking = Asking::default();
     }
 
     /// Sets what the objects say; returns whether the forwarder must be told.
@@ -221,6 +231,7 @@ impl Peer {
         // What is said in a session waits for one.
         let said = |at: Option<Instant>| at.filter(|_| self.path.remote().is_some());
         let expiry = self.sessions.iter().map(|session| session.began_at + REJECT_AFTER).min();
+        let end = self.sessions.sends_until().filter(|_| self.path.remote().is_some());
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
@@ -230,6 +241,7 @@ impl Peer {
             (said(self.news.poll_timeout()), "news"),
             (said(self.asking.poll_timeout()), "epoch secret"),
             (settle, "settle"),
+            (end, "link's end"),
             (expiry, "session"),
         ]
         .into_iter()

@@ -48,8 +48,9 @@ impl Engine {
         if newest.is_some_and(|(_, presence)| presence.candidates == addresses) {
             return;
         }
-        // Above every former one, also one that a disk forgot: members bring it back.
-        let counter = newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_secs());
+        // Above every former one, also one that a disk forgot: members bring it back. Seconds, which are a count (README §10).
+        let counter =
+            newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_secs());
         let (vpi, device) = (&self.config.vpi, &self.config.device);
         let made = admin::presence(vpi, device, counter, &addresses, time.wall_secs());
         let Ok(object) = made else { return };

@@ -1,6 +1,6 @@
 //! What this node holds of who belongs: objects, the membership they make, epoch secrets and the keys from them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, StaticKey, VpiId};
@@ -35,6 +35,8 @@ pub(super) struct Roster {
     missing: Vec<ObjectId>,
     /// Objects dated far ahead of this node's clock, as bytes: they count once the clock has come near.
     parked: VecDeque<(ObjectId, Vec<u8>)>,
+    /// Objects of this device's making that are not on disk yet: whoever asks is not told of them.
+    unsaved: BTreeSet<ObjectId>,
 }
 
 impl Roster {
@@ -47,8 +49,9 @@ impl Roster {
         for object in objects {
             set.insert(&object);
         }
-        let (keys, missing, parked) = (Vec::new(), Vec::new(), VecDeque::new());
-        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked };
+        let (keys, missing) = (Vec::new(), Vec::new());
+        let (parked, unsaved) = (VecDeque::new(), BTreeSet::new());
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked, unsaved };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
             let mut known = roster.membership().epochs();
@@ -274,12 +277,37 @@ impl Roster {
         }
     }
 
+    /// Keeps these objects, which this device made, to itself until they are on disk.
+    pub(super) fn keep_back(&mut self, ids: impl IntoIterator<Item = ObjectId>) {
+        self.unsaved.extend(ids);
+    }
+
+    /// These objects are on disk, and may be told.
+    pub(super) fn let_go(&mut self, ids: impl IntoIterator<Item = ObjectId>) {
+        for id in ids {
+            self.unsaved.remove(&id);
+        }
+    }
+
+    /// An object that others may have.
+    pub(super) fn to_tell(&self, id: &ObjectId) -> Option<&Object> {
+        self.objects.get(id).filter(|_| !self.unsaved.contains(id))
+    }
+
     /// One page of ids, to answer a question.
     pub(super) fn list(&self, kind: u8, page: u16) -> Message<'static> {
         let ids = Kind::from_number(u64::from(kind))
-            .map(|kind| self.objects.ids(kind, usize::from(page)))
+            .map(|kind| self.page_of(kind, usize::from(page)))
             .unwrap_or_default();
         debug_assert!(ids.len() <= PAGE_IDS, "a page of the set fits a message");
         Message::List { kind, page, ids }
+    }
+
+    fn page_of(&self, kind: Kind, page: usize) -> Vec<ObjectId> {
+        if self.unsaved.is_empty() {
+            return self.objects.ids(kind, page);
+        }
+        let told = self.objects.of_kind(kind).map(Object::id).filter(|id| !self.unsaved.contains(id));
+        told.skip(page.saturating_mul(PAGE_IDS)).take(PAGE_IDS).collect()
     }
 }

@@ -79,7 +79,10 @@ impl Engine {
         match acknowledgement {
             Acknowledgement::Answer(transmit) => self.out.transmits.push_back(transmit),
             Acknowledgement::Reply(event) => self.out.events.push_back(event),
-            Acknowledgement::News(news) => self.pass_on(&news, Origin::Own, time),
+            Acknowledgement::News(news) => {
+                self.roster.let_go(news.iter().map(|(_, id)| *id));
+                self.pass_on(&news, Origin::Own, time);
+            }
             Acknowledgement::Farewell => self.say_farewell(time),
         }
     }

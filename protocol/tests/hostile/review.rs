@@ -10,8 +10,8 @@ use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::{Body, Epoch, Kind, Object, Reason, Rekey, Remove, Target};
 use protocol::membership::{Membership, ObjectSet};
 use protocol::random::Rng;
-use protocol::wire::cbor::Extensions;
 use protocol::veil::{self, Veiled};
+use protocol::wire::cbor::Extensions;
 use protocol::wire::header::{Class, VEILED, VeilHeader};
 use rand_core::SeedableRng as _;
 
@@ -174,11 +174,7 @@ fn a_link_that_ends_while_a_handshake_is_answered_skips_no_exchange() {
     let id = lab.id(sleeper);
     lab.command(VICTIM, Command::Connect(id));
     lab.run(Duration::from_millis(176_200));
-    let removal = protocol::engine::Removal {
-        target: lab.id(removed),
-        reason: Reason::Lost,
-        offline: true,
-    };
+    let removal = protocol::engine::Removal { target: lab.id(removed), reason: Reason::Lost, offline: true };
     lab.command(VICTIM, Command::Remove(1, removal));
     lab.command(VICTIM, Command::Connect(id));
     // Nothing arrives; the third attempt, under an older epoch, does 50 ms before the link's session ends.

@@ -103,7 +103,7 @@ impl Records {
             }
             let maker = maker(object).and_then(|device| hosts.iter().position(|host| host.id() == device));
             let Some(maker) = maker.filter(|maker| *maker != number) else { continue };
-            if !hosts[maker].disk.has(&object.id()) {
+            if !hosts[maker].disk.had(&object.id()) {
                 let kind = object.kind();
                 return Err(format!(
                     "{number} has heard of a {kind:?} that {maker} made and has not on disk"
@@ -160,7 +160,7 @@ impl Records {
     /// # Errors
     /// If it is not on disk, or there are two at one place of a chain.
     pub(crate) fn on_acknowledged(&mut self, object: &Object, host: &Host) -> Result<(), String> {
-        if !host.disk.has(&object.id()) {
+        if !host.disk.had(&object.id()) {
             return Err(format!("a {:?} was acknowledged that is not on disk", object.kind()));
         }
         self.place(object)

@@ -17,6 +17,8 @@ use crate::{adversary, report};
 /// Objects that come one after the other wait this long for each other in an engine, and longer if their timer is late;
 /// what it makes of them is compared after that.
 const REST: Duration = Duration::from_millis(110);
+/// The port of the multicast group.
+const LAN_PORT: u16 = 41_413;
 
 impl World {
     /// Gives a running node an input and takes what comes of it.
@@ -127,6 +129,18 @@ impl World {
         }
     }
 
+    /// What `host` announces is heard by the others of its network, and by the adversary.
+    fn announce(&mut self, host: usize, bytes: &[u8]) {
+        self.adversary.overhear(bytes);
+        let from = SocketAddr::new(self.hosts[host].address.ip(), LAN_PORT);
+        for to in (0..self.hosts.len()).filter(|to| *to != host) {
+            for after in self.internet.arrivals(bytes.len(), &mut self.chance) {
+                let (bytes, sender) = (bytes.to_vec(), Some(host));
+                self.schedule(after, Occurrence::Announcement { from, to, bytes, sender });
+            }
+        }
+    }
+
     fn arrived(&mut self, host: usize, packet: &[u8]) -> Result<(), String> {
         let Some(number) = wire::check_packet(packet, host, &self.hosts, &mut self.ledger)? else {
             self.trace.line(self.now, format_args!("{host} tells an application of an error"));
@@ -171,7 +185,14 @@ impl World {
                 self.records.on_removed(host);
                 self.heard.push((host, event));
             }
-            Event::JoinFailed(_) | Event::Left { .. } | Event::Announce(_) | Event::Pong { .. } => {
+            Event::Announce(datagram) => self.announce(host, &datagram),
+            Event::Left { ref outcome, .. } => {
+                if outcome.is_ok() {
+                    self.records.on_removed(host);
+                }
+                self.heard.push((host, event));
+            }
+            Event::JoinFailed(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}
