@@ -260,7 +260,7 @@ fn an_append_the_disk_refuses_leaves_the_log_as_it_was() {
 /// Appends until the disk refuses, then something short.
 fn fill(path: &Path) {
     let (mut log, _, _) = open(path).unwrap();
-    let refused = (0..10).map(|_| log.append(&[&[3; PAYLOAD_MAX_BYTES]])).find_map(Result::err);
+    let refused = (0..10).map(|number| log.append(&[&[number; PAYLOAD_MAX_BYTES]])).find_map(Result::err);
     assert!(matches!(refused, Some(StoreError::Io { .. })));
     log.append(&[b"a short one still fits"]).unwrap();
 }
