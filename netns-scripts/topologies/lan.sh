@@ -25,6 +25,8 @@ up_lan() {
 # renew_lan LAB HOST: a new machine in the place of a host, with its name, address and state folder.
 renew_lan() {
     local lab=$1 host=$2
+    # The kernel takes the devices of a namespace off some time after it: its end of the cable goes first.
+    ip -n "$lab-lan" link delete dev "$host"
     remove_ns "$lab-$host"
     # What a in ASCII is from 1.
     lan_host "$lab" "$host" $(($(printf '%d' "'$host") - 96))

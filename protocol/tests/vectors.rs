@@ -104,7 +104,7 @@ fn handshake() -> [Keys; 2] {
             .unwrap();
     is(&body, INITIATION);
     let datagram = Veiled { time_ms: TIME_MS, kind: veil::INITIATION, body }.seal(&epoch.veil_key(), &header);
-    assert_eq!(datagram.len(), 221);
+    assert_eq!(datagram.len(), 253);
 
     let (header, clear, sealed) = VeilHeader::split(&datagram).unwrap();
     let opened = Veiled::open(&epoch.veil_key(), &header, clear, sealed).unwrap();
@@ -113,7 +113,7 @@ fn handshake() -> [Keys; 2] {
     is(&body, RESPONSE);
     let header = VeilHeader { nonce: NONCES[1], ..header };
     let response = Veiled { time_ms: TIME_MS, kind: veil::RESPONSE, body };
-    assert_eq!(response.seal(&epoch.veil_key(), &header).len(), 176);
+    assert_eq!(response.seal(&epoch.veil_key(), &header).len(), 208);
     let (_, initiators) = initiation.complete(&response.body[4..]).unwrap();
     [initiators, responders]
 }
@@ -159,14 +159,16 @@ const EPHEMERALS: [&str; 2] = [
 ];
 const INITIATION: &str = concat!(
     "010203044b5f4357246aa1b76136da55eb6ba205e5e83c2d745acf9c3bd11903c1533d3fab8772926f151905b3bc3f2c",
-    "68e2fbd1c74428f0d72bcd8acfa433605e92c1a654843cf2d8989af80eb0fde3cf0bb6359ba433f66aef27cd83a61488",
-    "2bc1976969e7d79478dd9a04757bf011a0afe9c1d0a58febc21eba94e20b582db98568b06152bc09c58fb17edd458709",
-    "81b099028ab19a87157d420f0485cd46f550e33ec5dd6899",
+    "68e2fbd1c74428f0d72bcd8acfa433605e92c1a654843cf2d8989af80eb0fde3cf0bb635dcf166a33fba7298d6f341dd",
+    "7e94c23c3cb282c12d88cf51202ea544f5fabc94c2354785e93b8cc236a8195037e89edccea23c445da2bacb49c8b9f3",
+    "2ce5a294173fa4f861585a3451f53a51f49d45685c769b9fd1c7c528e4bc7851b4687fa3266681325c9b1908d84dbe06",
+    "b64ca57a7f19e218",
 );
 const RESPONSE: &str = concat!(
-    "01020304370eb7a9adda2a1edf008c620581260709e597478c39fd87f55ca5f70db4bf239d0ccfa040a4a6e846dd0390",
-    "f56bf84a8d9f7be177214219dcc03ab0613c3993f02c63fb9b4cb99f4925cee671c5ee29d62e4317e329b641d9ca456d",
-    "95f41182f4f2378042ea644b76f4fb88bfe62ac29d5347a336fc17",
+    "01020304370eb7a9adda2a1edf008c620581260709e597478c39fd87f55ca5f70db4bf239d0ccfa007f1f3bd138856c5",
+    "a03ead1fd8ca2eb42274174c89956fe534696cc6a57936ae89dc71f16200f8b0a566af545843b57b4cd9360c41e74ed8",
+    "01792f7859a70c16df645ae685df0c70b5279a1813178badd75b7c0c046056eb803cddd9ff9b80adfd06d4badfa71ca0",
+    "c38a94de6a10260ae65e11",
 );
 /// A keepalive and an echo of the initiator, and a `settled` of the responder.
 const DATA_CHACHA: [&str; 3] = [

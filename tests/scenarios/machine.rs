@@ -44,8 +44,8 @@ fn port_forwarding_like_dockers_swallows_nothing_or_is_named() {
         let pair = Pair::join(lab, &[])?;
         let host = &pair.b.host;
         rules(host, "table ip nat {
-            chain DOCKER { tcp dport 8022 dnat to 172.17.0.2:80 }
-            chain PREROUTING { type nat hook prerouting priority dstnat; fib daddr type local counter jump DOCKER }
+            chain DOCKER { tcp dport 8022 dnat to 172.17.0.2:80; }
+            chain PREROUTING { type nat hook prerouting priority dstnat; fib daddr type local counter jump DOCKER; }
         }")?;
         let _listener = Listener::wildcard(host, PORT, "b")?;
         reaches(&pair)?;
@@ -70,7 +70,7 @@ fn a_default_deny_is_named_and_what_doctor_advises_helps() {
         rules(
             host,
             "table inet ufw {
-            chain allowed { tcp dport 22 accept; icmp type echo-request accept }
+            chain allowed { tcp dport 22 accept; icmp type echo-request accept; }
             chain input {
                 type filter hook input priority filter; policy drop;
                 iif lo accept
@@ -101,11 +101,13 @@ fn a_drop_of_loopback_addresses_from_elsewhere_is_named_and_what_doctor_advises_
         // As iptables-nft writes it.
         rules(
             host,
-            "table ip filter { chain INPUT {
+            "table ip filter {
+            chain INPUT {
             type filter hook input priority filter; policy accept;
             iifname \"lo\" counter accept
             iifname != \"lo\" ip saddr 127.0.0.0/8 counter drop
-        } }",
+        }
+        }",
         )?;
         let _listener = Listener::wildcard(host, PORT, "b")?;
         ensure!(reaches(&pair).is_err(), "the rule lets members through: this scenario shows nothing");

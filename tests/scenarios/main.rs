@@ -13,6 +13,8 @@ mod damage;
 #[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
+mod index;
+#[cfg(feature = "netns")]
 mod invites;
 #[cfg(feature = "netns")]
 mod join;

@@ -11,6 +11,7 @@ mod doctor;
 mod down;
 mod expose;
 mod hosts;
+mod index_keeper;
 mod invite;
 mod invites;
 mod join;
@@ -98,6 +99,9 @@ enum Command {
     Hosts(hosts::Arguments),
     /// Tell what is wrong or left over on this machine.
     Doctor(doctor::Arguments),
+    /// Read or write the index for a node.
+    #[command(hide = true)]
+    IndexKeeper(index_keeper::Arguments),
 }
 
 /// What every command knows.
@@ -149,6 +153,7 @@ impl Command {
             Self::Metrics(arguments) => metrics::run(context, &arguments),
             Self::Hosts(arguments) => hosts::run(context, &arguments),
             Self::Doctor(arguments) => doctor::run(context, &arguments),
+            Self::IndexKeeper(arguments) => index_keeper::run(&arguments),
         }
     }
 }

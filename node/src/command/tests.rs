@@ -28,6 +28,12 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn the_command_that_only_a_node_runs_is_not_shown() {
+    assert!(parse("vpi index-keeper /tmp/index").is_ok());
+    assert!(!Cli::command().render_long_help().to_string().contains("keeper"));
+}
+
+#[test]
 fn right_usage_is_understood() {
     for line in [
         "vpi up",

@@ -26,6 +26,7 @@ use serde::Serialize;
 
 use crate::control::client::{AskError, Door};
 use crate::control::protocol::{Hello, Reply, Request};
+use crate::control::status::VpiStatus;
 use crate::loopback::{self, Listing, net_namespace};
 use crate::store::journal::Journal;
 use crate::store::settings::VpiSettings;
@@ -147,7 +148,10 @@ pub(crate) async fn examine(door: &Door) -> Vec<Finding> {
 fn gather(door: &Door, findings: &mut Vec<Finding>) -> Facts {
     let (vpis, journal) = folder::read(&door.state, findings);
     let (node, is_running) = match door.ask(&Request::Hello, |_| Ok(())) {
-        Ok(Reply::Hello(hello)) => (Some(hello), Some(true)),
+        Ok(Reply::Hello(hello)) => {
+            findings.extend(notices(door));
+            (Some(hello), Some(true))
+        }
         Err(AskError::NoNode(_)) => (None, Some(false)),
         Err(AskError::Denied(_)) => {
             findings.push(Finding::unseen("node", "this user may not talk to the node", "use sudo"));
@@ -161,6 +165,18 @@ fn gather(door: &Door, findings: &mut Vec<Finding>) -> Facts {
     };
     let owner_uid = std::fs::metadata(&door.state).map(|folder| folder.uid()).ok();
     Facts { vpis, journal, node, is_running, owner_uid, ruleset: firewall(findings) }
+}
+
+/// What the running node itself has to say, such as clocks that disagree.
+fn notices(door: &Door) -> Vec<Finding> {
+    let Ok(Reply::Status(status)) = door.ask(&Request::Status { vpi: None, drops: false }, |_| Ok(())) else {
+        return Vec::new();
+    };
+    let of_vpi = |vpi: VpiStatus| {
+        let name = vpi.name;
+        vpi.notices.into_iter().map(move |notice| Finding::note(&name, notice, ""))
+    };
+    status.vpis.into_iter().flat_map(of_vpi).collect()
 }
 
 fn firewall(findings: &mut Vec<Finding>) -> Option<Ruleset> {

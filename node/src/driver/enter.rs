@@ -376,7 +376,7 @@ fn bind(port: Option<u16>) -> Result<Socket, UdpError> {
 }
 
 /// Thirty-two random bytes of the system's.
-fn draw() -> anyhow::Result<Zeroizing<[u8; 32]>> {
+pub(super) fn draw() -> anyhow::Result<Zeroizing<[u8; 32]>> {
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *bytes).context("the system gives no randomness")?;
     Ok(bytes)

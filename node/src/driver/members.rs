@@ -5,7 +5,7 @@ use protocol::engine::{self, Command, Removal, Ticket};
 use protocol::identity::{InviteId, VpiId};
 use protocol::membership::admin::AdminError;
 use protocol::membership::object;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::enter::plan;
 use super::node::Node;
@@ -115,9 +115,7 @@ impl Node {
         // Its files are closed before they go.
         drop(vpi);
         self.state.forget(&id).context("cannot remove the keys and objects of the VPI that was left")?;
-        if let Err(error) = self.index.forget(&id) {
-            warn!(%error, "the last addresses of its members are still in the index");
-        }
+        self.index.forget(id, time().now);
         info!(vpi = name, ?told, "left");
         Ok(Reply::Left(Left { vpi: name, told, plan }))
     }
@@ -186,6 +184,7 @@ fn exit_of(error: AdminError) -> Exit {
         | AdminError::TargetIsAdmin
         | AdminError::AlreadyRemoved
         | AdminError::Pardoned
+        | AdminError::Epochs
         | AdminError::Chain
         | AdminError::Unsettled => Exit::Refused,
         AdminError::Object(_) => Exit::Failed,

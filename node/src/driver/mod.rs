@@ -19,6 +19,7 @@ mod node;
 mod ping;
 mod reach;
 mod resolve;
+mod statics;
 mod status;
 mod vpi;
 
@@ -101,8 +102,9 @@ async fn serve(
 ) -> anyhow::Result<Exit> {
     let server = Server::bind(&options.control)?;
     let watch = AddressWatch::start().await.context("cannot watch this machine's addresses")?;
-    let mut node = Node::new(options, state, watch)?;
+    let mut node = Node::new(options, state, watch);
     node.names = dns.map(names::Names::serve).transpose()?;
+    node.index.recall(&vpis.iter().map(|vpi| vpi.id).collect::<Vec<_>>()).await;
     for settings in vpis {
         node.open(settings)?;
     }

@@ -10,20 +10,20 @@ use protocol::engine::{Command, Engine, Ticket, Time};
 use protocol::identity::{StaticSecret, VpiId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
-use tracing::warn;
+use tracing::trace;
 
 use super::enter::PendingJoin;
 use super::names::Names;
 use super::ping::PingJob;
 use super::vpi::{self, Files, Happening, Secrets, Vpi};
-use super::{enter, lan, time};
+use super::{enter, lan, statics, time};
 use crate::config::NodeOptions;
 use crate::control::Exit;
 use crate::control::protocol::Reply;
 use crate::control::server::Call;
 use crate::lan::Lan;
 use crate::pump::{Queues, Seen};
-use crate::store::index::Index;
+use crate::store::index::{Index, Recalled};
 use crate::store::settings::VpiSettings;
 use crate::store::state::State;
 use crate::udp::{AddressWatch, Socket};
@@ -38,6 +38,9 @@ const SEEN_PER_CALL: usize = 64;
 const VEILED_PER_CALL: usize = 8;
 /// At start, members heard within this time are called at once (specified: protocol/README).
 const RECENT: Duration = Duration::from_secs(600);
+
+/// How long the last batch for the index may take at the end.
+const REMEMBER_WITHIN: Duration = Duration::from_secs(4);
 
 /// The running node.
 pub(super) struct Node {
@@ -63,18 +66,16 @@ pub(super) struct Node {
     seen: Receiver<(VpiId, Seen)>,
     veiled: Receiver<(VpiId, Seen)>,
     pub(super) started_at: Instant,
+    pub(super) look_at_statics_at: Instant,
     last_ticket: Ticket,
 }
 
 impl Node {
     /// A node without any VPI yet.
-    pub(super) fn new(options: NodeOptions, state: State, watch: AddressWatch) -> anyhow::Result<Self> {
-        let (index, set_aside) = Index::open(&state.index_path())?;
-        if let Some(path) = set_aside {
-            warn!(path = %path.display(), "the index was damaged and begins empty; it was set aside");
-        }
+    pub(super) fn new(options: NodeOptions, state: State, watch: AddressWatch) -> Self {
+        let index = Index::new(state.index_path());
         let ((seen_sender, seen), (veiled_sender, veiled)) = (channel(SEEN_WAITING), channel(VEILED_WAITING));
-        Ok(Self {
+        Self {
             options,
             state,
             index,
@@ -92,8 +93,9 @@ impl Node {
             seen,
             veiled,
             started_at: Instant::now(),
+            look_at_statics_at: statics::first_look_at(Instant::now()),
             last_ticket: 0,
-        })
+        }
     }
 
     /// Opens a VPI that is on disk and on this machine, and calls the members that were near last.
@@ -109,6 +111,7 @@ impl Node {
         let mut vpi = Vpi::start(settings, engine, files, socket, self.queues.clone())?;
         vpi.attach()?;
         vpi.check_floor()?;
+        Self::tend_statics(&self.state.keys(), &mut vpi, time)?;
         self.call_members(&mut vpi, time);
         vpi.drain(&mut self.index, time)?;
         self.vpis.insert(id, vpi);
@@ -136,10 +139,10 @@ impl Node {
 
     /// Tells the engine where members were last, and calls those of the last minutes: at least one.
     fn call_members(&mut self, vpi: &mut Vpi, time: Time) {
-        let paths = self.index.last_good_paths(&vpi.engine.vpi()).unwrap_or_else(|error| {
-            warn!(%error);
-            Vec::new()
-        });
+        let Recalled { paths, presences } = self.index.take_recalled(&vpi.engine.vpi());
+        for presence in presences {
+            vpi.engine.handle_command(Command::Presence(presence), time);
+        }
         // The newest is remembered last: the engine tries it first.
         for path in paths.iter().rev() {
             vpi.engine.handle_command(Command::Remember(path.device, path.remote), time);
@@ -184,6 +187,7 @@ impl Node {
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
                 _ = self.watch.changed() => self.on_networks().await,
                 (from, datagram) = lan::heard(&mut self.lan) => self.on_announcement(from, &datagram),
+                () = self.index.finished() => {}
                 // Last: whatever woke the loop, every turn does what is due.
                 () = wait_until(deadline) => {}
             }
@@ -193,6 +197,7 @@ impl Node {
         for vpi in self.vpis.values_mut() {
             vpi.close(&mut self.index, time);
         }
+        self.index.close(REMEMBER_WITHIN).await;
         Ok(Exit::Done)
     }
 
@@ -232,9 +237,12 @@ impl Node {
         let time = time();
         self.ping_due(time);
         self.joins_due(time);
+        self.statics_due(time)?;
+        self.index.on_time(time.now);
         let mut happenings = Vec::new();
         for (id, vpi) in &mut self.vpis {
-            if vpi.engine.poll_timeout().is_some_and(|(at, _)| time.now >= at) {
+            if let Some((_, why)) = vpi.engine.poll_timeout().filter(|(at, _)| time.now >= *at) {
+                trace!(vpi = vpi.settings.name, why, "due");
                 vpi.engine.handle_timeout(time);
             }
             happenings
@@ -268,7 +276,8 @@ impl Node {
         let engines = self.vpis.values().filter_map(|vpi| vpi.engine.poll_timeout()).map(|(at, _)| at);
         let pings = self.pings.iter().map(PingJob::due_at);
         let joins = self.joins.values().map(PendingJoin::due_at);
-        engines.chain(pings).chain(joins).min()
+        let own = [Some(self.look_at_statics_at), self.index.due_at()].into_iter().flatten();
+        engines.chain(pings).chain(joins).chain(own).min()
     }
 }
 

@@ -41,6 +41,7 @@ impl Node {
                 "this device was removed from {name}: `vpi leave {name}` clears what is left of it"
             ));
         }
+        notices.extend(clock_notice(vpi));
         let alarms = vpi.engine.status(Instant::now()).alarms;
         notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));
         notices
@@ -71,6 +72,19 @@ impl Node {
             }
         }
     }
+}
+
+/// What is wrong with this machine's clock or another's, as far as it can be seen.
+fn clock_notice(vpi: &Vpi) -> Option<String> {
+    let super::Time { now, wall_ms } = super::time();
+    if let Some(behind) = vpi.engine.clock_behind_secs(wall_ms / 1_000) {
+        return Some(format!("this machine's clock is {behind} s behind what an admin signed: set it"));
+    }
+    let ahead = vpi.engine.clock_ahead_secs(now)?;
+    let (secs, way) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });
+    Some(format!(
+        "a member's clock is {secs} s {way} this machine's: set whichever is wrong; members more than 120 s apart do not connect"
+    ))
 }
 
 fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {

@@ -1,13 +1,12 @@
 //! One VPI of the running node: its engine, and the files, socket and pump that do what the engine wants.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use protocol::engine::{Command, Config, Engine, Event, JoinFailure, Ticket, Time};
 use protocol::forward::Forwarder;
-use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
+use protocol::identity::{SigningSecret, StaticSecret, VpiId};
 use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::InviteError;
@@ -21,7 +20,7 @@ use crate::metrics::Drops;
 use crate::pump::{Pump, Queues, Seen};
 use crate::store::aliases::Aliases;
 use crate::store::floor::{Floor, Reached};
-use crate::store::index::{Index, IndexError, LastPath};
+use crate::store::index::Index;
 use crate::store::keys::{EpochName, Keys};
 use crate::store::objects::ObjectLog;
 use crate::store::settings::VpiSettings;
@@ -71,8 +70,6 @@ pub(super) struct Vpi {
     keys: Keys,
     /// Who is a member, or an alias, may be another than when names were looked at last.
     pub(super) has_news: bool,
-    /// Newest addresses at which members answered, to be written at the end of the turn.
-    reached: BTreeMap<DeviceId, SocketAddr>,
 }
 
 /// The files of one VPI, opened and read.
@@ -143,7 +140,6 @@ impl Vpi {
             floor: files.floor,
             keys: files.keys,
             has_news: true,
-            reached: BTreeMap::new(),
         })
     }
 
@@ -214,7 +210,7 @@ impl Vpi {
     pub(super) fn drain(&mut self, index: &mut Index, time: Time) -> anyhow::Result<Vec<Happening>> {
         let mut happenings = Vec::new();
         while let Some(event) = self.engine.poll_event() {
-            happenings.extend(self.on_event(event, time)?);
+            happenings.extend(self.on_event(event, index, time)?);
         }
         // The forwarder must know a session before the other end may use it.
         while let Some(update) = self.engine.poll_update() {
@@ -238,11 +234,10 @@ impl Vpi {
                 let _ = tun.send(&packet);
             }
         }
-        self.remember(index, time);
         Ok(happenings)
     }
 
-    fn on_event(&mut self, event: Event, time: Time) -> anyhow::Result<Option<Happening>> {
+    fn on_event(&mut self, event: Event, index: &mut Index, time: Time) -> anyhow::Result<Option<Happening>> {
         match event {
             Event::Store { ticket, objects, epochs } => {
                 self.has_news |= !objects.is_empty();
@@ -260,11 +255,11 @@ impl Vpi {
             Event::Signed { ticket, outcome } => return Ok(Some(Happening::Signed(ticket, outcome))),
             Event::Left { outcome, .. } => return Ok(Some(Happening::Left(outcome))),
             Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
-            Event::Presence(_) => {}
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
+            Event::Presence(object) => index.remember_presence(self.engine.vpi(), &object, time),
             Event::Reached { device, remote } => {
-                self.reached.insert(device, remote);
+                index.remember_path(self.engine.vpi(), (device, remote), time);
             }
             Event::Link { device, is_up } => {
                 let (vpi, peer) = (&self.settings.name, device.short());
@@ -292,23 +287,6 @@ impl Vpi {
             self.floor.raise(self.reached_state())?;
         }
         Ok(())
-    }
-
-    /// Writes down where members answered. What can be rebuilt may fail.
-    fn remember(&mut self, index: &mut Index, time: Time) {
-        if self.reached.is_empty() {
-            return;
-        }
-        let last_at = time.wall_ms / 1_000;
-        let paths: Vec<LastPath> = std::mem::take(&mut self.reached)
-            .into_iter()
-            .map(|(device, remote)| LastPath { device, remote, last_at })
-            .collect();
-        match index.remember_paths(&self.engine.vpi(), &paths) {
-            Ok(()) => {}
-            Err(error @ IndexError::SetAside(_)) => warn!(%error),
-            Err(error @ IndexError::Unusable { .. }) => debug!(%error),
-        }
     }
 
     fn flush(&mut self) {

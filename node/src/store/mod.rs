@@ -13,7 +13,7 @@
 //! DIR/vpi/<vpi>/aliases           which alias is pinned for which device                   aliases
 //! DIR/vpi/<vpi>/vpi.toml          this machine's own choices for the VPI                   settings
 //! DIR/vpi/<vpi>/left              this device left the VPI: nothing else is kept of it     departure
-//! DIR/index/                      sled: what can be rebuilt                                index
+//! DIR/index/                      sled, opened by a process of its own: can be rebuilt     index
 //! ```
 //!
 //! In: bytes and facts to keep. Out: the same after any crash, or a word about what was lost. Whatever is damaged

@@ -1,9 +1,11 @@
 //! What this node signs for others to obey: invites, removals, revocations, epochs; and its own leaving.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::news::Origin;
 use super::outbox::{Event, Ticket};
+use super::peer::Peer;
 use super::roster::Roster;
 use super::witness::Acknowledgement;
 use super::{Config, Engine, InviteRequest, Removal, Time};
@@ -11,7 +13,7 @@ use crate::identity::{DeviceId, InviteId, ObjectId};
 use crate::membership::admin::{self, Admin, AdminError};
 use crate::membership::founding::{self, Addresses, InviteError, Inviter};
 use crate::membership::object::{Kind, Object};
-use crate::membership::token::Token;
+use crate::membership::token::{MAX_ADDRESSES, Token};
 use crate::random::Rng;
 
 /// How long a device that leaves waits for a member to have its word.
@@ -43,11 +45,23 @@ impl Engine {
             epoch: self.roster.newest_epoch().ok_or(InviteError::Chain)?,
             wall_secs: time.wall_secs(),
         };
-        let addresses = Addresses { members: &request.members, beacons: &[] };
+        let members = self.token_addresses(&request.members, time);
+        let addresses = Addresses { members: &members, beacons: &[] };
         let token = founding::invite(&mut self.rng, &inviter, &request.wish, addresses)?;
         let taken = self.roster.insert([token.invite_object().clone()]);
         self.on_news(taken, Origin::Own, time);
         Ok(Box::new(token))
+    }
+
+    /// The addresses that a token names: this device's, but not alone where others can let the joiner in as well.
+    fn token_addresses(&self, own: &[SocketAddr], time: Time) -> Vec<SocketAddr> {
+        let linked = |peer: &&Peer| peer.sessions.current(time.now).is_some();
+        let (near, far): (Vec<&Peer>, Vec<&Peer>) = self.peers.values().partition(linked);
+        let others = near.into_iter().chain(far).filter_map(|peer| peer.path.candidates().next());
+        let others: Vec<SocketAddr> = others.filter(|address| !own.contains(address)).collect();
+        let first = own.len().min(MAX_ADDRESSES.saturating_sub(others.len().min(MAX_ADDRESSES / 2)));
+        let (first, rest) = own.split_at(first);
+        first.iter().copied().chain(others).chain(rest.iter().copied()).take(MAX_ADDRESSES).collect()
     }
 
     /// Removes a member; its sessions end in this very step.
@@ -90,6 +104,9 @@ impl Engine {
     /// Stores what was signed, the secret before the object that names it, and acts on it.
     fn carry_out(&mut self, signed: admin::Signed, time: Time) {
         let admin::Signed { objects, epoch } = signed;
+        if objects.is_empty() {
+            return;
+        }
         let taken = self.roster.insert(objects);
         if let Some(epoch) = epoch {
             self.roster.add_epoch(epoch.clone());
@@ -109,8 +126,7 @@ impl Engine {
 
     /// Says that this device leaves; who hears it tells the others.
     pub(super) fn leave(&mut self, ticket: Ticket, time: Time) -> Result<(), AdminError> {
-        let (vpi, membership) = (&self.config.vpi, self.roster.membership());
-        let object = admin::leave(vpi, &self.config.device, membership, time.wall_secs())?;
+        let object = admin::leave(self.roster.objects(), &self.config.device, time.wall_secs())?;
         let until = time.now + LEAVE_WITHIN;
         self.store(vec![object.clone()], Vec::new());
         self.leaving = Some(Leaving { ticket, object, told: 0, until });

@@ -55,3 +55,50 @@ impl Arriving {
         self.0.as_ref().map(|arrived| arrived.since + WAIT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{SigningSecret, StaticKey, VpiId};
+    use crate::membership::admin;
+
+    fn object(counter: u64) -> Object {
+        let device = SigningSecret::from_seed(&[1; 32]);
+        admin::rekey(&VpiId([2; 32]), &device, counter, StaticKey([9; 32]), 0).unwrap()
+    }
+
+    fn member(n: u8) -> DeviceId {
+        SigningSecret::from_seed(&[n; 32]).public()
+    }
+
+    #[test]
+    fn objects_of_one_exchange_are_taken_in_together() {
+        let (mut arriving, now) = (Arriving::default(), Instant::now());
+        assert!(arriving.add(object(0), member(1), (false, now)).is_none());
+        assert!(arriving.add(object(1), member(1), (false, now)).is_none());
+        assert_eq!(arriving.add(object(2), member(1), (true, now)).unwrap().objects.len(), 3);
+        assert_eq!(arriving.poll_timeout(), None);
+    }
+
+    #[test]
+    fn none_waits_for_long_or_behind_many() {
+        let (mut arriving, now) = (Arriving::default(), Instant::now());
+        assert!(arriving.add(object(0), member(1), (false, now)).is_none());
+        assert!(arriving.take_due(now + WAIT / 2).is_none());
+        assert_eq!(arriving.take_due(arriving.poll_timeout().unwrap()).unwrap().objects.len(), 1);
+        let taken = (0..MAX_OBJECTS as u64)
+            .find_map(|counter| arriving.add(object(counter), member(1), (false, now)))
+            .unwrap();
+        assert_eq!(taken.objects.len(), MAX_OBJECTS);
+    }
+
+    #[test]
+    fn what_another_member_sent_is_taken_in_first_and_nothing_is_lost() {
+        let (mut arriving, now) = (Arriving::default(), Instant::now());
+        assert!(arriving.add(object(0), member(1), (false, now)).is_none());
+        let first = arriving.add(object(1), member(2), (true, now)).unwrap();
+        assert_eq!((first.from, first.objects), (member(1), vec![object(0)]));
+        let rest = arriving.take_due(now + WAIT).unwrap();
+        assert_eq!((rest.from, rest.objects), (member(2), vec![object(1)]));
+    }
+}

@@ -133,3 +133,40 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_asked_for_one_by_one_until_each_is_here_or_not_held() {
+        let (mut asking, mut rng, start) = (Asking::default(), Rng::from_seed([1; 32]), Instant::now());
+        let [first, second] = [ObjectId([1; 32]), ObjectId([2; 32])];
+        let both = || [first, second].into_iter();
+        assert_eq!(asking.poll(both(), &mut rng, start), Some(Message::Ask { id: first }));
+        assert_eq!(asking.poll(both(), &mut rng, start), None, "one at a time");
+        asking.on_lacking(first);
+        assert!(!asking.is_done(both()));
+        let later = start + Duration::from_secs(1);
+        assert_eq!(asking.poll(both(), &mut rng, later), Some(Message::Ask { id: second }));
+        // It came, perhaps from elsewhere.
+        assert_eq!(asking.poll([first].into_iter(), &mut rng, later), None);
+        assert!(asking.is_done([first].into_iter()));
+        assert_eq!(asking.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_member_that_does_not_answer_is_asked_a_few_times() {
+        let (mut asking, mut rng, start) = (Asking::default(), Rng::from_seed([1; 32]), Instant::now());
+        let (mut asked, mut now) = (0, start);
+        while asking.poll([ObjectId([1; 32])].into_iter(), &mut rng, now).is_some() {
+            asked += 1;
+            now = asking.poll_timeout().unwrap();
+        }
+        assert_eq!(asked, MAX_ATTEMPTS);
+        assert!(asking.is_done([ObjectId([1; 32])].into_iter()) && asking.poll_timeout().is_none());
+        assert!(now < start + Duration::from_secs(30));
+    }
+}

@@ -103,11 +103,14 @@ impl Engine {
         time: Time,
     ) -> Result<(), DropReason> {
         let Unveiled { header, clear, keys, content } = unveiled;
-        if self.roster.is_newest(&keys.hash) {
-            self.gate.look(question, time.wall_ms, time.now)?;
-        } else {
-            self.gate.look_under_old(question, time.wall_ms, time.now)?;
+        let looked = match self.roster.is_newest(&keys.hash) {
+            true => self.gate.look(question, time.wall_ms, time.now),
+            false => self.gate.look_under_old(question, time.wall_ms, time.now),
+        };
+        if looked == Err(DropReason::VeilTime) {
+            self.clocks.on_stray(question.time_ms, time);
         }
+        looked?;
         let prologue = veil::prologue(clear, content.time_ms);
         let context = Context { psk: &keys.psk, prologue: &prologue };
         let own = std::iter::once(&self.config.static_secret).chain(&self.former_statics);
@@ -158,6 +161,7 @@ impl Engine {
         }
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
         let (sent_at, epoch) = (attempt.sent_at, attempt.epoch);
+        self.clocks.on_response(content.time_ms, time);
         peer.attempt = None;
 
         let hello = self.hello();

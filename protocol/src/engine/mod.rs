@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod clocks;
 mod command;
 mod control;
 mod duty;
@@ -67,6 +68,7 @@ pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
+use clocks::Clocks;
 use duty::Duty;
 use joining::Joining;
 use lan::Lan;
@@ -145,6 +147,7 @@ pub struct Engine {
     spread: Option<Spread>,
     upkeep: Upkeep,
     duty: Duty,
+    clocks: Clocks,
     former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
@@ -204,6 +207,7 @@ impl Engine {
             spread: None,
             upkeep: Upkeep::default(),
             duty: Duty::default(),
+            clocks: Clocks::default(),
             former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),

@@ -158,3 +158,63 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    fn id(n: u8) -> ObjectId {
+        ObjectId([n; 32])
+    }
+
+    fn told(news: &mut News, rng: &mut Rng, now: Instant) -> Vec<ObjectId> {
+        match news.poll(rng, now) {
+            Some(Message::List { page: NEWS_PAGE, ids, .. }) => ids,
+            None => Vec::new(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_told_is_told_again_until_it_is_there() {
+        let (mut news, mut rng, start) = (News::default(), Rng::from_seed([1; 32]), Instant::now());
+        news.add(5, id(1), start);
+        news.add(5, id(2), start);
+        news.add(6, id(3), start);
+        assert_eq!(told(&mut news, &mut rng, start), [id(1), id(2)], "one kind at a time");
+        assert_eq!(told(&mut news, &mut rng, start), [id(3)]);
+        assert_eq!(told(&mut news, &mut rng, start), []);
+        news.on_get(&id(2));
+        assert_eq!(news.on_have(&[id(2)]), (1, false), "it was fetched");
+        assert_eq!(news.on_have(&[id(3), id(9)]), (1, true), "it was there before");
+        let again = news.poll_timeout().unwrap();
+        assert!(again <= start + AGAIN_AFTER.mul_f64(1.2));
+        assert_eq!(told(&mut news, &mut rng, again), [id(1)]);
+    }
+
+    #[test]
+    fn a_silent_member_is_told_for_a_while_and_what_is_kept_for_it_is_bounded() {
+        let (mut news, mut rng, start) = (News::default(), Rng::from_seed([1; 32]), Instant::now());
+        for n in 0..200 {
+            news.add(5, id(n), start);
+        }
+        let (mut lists, mut now) = (0, start);
+        while let Some(at) = news.poll_timeout() {
+            now = now.max(at);
+            while !told(&mut news, &mut rng, now).is_empty() {
+                lists += 1;
+            }
+            if news.0.values().all(|telling| telling.attempts >= MAX_ATTEMPTS) {
+                break;
+            }
+        }
+        assert!(news.0.len() <= MAX_UNTOLD);
+        let each = MAX_UNTOLD as u32 * MAX_ATTEMPTS;
+        assert!((MAX_ATTEMPTS..=each).contains(&lists), "{lists} lists");
+        now += AGAIN_AFTER * MAX_ATTEMPTS * 2;
+        assert_eq!(told(&mut news, &mut rng, now), []);
+        assert_eq!(news.poll_timeout(), None, "nothing wakes the node for it any more");
+    }
+}

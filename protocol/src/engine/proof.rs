@@ -30,10 +30,11 @@ impl Engine {
         });
         let admit = join.and_then(|join| {
             let mut admits: Vec<_> = objects.admits_of(&join.id()).collect();
-            admits.retain(|(_, admit)| membership.member(&admit.witness).is_some());
+            admits.retain(|(_, admit)| membership.has_vouching(&admit.witness));
+            let has_left = |witness| membership.member(witness).is_none();
             admits
                 .into_iter()
-                .min_by_key(|(object, admit)| (admit.time, object.id()))
+                .min_by_key(|(object, admit)| (has_left(&admit.witness), admit.time, object.id()))
                 .map(|(object, _)| object)
         });
         let rekey = objects.rekeys_of(&own).first().map(|(object, _)| (*object).clone());

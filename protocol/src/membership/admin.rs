@@ -4,19 +4,20 @@
 //! Invites are made in founding.rs.
 //!
 //! ```text
-//! remove = Confirm… (joins that hang on the target only) ─► Remove (device) ─► Remove… (its invites) ─► Epoch
-//! revoke = Confirm… (joins by the invite)                ─► Remove (invite)                         ─► Epoch
+//! remove = Confirm… (joins that hang on the target only) ─► Remove… (its invites) ─► Remove (device) ─► Epoch
+//! revoke = Confirm… (joins by the invite)                ─► Remove (invite)                          ─► Epoch
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::epoch::{EpochSecret, secret_hash};
 use super::object::{
-    Body, Capabilities, Confirm, Epoch, MAX_CANDIDATES, MAX_CONFIRMED, Object, ObjectError, Presence, Reason,
-    Rekey, Remove, Target,
+    Body, Capabilities, Confirm, Epoch, Kind, MAX_CANDIDATES, MAX_CONFIRMED, MAX_COUNT, Object, ObjectError,
+    Presence, Reason, Rekey, Remove, Target,
 };
-use super::reducer::reduce_without;
+use super::reducer::{Supposed, reduce_supposing};
 use super::set::ObjectSet;
 use super::standing::{Member, Membership};
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, SigningSecret, StaticKey, VpiId};
@@ -65,6 +66,9 @@ pub enum AdminError {
     /// The charter in force says that removals of the target do not count.
     #[error("the charter pardons it; a charter without that pardon must come first")]
     Pardoned,
+    /// The number of the epoch in force is the last.
+    #[error("an admin used up the epoch numbers; a charter that retires it must come first")]
+    Epochs,
     /// The clock or a counter is beyond what an object may hold.
     #[error("the object cannot be made: {0}")]
     Object(#[from] ObjectError),
@@ -75,12 +79,12 @@ pub enum AdminError {
 pub struct Signed {
     /// Confirms, Removes and, with `epoch`, the Epoch; in the order of the admin's chain.
     pub objects: Vec<Object>,
-    /// The secret of the Epoch, if the admin may make one.
+    /// The secret of the Epoch, if the admin may make one and there is a number for it.
     pub epoch: Option<EpochSecret>,
 }
 
-/// Removes a device that is a member or asked to be one, and revokes each invite by which it joined that is not over
-/// or would let somebody else in. Every other member stays.
+/// Removes a device that is a member, asked to be one or left, and revokes each invite by which it joined that is not
+/// over or would let somebody else in. Every other member stays.
 ///
 /// # Errors
 /// An [`AdminError`], which says what to do.
@@ -95,10 +99,11 @@ pub fn remove(
     if membership.charter().is_some_and(|charter| charter.admin(target).is_some()) {
         return Err(AdminError::TargetIsAdmin);
     }
-    if membership.is_removed(target) {
+    if membership.removals.by_admins.contains(&Target::Device(*target)) {
         return Err(AdminError::AlreadyRemoved);
     }
-    if membership.member(target).is_none() && membership.waiting(target).is_none() {
+    let has_left = membership.removals.left.contains_key(target);
+    if !has_left && membership.member(target).is_none() && membership.waiting(target).is_none() {
         return Err(AdminError::NotMember);
     }
     let invites = admin.set.joins_of(target).map(|(_, join)| join.invite_id);
@@ -129,7 +134,8 @@ pub fn revoke(rng: &mut Rng, admin: &Admin<'_>, invite: &InviteId) -> Result<Sig
 pub fn next_epoch(rng: &mut Rng, admin: &Admin<'_>) -> Result<Signed, AdminError> {
     admin.may(Capabilities::EPOCH)?;
     let mut chain = Links::of(admin)?;
-    let epoch = chain.add_epoch(rng, admin.membership)?;
+    let number = next_number(admin.membership).ok_or(AdminError::Epochs)?;
+    let epoch = chain.add_epoch(rng, number, admin.membership)?;
     Ok(Signed { objects: chain.objects, epoch: Some(epoch) })
 }
 
@@ -139,45 +145,45 @@ pub fn is_unconfirmed(member: &Member) -> bool {
     member.round > 1 && member.join.is_some()
 }
 
-/// Confirms every join for which no admin vouches.
+/// Confirms every join for which no admin vouches, but not those that stand only until the chain is complete of an admin
+/// who removed what they hang on.
 ///
 /// # Errors
 /// An [`AdminError`], which says what to do.
 pub fn confirm(admin: &Admin<'_>) -> Result<Signed, AdminError> {
     admin.may(Capabilities::INVITE).or_else(|_| admin.may(Capabilities::REMOVE))?;
-    let joins =
-        admin.membership.members().filter(|member| is_unconfirmed(member)).filter_map(|member| member.join);
+    let standing = admin.standing();
+    let joins = standing.members().filter(|member| is_unconfirmed(member)).filter_map(|member| member.join);
     let mut chain = Links::of(admin)?;
     chain.add_confirms(joins.collect())?;
     Ok(Signed { objects: chain.objects, epoch: None })
 }
 
-/// Removes the own `device`, a member.
+/// Removes the own `device`, a member, dated behind all that it admitted, lest a clock that went back take them along.
 ///
 /// # Errors
 /// [`AdminError::TargetIsAdmin`] for an admin, [`AdminError::AlreadyRemoved`] and [`AdminError::NotMember`].
-pub fn leave(
-    vpi: &VpiId,
-    device: &SigningSecret,
-    membership: &Membership,
-    wall_secs: u64,
-) -> Result<Object, AdminError> {
-    let own = device.public();
+pub fn leave(set: &ObjectSet, device: &SigningSecret, wall_secs: u64) -> Result<Object, AdminError> {
+    let (own, membership) = (device.public(), set.membership());
     if membership.is_removed(&own) {
         return Err(AdminError::AlreadyRemoved);
     }
     if membership.member(&own).ok_or(AdminError::NotMember)?.is_admin {
         return Err(AdminError::TargetIsAdmin);
     }
+    let admitted_at = set.of_kind(Kind::Admit).filter_map(|object| match object.body() {
+        Body::Admit(admit) if admit.witness == own => Some(admit.time),
+        _ => None,
+    });
     let body = Body::Remove(Remove {
         signer: own,
         link: None,
-        time: wall_secs,
+        time: admitted_at.max().map_or(wall_secs, |last| last.max(wall_secs)),
         target: Target::Device(own),
         reason: Reason::Left,
         extensions: Extensions::default(),
     });
-    Ok(Object::sign(vpi, &body, &[device])?)
+    Ok(Object::sign(set.vpi(), &body, &[device])?)
 }
 
 /// Makes the Rekey of `device` to `static_key`; `counter` is one more than that of its last, or 0.
@@ -240,44 +246,72 @@ impl Admin<'_> {
         if targets.first().is_some_and(|(target, _)| is_pardoned(target)) {
             return Err(AdminError::Pardoned);
         }
-        let (targets, after) = self.foresee(targets);
-        let gone: BTreeSet<Target> = targets.iter().map(|(target, _)| *target).collect();
-        let is_spared = |member: &&Member| {
-            after.member(&member.device).is_none() && !gone.contains(&Target::Device(member.device))
-        };
-        let spared: BTreeSet<ObjectId> =
-            self.membership.members().filter(is_spared).filter_map(|member| member.join).collect();
+        let (targets, supposed, after) = self.foresee(targets);
         let mut chain = Links::of(self)?;
-        chain.add_confirms(spared)?;
-        for (target, reason) in targets {
+        chain.add_confirms(supposed.confirmed.into_keys().collect())?;
+        // The target last: a use that it frees must find the invite revoked.
+        for (target, reason) in targets.into_iter().rev() {
             chain.add_remove(target, reason)?;
         }
-        let may_epoch = self.may(Capabilities::EPOCH).is_ok();
-        let epoch = if may_epoch { Some(chain.add_epoch(rng, &after)?) } else { None };
+        // Where no number is left, a removal is worth more than the epoch that it cannot have.
+        let number = next_number(&after).filter(|_| self.may(Capabilities::EPOCH).is_ok());
+        let epoch = number.map(|number| chain.add_epoch(rng, number, &after)).transpose()?;
         Ok(Signed { objects: chain.objects, epoch })
     }
 
-    /// What the end of `targets` leads to. A use that it frees must let nobody in who found the invite used up: such an
-    /// invite is one more target.
-    fn foresee(&self, mut targets: Vec<(Target, Reason)>) -> (Vec<(Target, Reason)>, Membership) {
+    /// Who belongs once the chains of all who removed something are complete.
+    fn standing(&self) -> Cow<'_, Membership> {
+        let removed = self.membership.removals.pending();
+        if removed.is_empty() {
+            return Cow::Borrowed(self.membership);
+        }
+        Cow::Owned(reduce_supposing(self.set, &Supposed { removed, ..Supposed::default() }))
+    }
+
+    /// What the end of `targets` leads to, and what else it takes. A use that it frees must let nobody in who found the
+    /// invite used up: such an invite is one more target. Who would lose its place is confirmed; that may take another's.
+    fn foresee(&self, mut targets: Vec<(Target, Reason)>) -> (Vec<(Target, Reason)>, Supposed, Membership) {
+        let before = self.standing();
+        let mut supposed = Supposed { removed: self.membership.removals.pending(), ..Supposed::default() };
+        supposed.removed.extend(targets.iter().map(|(target, _)| *target));
         loop {
-            let gone: BTreeSet<Target> = targets.iter().map(|(target, _)| *target).collect();
-            let after = reduce_without(self.set, &gone);
-            let came_in = after.members().filter(|member| self.membership.member(&member.device).is_none());
-            let invites: BTreeSet<Target> = came_in
-                .filter_map(|member| self.set.get(&member.join?))
+            let after = reduce_supposing(self.set, &supposed);
+            let was_in =
+                |membership: &Membership, member: &Member| membership.member(&member.device).is_some();
+            let came_in = after
+                .members()
+                .filter(|member| !was_in(self.membership, member) && !was_in(&before, member))
+                .filter_map(|member| self.set.get(&member.join?));
+            let freed: BTreeSet<Target> = came_in
                 .filter_map(|object| match object.body() {
                     Body::Join(join) => Some(Target::Invite(join.invite_id)),
                     _ => None,
                 })
-                .filter(|invite| !gone.contains(invite))
+                .filter(|invite| !supposed.removed.contains(invite))
                 .collect();
-            if invites.is_empty() {
-                return (targets, after);
+            let is_lost = |member: &&Member| {
+                !was_in(&after, member) && !supposed.removed.contains(&Target::Device(member.device))
+            };
+            let lost: BTreeSet<ObjectId> = before
+                .members()
+                .filter(is_lost)
+                .filter_map(|member| member.join)
+                .filter(|join| !supposed.confirmed.contains_key(join))
+                .collect();
+            if freed.is_empty() && lost.is_empty() {
+                return (targets, supposed, after);
             }
-            targets.extend(invites.into_iter().map(|invite| (invite, Reason::Revoked)));
+            targets.extend(freed.iter().map(|invite| (*invite, Reason::Revoked)));
+            supposed.removed.extend(freed);
+            supposed.confirmed.extend(lost.into_iter().map(|join| (join, self.wall_secs)));
         }
     }
+}
+
+/// The number of the epoch behind the one in force; `None` behind the last.
+fn next_number(membership: &Membership) -> Option<u64> {
+    let number = membership.epoch().map_or(0, |epoch| epoch.number + 1);
+    (number <= MAX_COUNT).then_some(number)
 }
 
 /// The next objects of an admin's chain.
@@ -329,10 +363,14 @@ impl<'a> Links<'a> {
         }))
     }
 
-    /// Adds the epoch behind the one in force, with the removed set of `after`.
-    fn add_epoch(&mut self, rng: &mut Rng, after: &Membership) -> Result<EpochSecret, AdminError> {
+    /// Adds the epoch with this number and the removed set of `after`.
+    fn add_epoch(
+        &mut self,
+        rng: &mut Rng,
+        number: u64,
+        after: &Membership,
+    ) -> Result<EpochSecret, AdminError> {
         let secret = Secret(random::bytes(rng));
-        let number = after.epoch().map_or(0, |epoch| epoch.number.saturating_add(1));
         self.add(&Body::Epoch(Epoch {
             admin: self.key.public(),
             seq: self.next.0,

@@ -12,7 +12,7 @@ use super::object::{Admit, Body, Capabilities, Charter, Join, Kind, Link, Object
 use super::reducer::reduce;
 use super::rounds::fits;
 use super::set::{ObjectSet, Refusal};
-use super::standing::{Membership, is_eligible};
+use super::standing::Membership;
 use crate::identity::{DeviceId, InviteId, ObjectId};
 
 /// Joins kept of one invite beyond its uses (specified: README §15).
@@ -263,7 +263,7 @@ impl ObjectSet {
         let body = self.get(join).map(Object::body);
         let counts = |admit: &Admit| match body {
             Some(Body::Join(join)) => counts(known, join, admit),
-            _ => known.member(&admit.witness).is_some(),
+            _ => known.has_vouching(&admit.witness),
         };
         let admits = self.admits_of(join).map(|(object, admit)| (!counts(admit), admit.time, object.id()));
         let mut order: Vec<_> = admits.collect();
@@ -302,16 +302,15 @@ impl ObjectSet {
     }
 }
 
-/// Whether `admit` is one on which `join` may rest: in time, by a member that may witness, and not by one that is
-/// itself a member only through that device. Without the last, three whom a device had admitted could push out,
+/// Whether `admit` is one on which `join` may rest: in time, by a device that came in and may witness, and not by one that
+/// is itself in only through that device. Without the last, three whom a device had admitted could push out,
 /// with earlier dates, the Admit on which it and they stand.
 fn counts(membership: &Membership, join: &Join, admit: &Admit) -> bool {
-    let Some(charter) = membership.charter() else { return false };
-    let Some(witness) = membership.member(&admit.witness) else { return false };
-    let is_earlier = membership.member(&join.device).is_none_or(|member| witness.round < member.round);
+    let Some(witness) = membership.round(&admit.witness) else { return false };
+    let is_earlier = membership.round(&join.device).is_none_or(|round| witness < round);
     let state = membership.invite(&join.invite_id);
     let is_allowed =
-        state.is_none_or(|state| fits(state.invite(), join) && is_eligible(charter, state.invite(), admit));
+        state.is_none_or(|state| fits(state.invite(), join) && membership.vouches(state.invite(), admit));
     is_earlier && is_allowed
 }
 

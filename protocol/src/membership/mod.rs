@@ -14,7 +14,7 @@
 //! |---|---|
 //! | object/ | the envelope, and each kind's fields |
 //! | set.rs, bounds.rs | the objects held, and what keeps them few |
-//! | charters.rs, chain.rs, rounds.rs, reducer.rs | the rules that turn the set into members |
+//! | charters.rs, chain.rs, removals.rs, rounds.rs, reducer.rs | the rules that turn the set into members |
 //! | standing.rs | the result, and the questions it answers |
 //! | epoch.rs | epoch secrets, the keys from them, the sealed box |
 //! | token.rs | the text that invites |
@@ -32,6 +32,7 @@ pub mod founding;
 pub mod join;
 pub mod object;
 mod reducer;
+mod removals;
 mod rounds;
 mod set;
 mod standing;

@@ -2,9 +2,9 @@
 //! objects finds the same, in whatever order they came (README §11).
 //!
 //! ```text
-//! charters ─► chains ─► invites ─► removed ─► rounds over joins ─► members ─► names, static keys
-//!                  │                   │             ▲
-//!                  └──► confirms ──────┼─────────────┘
+//! charters ─► chains ─► invites ─► removals ─► rounds over joins ─► members ─► names, static keys
+//!                  │                   │              ▲
+//!                  └──► confirms ──────┼──────────────┘
 //!                  └──► epochs ◄───────┘ stale or not
 //! ```
 
@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::chains;
 use super::charters::Authority;
-use super::object::{Body, Capabilities, Charter, Invite, Kind, Object, Remove, Target};
-use super::rounds::{self, Basis, Counted, Rounds, fits};
+use super::object::{Body, Capabilities, Charter, Invite, Kind, Object, Target};
+use super::removals::Removals;
+use super::rounds::{self, Basis, Counted, Rounds};
 use super::set::ObjectSet;
 use super::standing::{Alarm, EpochState, InviteState, Member, Membership, Waiting};
 use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, sha256};
@@ -21,11 +22,20 @@ use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, sha256};
 /// Finds who belongs. Without a charter nobody does.
 #[must_use]
 pub fn reduce(set: &ObjectSet) -> Membership {
-    reduce_without(set, &BTreeSet::new())
+    reduce_supposing(set, &Supposed::default())
 }
 
-/// Finds who would belong if `more` were removed too.
-pub(super) fn reduce_without(set: &ObjectSet, more: &BTreeSet<Target>) -> Membership {
+/// What is taken for signed although it is not here.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Supposed {
+    /// Removed, by an admin whose chain is complete.
+    pub(super) removed: BTreeSet<Target>,
+    /// By confirmed join: the time.
+    pub(super) confirmed: BTreeMap<ObjectId, u64>,
+}
+
+/// Finds who would belong if `supposed` were signed too.
+pub(super) fn reduce_supposing(set: &ObjectSet, supposed: &Supposed) -> Membership {
     let mut membership = Membership::unknown(*set.vpi());
     let line: Vec<_> = set.charters().collect();
     let bodies: Vec<_> = line.iter().map(|(_, charter)| *charter).collect();
@@ -43,12 +53,12 @@ pub(super) fn reduce_without(set: &ObjectSet, more: &BTreeSet<Target>) -> Member
     let valid = valid_links(set, &authority, &membership);
     let invites = invites(&valid, &mut membership.alarms);
     let bodies = invites.iter().map(|(id, (_, invite))| (*id, *invite)).collect();
-    membership.removed = removed(set, &authority, &membership, &bodies, more);
-    membership.removed_digest = removed_digest(membership.removed.iter().map(Target::as_bytes));
+    membership.removals = Removals::of(set, &authority, &membership.chains, &bodies, &supposed.removed);
+    membership.removed_digest = removed_digest(membership.removals.targets.iter().map(Target::as_bytes));
     membership.epochs = epochs(&valid, &membership.removed_digest);
-    membership.confirmed = confirmed(&valid);
-    let (removed, confirmed) = (&membership.removed, &membership.confirmed);
-    let rounds = rounds::run(set, &Basis { charter, invites: &bodies, removed, confirmed });
+    membership.confirmed = confirmed(&valid, &supposed.confirmed);
+    let (removals, confirmed) = (&membership.removals, &membership.confirmed);
+    let rounds = rounds::run(set, &Basis { charter, invites: &bodies, removals, confirmed });
     seat_members(&mut membership, charter, &rounds);
     note_invites(&mut membership, &invites, &rounds);
     note_waiting(&mut membership, &rounds);
@@ -70,14 +80,14 @@ pub fn removed_digest<'t>(targets: impl IntoIterator<Item = &'t [u8]>) -> [u8; 3
     sha256(&[&bytes])
 }
 
-/// The objects in valid prefixes for which their admin has the capability.
+/// The objects that count in their chains and for which their admin has the capability.
 fn valid_links<'s>(
     set: &'s ObjectSet,
     authority: &Authority<'_>,
     membership: &Membership,
 ) -> Vec<&'s Object> {
-    let in_prefix = membership.chains.values().flat_map(|chain| &chain.prefix);
-    in_prefix
+    let counting = membership.chains.values().flat_map(|chain| &chain.counting);
+    counting
         .filter_map(|id| set.get(id))
         .filter(|object| {
             let needed: &[Capabilities] = match object.kind() {
@@ -98,44 +108,9 @@ fn valid_links<'s>(
         .collect()
 }
 
-/// Rule 4: the targets of all Removes that count, and `more`, less pardons and admins in force.
-fn removed(
-    set: &ObjectSet,
-    authority: &Authority<'_>,
-    membership: &Membership,
-    invites: &BTreeMap<InviteId, &Invite>,
-    more: &BTreeSet<Target>,
-) -> BTreeSet<Target> {
-    let charter = authority.charter;
-    let counts = |(object, remove): &(&Object, &Remove)| {
-        if remove.is_leave() {
-            return has_asked(set, &remove.signer, invites);
-        }
-        let is_before_cut = || {
-            let chain = membership.chains.get(&remove.signer);
-            chain.is_some_and(|chain| chain.before_cut.contains(&object.id()))
-        };
-        authority.has_any(&remove.signer, &[Capabilities::REMOVE])
-            && (charter.admin(&remove.signer).is_some() || is_before_cut())
-    };
-    let may_go = |target: &Target| {
-        let is_admin = matches!(target, Target::Device(device) if charter.admin(device).is_some());
-        !is_admin && charter.pardons.binary_search(target).is_err()
-    };
-    let targets = set.removes().filter(counts).map(|(_, remove)| remove.target);
-    targets.chain(more.iter().copied()).filter(may_go).collect()
-}
-
-/// Whether a Join by `device` is here that one of `invites` permits. A device that never asked cannot leave: anybody
-/// can make keys, and each departure costs an epoch.
-fn has_asked(set: &ObjectSet, device: &DeviceId, invites: &BTreeMap<InviteId, &Invite>) -> bool {
-    set.joins_of(device)
-        .any(|(_, join)| invites.get(&join.invite_id).is_some_and(|invite| fits(invite, join)))
-}
-
 /// By confirmed join: the earliest time.
-fn confirmed(valid: &[&Object]) -> BTreeMap<ObjectId, u64> {
-    let mut confirmed = BTreeMap::new();
+fn confirmed(valid: &[&Object], supposed: &BTreeMap<ObjectId, u64>) -> BTreeMap<ObjectId, u64> {
+    let mut confirmed = supposed.clone();
     for object in valid {
         let Body::Confirm(confirm) = object.body() else { continue };
         for join in &confirm.joins {
@@ -182,7 +157,8 @@ fn invites<'s>(valid: &[&'s Object], alarms: &mut BTreeSet<Alarm>) -> Invites<'s
     invites
 }
 
-/// Makes members of the charter's admins and of those whose joins count, in that order: it is that of names.
+/// Makes members of the charter's admins and of those whose joins count, in that order: it is that of names. Who is
+/// out, and vouches for others still, is noted as a former member.
 fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<'_>) {
     let mut names = BTreeSet::new();
     for admin in &charter.admins {
@@ -199,6 +175,11 @@ fn seat_members(membership: &mut Membership, charter: &Charter, rounds: &Rounds<
         seat(membership, &mut names, member);
     }
     for Counted { at, round, id, join } in &rounds.counted {
+        if membership.is_removed(&join.device) {
+            let first = membership.former.entry(join.device).or_insert(*round);
+            *first = (*first).min(*round);
+            continue;
+        }
         let member = Member {
             device: join.device,
             name: join.name.clone(),
@@ -242,7 +223,7 @@ fn note_invites(membership: &mut Membership, invites: &Invites<'_>, rounds: &Rou
     }
     for (id, (object, invite)) in invites {
         let uses = uses.get(id).copied().unwrap_or_default();
-        let is_revoked = membership.removed.contains(&Target::Invite(*id));
+        let is_revoked = membership.is_revoked(id);
         let state = InviteState { object: (*object).clone(), invite: (*invite).clone(), uses, is_revoked };
         membership.invites.insert(*id, state);
     }
@@ -250,7 +231,7 @@ fn note_invites(membership: &mut Membership, invites: &Invites<'_>, rounds: &Rou
 
 fn note_waiting(membership: &mut Membership, rounds: &Rounds<'_>) {
     for (join, waiting) in &rounds.waiting {
-        if membership.members.contains_key(&join.device) {
+        if membership.members.contains_key(&join.device) || membership.is_removed(&join.device) {
             continue;
         }
         if *waiting == Waiting::Contested {

@@ -1,12 +1,13 @@
 //! Which joins count: the rounds of README §11, rule 5.
 //!
-//! A round looks only at the Admits of devices that became members in the round before: any other Admit was
+//! A round looks only at the Admits of devices that came in in the round before: any other Admit was
 //! looked at already, and its join is in, or its invite was full. The whole is thus linear in the objects. Joins that an
 //! admin confirmed are all looked at in round one, before any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::object::{Admit, Charter, Invite, Join, Target};
+use super::removals::Removals;
 use super::set::ObjectSet;
 use super::standing::{Waiting, is_eligible};
 use crate::identity::{DeviceId, InviteId, ObjectId};
@@ -23,10 +24,10 @@ pub(super) struct Rounds<'s> {
 /// What the rounds stand on.
 pub(super) struct Basis<'s, 'b> {
     pub(super) charter: &'b Charter,
-    /// The invites in valid prefixes.
+    /// The invites that count.
     pub(super) invites: &'b BTreeMap<InviteId, &'s Invite>,
-    /// Removed devices have no join, removed invites only confirmed ones.
-    pub(super) removed: &'b BTreeSet<Target>,
+    /// Void devices have no join, void invites only confirmed ones.
+    pub(super) removals: &'b Removals,
     /// By confirmed join: the earliest time.
     pub(super) confirmed: &'b BTreeMap<ObjectId, u64>,
 }
@@ -41,7 +42,8 @@ pub(super) struct Counted<'s> {
     pub(super) join: &'s Join,
 }
 
-/// Runs the rounds from the charter's admins on.
+/// Runs the rounds from the charter's admins on. Devices that are removed, and not void, come in too: they hold their uses,
+/// and what they vouched for counts.
 pub(super) fn run<'s>(set: &'s ObjectSet, basis: &Basis<'s, '_>) -> Rounds<'s> {
     let candidates = Candidates::of(set, basis);
     let mut fresh: BTreeSet<DeviceId> = basis.charter.admins.iter().map(|admin| admin.device).collect();
@@ -76,10 +78,11 @@ impl<'s> Candidates<'s> {
     fn of(set: &'s ObjectSet, basis: &Basis<'s, '_>) -> Self {
         let mut candidates = Self { joins: BTreeMap::new(), by_witness: BTreeMap::new() };
         for invite in basis.invites.values() {
-            let is_revoked = basis.removed.contains(&Target::Invite(invite.invite_id));
-            let is_removed = |join: &Join| basis.removed.contains(&Target::Device(join.device));
+            let void = &basis.removals.void;
+            let is_revoked = void.contains(&Target::Invite(invite.invite_id));
+            let is_void = |join: &Join| void.contains(&Target::Device(join.device));
             let fitting =
-                set.joins_by(&invite.invite_id).filter(|(_, join)| fits(invite, join) && !is_removed(join));
+                set.joins_by(&invite.invite_id).filter(|(_, join)| fits(invite, join) && !is_void(join));
             for (object, join) in fitting {
                 candidates.joins.insert(object.id(), join);
                 if is_revoked {
@@ -87,7 +90,7 @@ impl<'s> Candidates<'s> {
                 }
                 let eligible = set
                     .admits_of(&object.id())
-                    .filter(|(_, admit)| is_eligible(basis.charter, invite, admit));
+                    .filter(|(_, admit)| is_eligible(basis.charter, basis.removals, invite, admit));
                 for (_, admit) in eligible {
                     candidates.by_witness.entry(admit.witness).or_default().push(admit);
                 }

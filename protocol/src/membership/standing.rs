@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::chain::Chain;
+use super::chain::{Chain, Places, would_count};
 use super::object::{Admit, Body, Capabilities, Charter, Invite, Object, Target, WhoMayAdmit};
+use super::removals::Removals;
+use super::set::ObjectSet;
 use crate::identity::{DeviceId, InviteId, ObjectId, StaticKey, VpiId};
 
 /// Seconds by which clocks may differ where an invite's end is judged (specified: README §12).
@@ -15,11 +17,13 @@ pub struct Membership {
     pub(super) vpi: VpiId,
     pub(super) charter: Option<Object>,
     pub(super) members: BTreeMap<DeviceId, Member>,
+    /// Removed devices whose Admits count still, with the round in which they came in.
+    pub(super) former: BTreeMap<DeviceId, usize>,
     pub(super) waiting: BTreeMap<DeviceId, Waiting>,
     pub(super) invites: BTreeMap<InviteId, InviteState>,
     pub(super) chains: BTreeMap<DeviceId, Chain>,
     pub(super) epochs: Vec<EpochState>,
-    pub(super) removed: BTreeSet<Target>,
+    pub(super) removals: Removals,
     pub(super) removed_digest: [u8; 32],
     /// By confirmed join: the earliest time.
     pub(super) confirmed: BTreeMap<ObjectId, u64>,
@@ -61,7 +65,7 @@ pub enum Waiting {
     Contested,
 }
 
-/// An invite in a valid prefix.
+/// An invite that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InviteState {
     pub(super) object: Object,
@@ -108,7 +112,7 @@ impl InviteState {
     }
 }
 
-/// An Epoch in a valid prefix.
+/// An Epoch that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochState {
     /// Its number.
@@ -169,11 +173,12 @@ impl Membership {
             vpi,
             charter: None,
             members: BTreeMap::new(),
+            former: BTreeMap::new(),
             waiting: BTreeMap::new(),
             invites: BTreeMap::new(),
             chains: BTreeMap::new(),
             epochs: Vec::new(),
-            removed: BTreeSet::new(),
+            removals: Removals::default(),
             removed_digest: super::reducer::removed_digest([]),
             confirmed: BTreeMap::new(),
             lease_seconds: None,
@@ -228,6 +233,12 @@ impl Membership {
         self.members.get(device)
     }
 
+    /// Whether what this device admitted may count: it is a member, or is out and others stand on its word still.
+    #[must_use]
+    pub fn has_vouching(&self, device: &DeviceId) -> bool {
+        self.round(device).is_some()
+    }
+
     /// How a device stands that asked to join; `None` for members and for devices never heard of.
     #[must_use]
     pub fn waiting(&self, device: &DeviceId) -> Option<Waiting> {
@@ -239,13 +250,13 @@ impl Membership {
         self.waiting.iter().map(|(device, waiting)| (device, *waiting))
     }
 
-    /// The invite with this id, if it stands in a valid prefix.
+    /// The invite with this id, if it counts.
     #[must_use]
     pub fn invite(&self, id: &InviteId) -> Option<&InviteState> {
         self.invites.get(id)
     }
 
-    /// Every invite that stands in a valid prefix, ascending by id.
+    /// Every invite that counts, ascending by id.
     pub fn invites(&self) -> impl Iterator<Item = &InviteState> {
         self.invites.values()
     }
@@ -263,19 +274,19 @@ impl Membership {
 
     /// Everything that is removed, ascending.
     pub fn removed(&self) -> impl ExactSizeIterator<Item = &Target> {
-        self.removed.iter()
+        self.removals.targets.iter()
     }
 
     /// Whether this device was removed, or left.
     #[must_use]
     pub fn is_removed(&self, device: &DeviceId) -> bool {
-        self.removed.contains(&Target::Device(*device))
+        self.removals.targets.contains(&Target::Device(*device))
     }
 
     /// Whether the invite with this id was revoked, whether or not it is here.
     #[must_use]
     pub fn is_revoked(&self, invite: &InviteId) -> bool {
-        self.removed.contains(&Target::Invite(*invite))
+        self.removals.targets.contains(&Target::Invite(*invite))
     }
 
     /// When `device`, a member, must have a newer lease, in unix seconds; `None` where leases are off, for admins and
@@ -304,26 +315,32 @@ impl Membership {
     #[must_use]
     pub fn next_link(&self, admin: &DeviceId) -> Option<(u64, ObjectId)> {
         self.charter()?.admin(admin)?;
-        self.chains.get(admin).map_or(Some((0, ObjectId(self.vpi.0))), |chain| chain.next(&self.vpi))
+        self.chains.get(admin).map_or(Some((0, ObjectId(self.vpi.0))), |chain| chain.next)
     }
 
-    /// Whether `object`, an Invite, counts or will once its predecessors are here: its admin is in force and may
-    /// invite, and its chain is not known to say otherwise.
-    #[must_use]
-    pub fn may_hold(&self, object: &Object) -> bool {
-        let Body::Invite(invite) = object.body() else { return false };
+    /// Whether `object`, an Invite, counts or would if it were in `set`, of which this is the membership: its admin is in
+    /// force and may invite, and its chain does not say otherwise.
+    pub(super) fn may_hold(&self, set: &ObjectSet, object: &Object) -> bool {
+        let (Body::Invite(invite), Some(link)) = (object.body(), object.body().link()) else { return false };
         let state = self.invite(&invite.invite_id);
         if !self.may(&invite.admin, Capabilities::INVITE) {
             // Of a retired admin, what stands before its cut.
             return state.is_some_and(|state| state.object == *object);
         }
-        let is_linked = self.chains.get(&invite.admin).cloned().unwrap_or_default().may_hold(
-            &self.vpi,
-            invite.seq,
-            &object.id(),
-            &invite.previous,
-        );
+        let places = set.links_by(&invite.admin).map(|links| &links.places);
+        let is_linked = would_count(&self.vpi, places.unwrap_or(&Places::default()), &link, &object.id());
         is_linked && state.is_none_or(|state| state.object == *object)
+    }
+
+    /// In which round a device came in that is a member, or was one and vouches still for whom it admitted.
+    pub(super) fn round(&self, device: &DeviceId) -> Option<usize> {
+        self.member(device).map(|member| member.round).or_else(|| self.former.get(device).copied())
+    }
+
+    /// Whether `admit` lets in a join by `invite`.
+    pub(super) fn vouches(&self, invite: &Invite, admit: &Admit) -> bool {
+        self.has_vouching(&admit.witness)
+            && self.charter().is_some_and(|charter| is_eligible(charter, &self.removals, invite, admit))
     }
 }
 
@@ -342,7 +359,9 @@ pub(super) fn may_witness(charter: &Charter, invite: &Invite, witness: &DeviceId
         }
 }
 
-/// Whether `admit`, by a member, counts for a join by `invite`.
-pub(super) fn is_eligible(charter: &Charter, invite: &Invite, admit: &Admit) -> bool {
-    is_in_time(invite, admit.time) && may_witness(charter, invite, &admit.witness)
+/// Whether `admit`, by a device that came in, counts for a join by `invite`.
+pub(super) fn is_eligible(charter: &Charter, removals: &Removals, invite: &Invite, admit: &Admit) -> bool {
+    is_in_time(invite, admit.time)
+        && may_witness(charter, invite, &admit.witness)
+        && removals.is_before_leaving(invite, admit)
 }

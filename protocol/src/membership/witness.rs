@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::join::{ADMITTED_FIXED_BYTES, Question};
-use super::object::{Admit, Body, Charter, Invite, Object, ObjectError};
+use super::object::{Admit, Body, Invite, Object, ObjectError};
 use super::rounds::fits;
 use super::set::ObjectSet;
-use super::standing::{Membership, Waiting, is_eligible, is_in_time, may_witness};
+use super::standing::{Membership, Waiting, is_in_time, may_witness};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, ObjectId, SigningSecret, VpiId};
 use crate::wire::cbor::Extensions;
@@ -41,12 +41,12 @@ pub fn consider(
     let Some(charter) = membership.charter() else { return refused };
     let is_gone = membership.is_revoked(&invite.invite_id) || membership.is_removed(&join.device);
     let is_permitted =
-        !is_gone && membership.may_hold(question.invite_object()) && is_in_time(invite, wall_secs);
+        !is_gone && membership.may_hold(set, question.invite_object()) && is_in_time(invite, wall_secs);
     let may_admit = membership.member(own).is_some() && may_witness(charter, invite, own);
     if !is_permitted || !fits(invite, join) || !may_admit {
         return refused;
     }
-    let taken = taken(set, membership, charter, invite);
+    let taken = taken(set, membership, invite);
     let is_contested = membership.waiting(&join.device) == Some(Waiting::Contested);
     if taken.contains(&question.join_object().id()) && !is_contested {
         // An own Admit of a join that has others is no second use.
@@ -81,14 +81,11 @@ pub fn admit(
     Object::sign(vpi, &body, &[witness])
 }
 
-/// The joins by one invite that a member of now is known to have admitted in time, whether or not the invite
-/// stands in a valid prefix yet: what a witness counts as uses.
-fn taken(set: &ObjectSet, membership: &Membership, charter: &Charter, invite: &Invite) -> BTreeSet<ObjectId> {
-    let is_vouched = |join: &ObjectId| {
-        set.admits_of(join).any(|(_, admit)| {
-            membership.member(&admit.witness).is_some() && is_eligible(charter, invite, admit)
-        })
-    };
+/// The joins by one invite for which somebody vouches, whether or not the invite is here yet: what a witness counts as
+/// uses.
+fn taken(set: &ObjectSet, membership: &Membership, invite: &Invite) -> BTreeSet<ObjectId> {
+    let is_vouched =
+        |join: &ObjectId| set.admits_of(join).any(|(_, admit)| membership.vouches(invite, admit));
     set.joins_by(&invite.invite_id)
         .filter(|(object, join)| fits(invite, join) && is_vouched(&object.id()))
         .map(|(object, _)| object.id())

@@ -329,6 +329,29 @@ mod tests {
     }
 
     #[test]
+    fn only_the_address_of_one_other_host_is_a_candidate() {
+        for (text, expected) in [
+            ("192.0.2.1:41414", true),
+            ("10.0.0.1:1", true),
+            ("[2001:db8::1]:41414", true),
+            ("192.0.2.1:0", false),
+            ("127.0.0.1:41414", false),
+            ("127.80.3.9:41414", false),
+            ("[::ffff:127.80.3.9]:41414", false),
+            ("[::1]:41414", false),
+            ("0.0.0.0:1", false),
+            ("0.1.2.3:1", false),
+            ("[::]:1", false),
+            ("224.0.0.1:1", false),
+            ("[ff02::1]:1", false),
+            ("255.255.255.255:1", false),
+            ("240.0.0.1:1", false),
+        ] {
+            assert_eq!(is_candidate(&text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn candidates_are_bounded_and_the_used_one_stays_first() {
         let (mut path, _) = selected(Instant::now());
         for n in 2..100 {

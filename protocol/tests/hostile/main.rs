@@ -169,7 +169,6 @@ fn a_handshake_that_a_stranger_passes_on_does_not_move_a_live_path() {
 }
 
 #[test]
-#[ignore = "a Rekey proves nothing about the key that it names, and a handshake does not name its device"]
 fn whoever_claims_the_static_key_of_a_later_member_takes_nothing_from_it() {
     let mut lab = Lab::new(2);
     // The elder of the two joiners is the thief.

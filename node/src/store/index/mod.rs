@@ -1,31 +1,41 @@
-//! The index: what can be rebuilt, in sled 0.34.
+//! The index: what can be rebuilt, kept by a process that lives only while it works.
 //!
-//! In: facts worth remembering, such as the path over which a peer last answered. Out: those facts after a restart, or
-//! none. Nothing here is needed for correctness, and nothing from here is trusted: every value carries its own version
-//! and checksum, because sled returns some flipped bytes silently. It panics on others, so every call goes through one
-//! guard ([`guarded`]); an index that fails is set aside as `index.damaged-1` and begins empty.
+//! ```text
+//! driver ──► Index: gathers ──► child ──► `vpi index-keeper`: keeper ──► database: sled 0.34
+//! ```
 //!
-//! sled writes nothing by itself (no timer); each batch ends with an explicit flush, or kill -9 would lose it.
+//! In: over which path a peer last answered, and the newest Presence of each device. Out: both after a restart, or
+//! none. Nothing here is needed for correctness, and nothing from here is trusted: a Presence must verify again, and a
+//! path is one to be tried.
+//!
+//! The node itself never opens sled, whose threads never end and wake every second. It gathers facts for a moment, then
+//! starts its own binary once more, as [`keeper`] tells, without waiting for it. There is no timer while nothing waits
+//! to be written.
 
-mod value;
+mod batch;
+mod child;
+mod database;
+mod keeper;
+mod message;
 
-use std::fs::{self, File};
-use std::io;
-use std::mem;
-use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use protocol::engine::Time;
 use protocol::identity::{DeviceId, VpiId};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-use sled::{Mode, Tree};
+use protocol::membership::object::{Body, Object};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{debug, trace, warn};
 
-use super::replace::beside;
-use super::state::make_folder;
-use value::{Remote, decode, encode};
+use batch::Batch;
+use child::ChildError;
+use message::{Answer, Fact, Request};
+
+pub(crate) use keeper::keep;
+pub(crate) use message::{LastPath, LastPresence};
 
 #[cfg(test)]
 mod tests;
@@ -35,289 +45,265 @@ pub(crate) const DEVICES_MAX: usize = 4_096;
 /// Remotes remembered for each device: home, office, phone and one more. The longest unseen go first.
 pub(crate) const REMOTES_MAX: usize = 4;
 
-/// Damaged indexes kept for whoever looks into it; older ones are deleted.
-const SET_ASIDE_MAX: usize = 2;
-/// Small: the whole index fits, and sled's default is a gigabyte.
-const CACHE_BYTES: u64 = 1 << 20;
-/// Name of sled's tree of last-good paths.
-const PATHS: &str = "paths";
-/// How long to wait for a holder that is on its way out: 200 times 5 ms. A killed process gives its files back one by
-/// one, the state's lock before this one, and sled's own threads end a moment after it is closed.
-const HOLDER_TRIES: u32 = 200;
-const HOLDER_PAUSE: Duration = Duration::from_millis(5);
+/// The command of this binary that [`keep`]s.
+const KEEPER_COMMAND: &str = "index-keeper";
+/// This binary, also when the file it was started from has been replaced.
+const KEEPER: &str = "/proc/self/exe";
+/// How long a keeper may take (chosen: it takes 30 ms, and waits 1 s for another that is on its way out).
+const KEEPER_WITHIN: Duration = Duration::from_secs(5);
+/// Requests to one keeper, at most: a batch, or one for each VPI.
+const REQUESTS_MAX: usize = 1_024;
 
-/// A path over which a peer answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LastPath {
-    /// The peer.
-    pub(crate) device: DeviceId,
-    /// Where it answered from.
-    pub(crate) remote: SocketAddr,
-    /// When it last did, in unix seconds.
-    pub(crate) last_at: u64,
+/// How long the first fact after a quiet time waits for others, and as much again by chance: a node that is killed
+/// soon after knows where to begin.
+const GATHER: Duration = Duration::from_millis(150);
+/// The time between two keepers while there is always something to write, and as much again by chance.
+const PAUSE: Duration = Duration::from_secs(3);
+/// How much of these pauses may be saved up: two to four keepers follow each other at once, as while others join.
+const SAVED: Duration = Duration::from_secs(12);
+/// The time after one that failed, and as much again by chance.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
+/// Failures in a row after which only something else to remember makes the next attempt.
+const ATTEMPTS: u32 = 3;
+/// A path that stays as it is gets its later time written this seldom: half of the time within which members are called
+/// at a start.
+const REFRESH_SECS: u64 = 300;
+
+/// What is known about the members of a VPI from before.
+#[derive(Debug, Default)]
+pub(crate) struct Recalled {
+    /// Where they answered, the most recent first.
+    pub(crate) paths: Vec<LastPath>,
+    /// Their newest Presences, each verified.
+    pub(crate) presences: Vec<Object>,
 }
 
-/// Why an index gave nothing.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum IndexError {
-    /// It was damaged. It is empty and can be used again.
-    #[error("the index was damaged: it was set aside as {} and begins empty", .0.display())]
-    SetAside(PathBuf),
-    /// It cannot be used until the next start; a node runs without.
-    #[error("the index {} cannot be used: {reason}", path.display())]
-    Unusable {
-        /// Its folder.
-        path: PathBuf,
-        /// What the system or sled said.
-        reason: String,
+/// The index as the node has it.
+#[derive(Debug)]
+pub(crate) struct Index {
+    program: PathBuf,
+    folder: PathBuf,
+    recalled: BTreeMap<VpiId, Recalled>,
+    waiting: Batch,
+    /// The paths that were last handed over for writing, at most [`DEVICES_MAX`].
+    known: BTreeMap<(VpiId, DeviceId), LastPath>,
+    work: Work,
+    /// More waits than later times of known paths, which may wait for something else.
+    is_urgent: bool,
+    /// No keeper starts before.
+    not_before: Instant,
+    /// The end of the pauses of all keepers so far.
+    paused_until: Instant,
+    failures: u32,
+}
+
+#[derive(Debug)]
+enum Work {
+    Idle,
+    /// Something waits for a keeper to be started.
+    Gathering {
+        until: Instant,
+    },
+    /// A keeper runs.
+    Writing {
+        batch: Batch,
+        child: JoinHandle<Result<Vec<Answer>, ChildError>>,
     },
 }
 
-/// The open index.
-#[derive(Debug)]
-pub(crate) struct Index {
-    path: PathBuf,
-    /// `None` when it could not be begun anew.
-    open: Option<Open>,
-}
-
-#[derive(Debug)]
-struct Open {
-    db: sled::Db,
-    paths: Tree,
-}
-
 impl Index {
-    /// Opens the index in folder `path`, made when absent.
-    ///
-    /// Gives beside it where a damaged one was set aside, if that was needed.
-    ///
-    /// # Errors
-    /// [`IndexError::Unusable`] when no empty one can be made either.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<PathBuf>), IndexError> {
-        match open(path) {
-            Ok(open) => Ok((Self { path: path.to_owned(), open: Some(open) }, None)),
-            Err(failure) if failure.is_refusal() => Err(unusable(path, &failure)),
-            Err(_) => {
-                let (open, aside) = begin_anew(path)?;
-                Ok((Self { path: path.to_owned(), open: Some(open) }, Some(aside)))
+    /// The index in `folder`; nothing is opened.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self::kept_by(PathBuf::from(KEEPER), folder)
+    }
+
+    fn kept_by(program: PathBuf, folder: PathBuf) -> Self {
+        Self {
+            program,
+            folder,
+            recalled: BTreeMap::new(),
+            waiting: Batch::default(),
+            known: BTreeMap::new(),
+            work: Work::Idle,
+            is_urgent: false,
+            not_before: Instant::now(),
+            paused_until: Instant::now(),
+            failures: 0,
+        }
+    }
+
+    /// Has everything about `vpis` read by one keeper; without them, or one, nothing is known.
+    pub(crate) async fn recall(&mut self, vpis: &[VpiId]) {
+        let requests: Vec<_> = vpis.iter().take(REQUESTS_MAX).copied().map(Request::Recall).collect();
+        if requests.is_empty() {
+            return;
+        }
+        let most = requests.len() * DEVICES_MAX * (REMOTES_MAX + 1) + requests.len() + 1;
+        let outcome = child::ask((&self.program, &self.folder), &requests, most, KEEPER_WITHIN).await;
+        for answer in self.judge(outcome).unwrap_or_default() {
+            match answer {
+                Answer::Fact(Fact::Path(vpi, path)) => {
+                    self.recalled.entry(vpi).or_default().paths.push(path);
+                }
+                Answer::Fact(Fact::Presence(vpi, known)) => match Object::open(&vpi, &known.object) {
+                    Ok(object) => self.recalled.entry(vpi).or_default().presences.push(object),
+                    Err(error) => debug!(%vpi, %error, "a remembered presence does not verify"),
+                },
+                Answer::SetAside(_) | Answer::Done | Answer::Unusable(_) => {}
             }
         }
     }
 
-    /// All remembered paths to the members of `vpi`, the most recent first.
-    ///
-    /// # Errors
-    /// [`IndexError::SetAside`], after which the index is empty; [`IndexError::Unusable`].
-    pub(crate) fn last_good_paths(&mut self, vpi: &VpiId) -> Result<Vec<LastPath>, IndexError> {
-        self.call(|open| {
-            let mut found = Vec::new();
-            for (device, remotes) in devices(open, vpi)? {
-                found.extend(remotes.iter().map(|r| LastPath {
-                    device,
-                    remote: r.remote,
-                    last_at: r.last_at,
-                }));
-            }
-            found.sort_by_key(|path| std::cmp::Reverse(path.last_at));
-            Ok(found)
-        })
+    /// Hands over what was recalled about `vpi`.
+    pub(crate) fn take_recalled(&mut self, vpi: &VpiId) -> Recalled {
+        self.recalled.remove(vpi).unwrap_or_default()
     }
 
-    /// Remembers that these peers of `vpi` answered over these paths; durable when it returns.
-    ///
-    /// # Errors
-    /// [`IndexError::SetAside`], after which the index is empty; [`IndexError::Unusable`].
-    pub(crate) fn remember_paths(&mut self, vpi: &VpiId, paths: &[LastPath]) -> Result<(), IndexError> {
-        self.call(|open| {
-            for path in paths {
-                remember(open, vpi, path)?;
-            }
-            open.db.flush().map(drop)
-        })
-    }
-
-    /// Forgets everything about `vpi`; durable when it returns.
-    ///
-    /// # Errors
-    /// [`IndexError::SetAside`], after which the index is empty; [`IndexError::Unusable`].
-    pub(crate) fn forget(&mut self, vpi: &VpiId) -> Result<(), IndexError> {
-        self.call(|open| {
-            for key in open.paths.scan_prefix(vpi.as_bytes()).keys() {
-                open.paths.remove(key?)?;
-            }
-            open.db.flush().map(drop)
-        })
-    }
-
-    /// Runs one batch under the guard; a failure sets the index aside.
-    fn call<T>(&mut self, batch: impl FnOnce(&Open) -> sled::Result<T>) -> Result<T, IndexError> {
-        let Some(open) = &self.open else {
-            return Err(IndexError::Unusable {
-                path: self.path.clone(),
-                reason: "it failed before".to_owned(),
-            });
-        };
-        let failure = match guarded(|| batch(open)) {
-            Ok(done) => return Ok(done),
-            Err(failure) => failure,
-        };
-        // Closing would write and may fail in turn: the files are given up as they are.
-        mem::forget(self.open.take());
-        if failure.is_refusal() {
-            return Err(unusable(&self.path, &failure));
-        }
-        let (open, aside) = begin_anew(&self.path)?;
-        self.open = Some(open);
-        Err(IndexError::SetAside(aside))
-    }
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        let open = self.open.take();
-        // Every batch was flushed: what fails here loses nothing.
-        let _ = guarded(|| {
-            drop(open);
-            Ok(())
+    /// Remembers that a peer answered over a path.
+    pub(crate) fn remember_path(
+        &mut self,
+        vpi: VpiId,
+        (device, remote): (DeviceId, std::net::SocketAddr),
+        time: Time,
+    ) {
+        let path = LastPath { device, remote, last_at: time.wall_ms / 1_000 };
+        let key = (vpi, device);
+        self.waiting.path(vpi, path);
+        let is_known = self.known.get(&key).is_some_and(|known| {
+            known.remote == remote && path.last_at.abs_diff(known.last_at) < REFRESH_SECS
         });
-    }
-}
-
-/// What came back through the guard.
-#[derive(Debug)]
-enum Failure {
-    Sled(sled::Error),
-    Panicked,
-}
-
-impl Failure {
-    /// Whether the system refuses, so that another set of files would fare no better.
-    fn is_refusal(&self) -> bool {
-        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WouldBlock};
-        let Self::Sled(sled::Error::Io(error)) = self else { return false };
-        matches!(
-            error.kind(),
-            PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WouldBlock
-        )
-    }
-}
-
-/// Calls sled; a panic in it is a failure like any other. Whatever it left behind is not used again.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(Failure::Sled),
-        Err(_) => Err(Failure::Panicked),
-    }
-}
-
-fn open(path: &Path) -> Result<Open, Failure> {
-    guarded(|| {
-        make_folder(path, 0o700, None).map_err(|error| io::Error::other(error.to_string()))?;
-        wait_for_holder(&path.join("db"))?;
-        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).mode(Mode::LowSpace);
-        let db = config.flush_every_ms(None).open()?;
-        let paths = db.open_tree(PATHS)?;
-        // A page that cannot be read shall show here, not in the middle of the run.
-        for entry in &paths {
-            entry?;
+        if is_known {
+            return;
         }
-        Ok(Open { db, paths })
-    })
-}
+        if self.known.len() < DEVICES_MAX || self.known.contains_key(&key) {
+            self.known.insert(key, path);
+        }
+        self.gather(time.now);
+    }
 
-/// Waits until nobody holds sled's lock on its file: sled itself would fail at once, which is no damage.
-fn wait_for_holder(db: &Path) -> io::Result<()> {
-    let file = match File::open(db) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    for _ in 0..HOLDER_TRIES {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => thread::sleep(HOLDER_PAUSE),
-            locked => return locked.map_err(io::Error::from),
+    /// Remembers a Presence; anything else is no concern of the index.
+    pub(crate) fn remember_presence(&mut self, vpi: VpiId, object: &Object, time: Time) {
+        let Body::Presence(presence) = object.body() else { return };
+        let (device, counter) = (presence.device, presence.counter);
+        let object = object.bytes().clone();
+        self.waiting.presence(vpi, LastPresence { device, counter, last_at: time.wall_ms / 1_000, object });
+        self.gather(time.now);
+    }
+
+    /// Forgets everything about a VPI.
+    pub(crate) fn forget(&mut self, vpi: VpiId, now: Instant) {
+        self.recalled.remove(&vpi);
+        self.known.retain(|(of, _), _| *of != vpi);
+        self.waiting.forget(vpi);
+        self.gather(now);
+    }
+
+    /// When [`Index::on_time`] is to be called, if ever.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        match self.work {
+            Work::Gathering { until } => Some(until),
+            Work::Idle | Work::Writing { .. } => None,
         }
     }
-    Err(io::ErrorKind::WouldBlock.into())
-}
 
-fn begin_anew(path: &Path) -> Result<(Open, PathBuf), IndexError> {
-    let aside = set_aside(path).map_err(|error| unusable(path, &Failure::Sled(error.into())))?;
-    let open = open(path).map_err(|failure| unusable(path, &failure))?;
-    Ok((open, aside))
-}
-
-/// Renames the folder to `index.damaged-1`, an earlier one to `-2`; the earliest is deleted.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let name = |age: usize| beside(path, &format!("damaged-{age}"));
-    match fs::remove_dir_all(name(SET_ASIDE_MAX)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    for age in (1..SET_ASIDE_MAX).rev().filter(|age| name(*age).exists()) {
-        fs::rename(name(age), name(age + 1))?;
-    }
-    fs::rename(path, name(1))?;
-    Ok(name(1))
-}
-
-fn unusable(path: &Path, failure: &Failure) -> IndexError {
-    let reason = match failure {
-        Failure::Sled(error) => error.to_string(),
-        Failure::Panicked => "sled panicked".to_owned(),
-    };
-    IndexError::Unusable { path: path.to_owned(), reason }
-}
-
-fn key(vpi: &VpiId, device: &DeviceId) -> [u8; 64] {
-    let mut key = [0; 64];
-    key[..32].copy_from_slice(vpi.as_bytes());
-    key[32..].copy_from_slice(device.as_bytes());
-    key
-}
-
-/// Every device of `vpi` with its remotes; an entry whose checksum fails counts as none.
-fn devices(open: &Open, vpi: &VpiId) -> sled::Result<Vec<(DeviceId, Vec<Remote>)>> {
-    let mut found = Vec::new();
-    for entry in open.paths.scan_prefix(vpi.as_bytes()) {
-        let (key, value) = entry?;
-        let device = key.get(32..).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        if let (Some(device), Some(remotes)) = (device, decode(&key, &value)) {
-            found.push((DeviceId::from(device), remotes));
+    /// Starts a keeper if it is time to. To be called on the runtime.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        if self.due_at().is_some_and(|due_at| now >= due_at) {
+            self.write();
         }
     }
-    Ok(found)
+
+    /// Returns when a keeper has ended, and with none never. May be dropped and called again.
+    pub(crate) async fn finished(&mut self) {
+        let Work::Writing { child, .. } = &mut self.work else { return future::pending().await };
+        let outcome = child.await.unwrap_or_else(|error| Err(ChildError::Start(error.into())));
+        let Work::Writing { mut batch, .. } = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        let now = Instant::now();
+        if self.judge(outcome).is_some() {
+            self.paused_until = self.paused_until.max(now) + with_chance(PAUSE);
+            self.not_before = self.paused_until.checked_sub(SAVED).unwrap_or(now);
+        } else {
+            self.not_before = now + with_chance(PAUSE_AFTER_FAILURE);
+            // What came meanwhile is later.
+            batch.extend(std::mem::take(&mut self.waiting));
+            self.waiting = batch;
+            self.is_urgent = true;
+        }
+        if self.is_urgent && self.failures < ATTEMPTS {
+            self.work = Work::Gathering { until: self.not_before.max(now) };
+        }
+    }
+
+    /// Writes what waits, within `limit`, and ends every keeper.
+    pub(crate) async fn close(&mut self, limit: Duration) {
+        let writing = async {
+            if matches!(self.work, Work::Writing { .. }) {
+                self.finished().await;
+            }
+            while !self.waiting.is_empty() && self.failures < ATTEMPTS {
+                self.write();
+                self.finished().await;
+            }
+        };
+        if timeout(limit, writing).await.is_err() {
+            debug!("the index was not written in time");
+        }
+        if let Work::Writing { child, .. } = &self.work {
+            child.abort();
+        }
+    }
+
+    /// Something is to be written.
+    fn gather(&mut self, now: Instant) {
+        self.is_urgent = true;
+        if matches!(self.work, Work::Idle) {
+            self.work = Work::Gathering { until: self.not_before.max(now + with_chance(GATHER)) };
+        }
+    }
+
+    fn write(&mut self) {
+        let batch = self.waiting.take(REQUESTS_MAX);
+        self.is_urgent &= !self.waiting.is_empty();
+        let requests = batch.requests();
+        trace!(facts = requests.len(), "a keeper of the index starts");
+        let (program, folder) = (self.program.clone(), self.folder.clone());
+        let child = tokio::spawn(async move {
+            child::ask((&program, &folder), &requests, MOST_NEWS, KEEPER_WITHIN).await
+        });
+        self.work = Work::Writing { batch, child };
+    }
+
+    /// The answers, after telling once what is wrong.
+    fn judge(&mut self, outcome: Result<Vec<Answer>, ChildError>) -> Option<Vec<Answer>> {
+        let answers = match outcome {
+            Ok(answers) => answers,
+            Err(cause) => {
+                self.failures = self.failures.saturating_add(1);
+                let (path, is_first) = (self.folder.display(), self.failures == 1);
+                if is_first {
+                    warn!(%path, %cause, "the index cannot be used; the node goes on without what it would remember");
+                } else {
+                    debug!(%path, %cause, "the index cannot be used");
+                }
+                return None;
+            }
+        };
+        self.failures = 0;
+        for answer in &answers {
+            if let Answer::SetAside(path) = answer {
+                warn!(%path, "the index was damaged and begins empty; it was set aside");
+            }
+        }
+        Some(answers)
+    }
 }
 
-fn remember(open: &Open, vpi: &VpiId, path: &LastPath) -> sled::Result<()> {
-    let key = key(vpi, &path.device);
-    let kept = open.paths.get(key)?;
-    if kept.is_none() {
-        make_room(open, vpi)?;
-    }
-    let mut remotes = kept.and_then(|value| decode(&key, &value)).unwrap_or_default();
-    remotes.retain(|known| known.remote != path.remote);
-    remotes.push(Remote { remote: path.remote, last_at: path.last_at });
-    remotes.sort_by_key(|remote| std::cmp::Reverse(remote.last_at));
-    remotes.truncate(REMOTES_MAX);
-    open.paths.insert(key, encode(&key, &remotes)).map(drop)
-}
+/// What a keeper that writes has to tell: that the index was set aside, once at opening and once while writing.
+const MOST_NEWS: usize = 2;
 
-/// Takes out what cannot be read and then the longest unseen, until one more device fits.
-fn make_room(open: &Open, vpi: &VpiId) -> sled::Result<()> {
-    let count = open.paths.scan_prefix(vpi.as_bytes()).keys().count();
-    if count < DEVICES_MAX {
-        return Ok(());
-    }
-    let mut by_age = Vec::with_capacity(count);
-    for entry in open.paths.scan_prefix(vpi.as_bytes()) {
-        let (key, value) = entry?;
-        let newest = decode(&key, &value).and_then(|remotes| remotes.iter().map(|r| r.last_at).max());
-        by_age.push((newest, key));
-    }
-    by_age.sort_unstable();
-    for (_, key) in by_age.iter().take(count - DEVICES_MAX + 1) {
-        open.paths.remove(key)?;
-    }
-    Ok(())
+/// `least`, and up to as much again, so that nodes do not work in step.
+fn with_chance(least: Duration) -> Duration {
+    // Without randomness they may.
+    let share = getrandom::u32().unwrap_or_default();
+    least + least.mul_f64(f64::from(share) / f64::from(u32::MAX))
 }

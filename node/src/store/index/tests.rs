@@ -1,225 +1,257 @@
-//! The index after restarts, beyond its bounds, and on damaged files.
+//! Keepers that fail in every way, and what waits for one.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::keeper::{KeeperError, serve};
+use super::message::{Change, LINE_MAX, line};
 use super::*;
 
 const VPI: VpiId = VpiId([1; 32]);
-const OTHER: VpiId = VpiId([2; 32]);
 
 #[test]
-fn paths_are_found_again_most_recent_first_and_by_vpi() {
+fn a_keeper_gives_back_what_another_was_given() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("index");
-    let paths = [last(1, 1, 10), last(1, 2, 30), last(2, 3, 20)];
-    let (mut index, _) = Index::open(&path).unwrap();
-    index.remember_paths(&VPI, &paths).unwrap();
-    index.remember_paths(&OTHER, &[last(9, 9, 9)]).unwrap();
-    drop(index);
+    let folder = dir.path().join("index");
+    let facts = [Fact::Path(VPI, last(1)), Fact::Presence(VPI, presence(1, 4))];
 
-    let (mut index, aside) = Index::open(&path).unwrap();
+    let told = requests(&facts);
+    assert_eq!(served(&folder, &told).unwrap(), [Answer::Done]);
 
-    assert_eq!(aside, None);
-    assert_eq!(index.last_good_paths(&VPI).unwrap(), [paths[1], paths[2], paths[0]]);
-    assert_eq!(index.last_good_paths(&OTHER).unwrap(), [last(9, 9, 9)]);
+    let found = served(&folder, &line(&Request::Recall(VPI)).unwrap()).unwrap();
+    let [first, second] = facts;
+    assert_eq!(found, [Answer::Fact(first), Answer::Fact(second), Answer::Done]);
 }
 
 #[test]
-fn a_vpi_that_was_left_is_forgotten_and_the_others_are_not() {
+fn a_request_that_was_cut_off_leaves_those_before_it_and_one_that_is_none_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("index");
-    let (mut index, _) = Index::open(&path).unwrap();
-    index.remember_paths(&VPI, &[last(1, 1, 10), last(2, 2, 10)]).unwrap();
-    index.remember_paths(&OTHER, &[last(9, 9, 9)]).unwrap();
+    let folder = dir.path().join("index");
+    let told = requests(&[Fact::Path(VPI, last(1)), Fact::Path(VPI, last(2))]);
 
-    index.forget(&VPI).unwrap();
-    drop(index);
+    assert_eq!(served(&folder, &told[..told.len() - 1]).unwrap(), [Answer::Done]);
+    let recall = line(&Request::Recall(VPI)).unwrap();
+    let first = [Answer::Fact(Fact::Path(VPI, last(1))), Answer::Done];
+    assert_eq!(served(&folder, &recall).unwrap(), first);
 
-    let (mut index, _) = Index::open(&path).unwrap();
-    assert_eq!(index.last_good_paths(&VPI).unwrap(), []);
-    assert_eq!(index.last_good_paths(&OTHER).unwrap(), [last(9, 9, 9)]);
-}
-
-#[test]
-fn what_was_remembered_survives_a_process_that_never_closes() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, copy) = (dir.path().join("index"), dir.path().join("copy"));
-    let (mut index, _) = Index::open(&path).unwrap();
-    for round in 0..20 {
-        index.remember_paths(&VPI, &[last(1, 1, round)]).unwrap();
+    for bad in [&b"{}\n"[..], b"\xff\n", &vec![b'['; LINE_MAX + 1], &recall.repeat(REQUESTS_MAX + 1)] {
+        assert!(matches!(served(&folder, bad), Err(KeeperError::Request(_))));
     }
-
-    // The files as kill -9 would leave them: the index is still open.
-    copy_folder(&path, &copy);
-
-    let (mut survivor, aside) = Index::open(&copy).unwrap();
-    assert_eq!(aside, None);
-    assert_eq!(survivor.last_good_paths(&VPI).unwrap(), [last(1, 1, 19)]);
+    assert_eq!(served(&folder, &recall).unwrap(), first);
 }
 
 #[test]
-fn an_index_that_is_still_held_is_waited_for_and_not_taken_for_damaged() {
+fn a_damaged_index_is_told_by_the_keeper_and_takes_the_batch_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("index");
-    let (mut first, _) = Index::open(&path).unwrap();
-    first.remember_paths(&VPI, &[last(1, 1, 1)]).unwrap();
+    let folder = dir.path().join("index");
+    served(&folder, &requests(&[Fact::Path(VPI, last(1))])).unwrap();
+    fs::write(folder.join("conf"), "no configuration").unwrap();
 
-    let closing = thread::spawn(move || {
-        thread::sleep(10 * HOLDER_PAUSE);
-        drop(first);
+    let mut told = requests(&[Fact::Path(VPI, last(2))]);
+    told.extend(line(&Request::Recall(VPI)).unwrap());
+    let answers = served(&folder, &told).unwrap();
+
+    let aside = Answer::SetAside(dir.path().join("index.damaged-1").display().to_string());
+    assert_eq!(answers, [aside, Answer::Fact(Fact::Path(VPI, last(2))), Answer::Done]);
+}
+
+#[test]
+fn an_index_in_a_place_where_none_can_be_is_told_as_unusable() {
+    let dir = tempfile::tempdir().unwrap();
+    let answers = served(&dir.path().join("absent").join("index"), b"").unwrap();
+
+    assert!(matches!(answers.as_slice(), [Answer::Unusable(_)]), "{answers:?}");
+}
+
+#[test]
+fn a_keeper_that_hangs_dies_or_talks_nonsense_gives_an_error_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |script: &str| {
+        let program = program(dir.path(), script);
+        let many = requests_of(100);
+        let limit = Duration::from_millis(500);
+        runtime().block_on(child::ask((&program, dir.path()), &many, 2, limit)).unwrap_err()
+    };
+
+    assert!(matches!(run("exec sleep 60"), ChildError::Slow(_)));
+    assert!(matches!(run("cat >/dev/null; exec sleep 60"), ChildError::Slow(_)));
+    assert!(matches!(run("kill -9 $$"), ChildError::Ended(_)));
+    assert!(matches!(run("cat >/dev/null; exit 3"), ChildError::Ended(_)));
+    assert!(matches!(run("cat >/dev/null; printf '\"do'"), ChildError::Ended(_)));
+    assert!(matches!(run("cat >/dev/null; echo nonsense"), ChildError::Garbled(_)));
+    assert!(matches!(run("cat >/dev/null; yes '{\"set_aside\":\"/x\"}'"), ChildError::Garbled(_)));
+    assert!(matches!(run("cat >/dev/null; tr '\\0' x </dev/zero"), ChildError::Garbled(_)));
+    let unusable = run("cat >/dev/null; echo '{\"unusable\":\"no space\"}'");
+    assert!(matches!(unusable, ChildError::Unusable(reason) if reason == "no space"));
+    let absent = child::ask((Path::new("/nonexistent"), dir.path()), &[], 2, Duration::from_secs(1));
+    assert!(matches!(runtime().block_on(absent), Err(ChildError::Start(_))));
+}
+
+#[test]
+fn a_keeper_gets_no_environment_and_no_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    let own = fs::read_link(own).unwrap().display().to_string();
+    let script =
+        "cat >/dev/null; cat /proc/$$/environ >environment; ls -l /proc/$$/fd >open; echo '\"done\"'";
+    let program = program(dir.path(), &format!("cd {}; {script}", dir.path().display()));
+
+    let answers = runtime().block_on(child::ask((&program, dir.path()), &[], 2, Duration::from_secs(5)));
+
+    assert_eq!(answers.unwrap(), []);
+    assert_eq!(fs::read(dir.path().join("environment")).unwrap(), b"");
+    let open = fs::read_to_string(dir.path().join("open")).unwrap();
+    assert!(open.contains("pipe:") && !open.contains(&own), "{own} is among {open}");
+}
+
+#[test]
+fn what_a_failed_keeper_had_is_tried_again_a_few_times_and_then_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut index = Index::kept_by(program(dir.path(), "cat >/dev/null; exit 1"), dir.path().join("index"));
+    runtime().block_on(async {
+        assert_eq!(index.due_at(), None);
+        index.remember_path(VPI, (last(1).device, last(1).remote), time());
+        for _ in 0..ATTEMPTS {
+            let due_at = index.due_at().unwrap();
+            index.on_time(due_at);
+            assert_eq!(index.due_at(), None);
+            index.finished().await;
+            assert!(!index.waiting.is_empty());
+        }
+        assert_eq!(index.due_at(), None);
+
+        index.program = program(dir.path(), "cat >/dev/null; echo '\"done\"'");
+        index.remember_path(VPI, (last(2).device, last(2).remote), time());
+        index.on_time(index.due_at().unwrap());
+        index.finished().await;
+        assert!(index.waiting.is_empty());
+        assert_eq!((index.due_at(), index.failures), (None, 0));
     });
-    let (mut second, aside) = Index::open(&path).unwrap();
-
-    closing.join().unwrap();
-    assert_eq!(aside, None);
-    assert_eq!(second.last_good_paths(&VPI).unwrap(), [last(1, 1, 1)]);
 }
 
 #[test]
-fn of_many_remotes_the_most_recent_are_kept() {
+fn a_path_that_stays_as_it_is_starts_no_keeper_until_its_time_is_old() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut index, _) = Index::open(&dir.path().join("index")).unwrap();
-    let paths: Vec<_> = (0..10).map(|port| last(1, port, u64::from(port))).collect();
-    index.remember_paths(&VPI, &paths).unwrap();
-    index.remember_paths(&VPI, &[last(1, 7, 50)]).unwrap();
+    let mut index = Index::kept_by(program(dir.path(), "cat >/dev/null; echo '\"done\"'"), dir.path().into());
+    let start = time();
+    let later = |secs: u64| Time { wall_ms: start.wall_ms + secs * 1_000, ..start };
+    let reached = (last(1).device, last(1).remote);
+    runtime().block_on(async {
+        index.remember_path(VPI, reached, start);
+        index.on_time(index.due_at().unwrap());
+        index.finished().await;
 
-    let ports: Vec<_> = index.last_good_paths(&VPI).unwrap().iter().map(|path| path.remote.port()).collect();
+        index.remember_path(VPI, reached, later(REFRESH_SECS - 1));
+        assert_eq!(index.due_at(), None);
+        index.remember_path(VPI, reached, later(REFRESH_SECS));
+        assert!(index.due_at().is_some());
 
-    assert_eq!(ports, [7, 9, 8, 6]);
+        index.close(Duration::from_secs(5)).await;
+        assert!(index.waiting.is_empty());
+    });
 }
 
 #[test]
-fn of_too_many_devices_the_longest_unseen_is_forgotten() {
+fn a_few_keepers_follow_each_other_and_then_they_pause() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut index, _) = Index::open(&dir.path().join("index")).unwrap();
-    let device = |number: u16| {
+    let mut index = Index::kept_by(program(dir.path(), "cat >/dev/null; echo '\"done\"'"), dir.path().into());
+    let mut pauses = Vec::new();
+    runtime().block_on(async {
+        for device in 0..8 {
+            let now = time();
+            index.remember_path(VPI, (last(device).device, last(device).remote), now);
+            let due_at = index.due_at().unwrap();
+            pauses.push(due_at - now.now);
+            index.on_time(due_at);
+            index.finished().await;
+        }
+    });
+    assert!(pauses[..2].iter().all(|pause| (GATHER..=2 * GATHER).contains(pause)), "{pauses:?}");
+    assert!(pauses[7] > PAUSE, "{pauses:?}");
+}
+
+#[test]
+fn closing_does_not_wait_for_a_keeper_that_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut index = Index::kept_by(program(dir.path(), "exec sleep 60"), dir.path().join("index"));
+    runtime().block_on(async {
+        index.remember_path(VPI, (last(1).device, last(1).remote), time());
+        let began_at = Instant::now();
+        index.close(Duration::from_millis(300)).await;
+        assert!(began_at.elapsed() < KEEPER_WITHIN);
+    });
+}
+
+#[test]
+fn of_what_waits_the_newest_of_each_device_is_kept_and_its_number_is_bounded() {
+    let mut batch = Batch::default();
+    for counter in [3, 9, 4] {
+        batch.presence(VPI, presence(1, counter));
+    }
+    let mut later = Batch::default();
+    later.presence(VPI, presence(1, 5));
+    later.path(VPI, last(1));
+    batch.extend(later);
+    let waiting = [Fact::Path(VPI, last(1)), Fact::Presence(VPI, presence(1, 9))];
+    assert_eq!(batch.requests(), waiting.map(|fact| Request::Change(Change::Remember(fact))));
+
+    for number in 0..DEVICES_MAX as u32 + 10 {
         let mut device = [0; 32];
-        device[..2].copy_from_slice(&number.to_be_bytes());
-        LastPath { device: DeviceId::from(device), ..last(0, 1, 1_000 + u64::from(number)) }
-    };
-    let many: Vec<_> = (0..DEVICES_MAX as u16).map(device).collect();
-    index.remember_paths(&VPI, &many).unwrap();
-    index.remember_paths(&OTHER, &many[..1]).unwrap();
-
-    index.remember_paths(&VPI, &[device(u16::MAX)]).unwrap();
-
-    let kept = index.last_good_paths(&VPI).unwrap();
-    assert_eq!(kept.len(), DEVICES_MAX);
-    assert_eq!(kept.first(), Some(&device(u16::MAX)));
-    assert_eq!(kept.last(), Some(&device(1)));
-    assert_eq!(index.last_good_paths(&OTHER).unwrap().len(), 1);
-}
-
-#[test]
-fn damaged_files_never_panic_and_never_yield_a_path_that_was_not_remembered() {
-    let dir = tempfile::tempdir().unwrap();
-    let (whole, broken) = (dir.path().join("whole"), dir.path().join("index"));
-    let remembered = fill(&whole);
-    let (mut rebuilt, mut emptied) = (0, 0);
-
-    for seed in 0..seeds() {
-        let _ = fs::remove_dir_all(&broken);
-        copy_folder(&whole, &broken);
-        damage(&broken, seed);
-
-        let (mut index, aside) = Index::open(&broken).unwrap();
-        rebuilt += usize::from(aside.is_some());
-        let found = match index.last_good_paths(&VPI) {
-            Err(IndexError::SetAside(_)) => Vec::new(),
-            found => found.unwrap(),
-        };
-        assert!(found.iter().all(|path| remembered.contains(path)), "seed {seed}");
-        emptied += usize::from(found.is_empty());
-        match index.remember_paths(&VPI, &[last(200, 200, 200)]) {
-            Ok(()) | Err(IndexError::SetAside(_)) => {}
-            Err(error) => panic!("seed {seed}: {error}"),
-        }
-        drop(index);
-        Index::open(&broken).unwrap();
+        device[..4].copy_from_slice(&number.to_be_bytes());
+        batch.path(VPI, LastPath { device: DeviceId::from(device), ..last(1) });
     }
-    assert!(rebuilt > 0 && rebuilt <= emptied, "{rebuilt} rebuilt, {emptied} empty");
+    let taken = batch.take(REQUESTS_MAX).requests();
+    assert_eq!(taken.len(), REQUESTS_MAX);
+    assert_eq!(taken.len() + batch.requests().len(), DEVICES_MAX + 1);
+
+    let mut left = Batch::default();
+    left.forget(VPI);
+    batch.extend(left);
+    assert_eq!(batch.requests(), [Request::Change(Change::Forget(VPI))]);
 }
 
-#[test]
-fn only_two_damaged_indexes_are_kept_and_the_latest_is_the_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("index");
-
-    for round in 0..4 {
-        drop(Index::open(&path).unwrap());
-        fs::write(path.join("conf"), format!("round {round}, no configuration")).unwrap();
-        let (_, aside) = Index::open(&path).unwrap();
-        assert_eq!(aside, Some(beside(&path, "damaged-1")));
-    }
-
-    let read = |age| fs::read_to_string(dir.path().join(format!("index.damaged-{age}/conf"))).unwrap();
-    assert!(read(1).starts_with("round 3") && read(2).starts_with("round 2"));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+fn served(folder: &Path, told: &[u8]) -> Result<Vec<Answer>, KeeperError> {
+    let mut said = Vec::new();
+    serve(folder, told, &mut said)?;
+    Ok(said
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect())
 }
 
-#[test]
-fn a_panic_in_a_call_sets_the_index_aside_and_leaves_an_empty_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut index, _) = Index::open(&dir.path().join("index")).unwrap();
-    index.remember_paths(&VPI, &[last(1, 1, 1)]).unwrap();
-
-    let result = index.call::<()>(|_| panic!("as sled does on a damaged page"));
-
-    assert!(matches!(result, Err(IndexError::SetAside(_))));
-    assert!(index.last_good_paths(&VPI).unwrap().is_empty());
-    index.remember_paths(&VPI, &[last(2, 2, 2)]).unwrap();
-    assert_eq!(index.last_good_paths(&VPI).unwrap(), [last(2, 2, 2)]);
+fn requests(facts: &[Fact]) -> Vec<u8> {
+    let changes = facts.iter().cloned().map(Change::Remember).map(Request::Change);
+    changes.flat_map(|request| line(&request).unwrap()).collect()
 }
 
-fn last(device: u8, port: u16, last_at: u64) -> LastPath {
-    LastPath { device: DeviceId::from([device; 32]), remote: ([192, 0, 2, device], port).into(), last_at }
+fn requests_of(count: u8) -> Vec<Request> {
+    (0..count).map(|n| Request::Change(Change::Remember(Fact::Presence(VPI, presence(n, 1))))).collect()
 }
 
-/// How many kinds of damage to try; more with `VPI_SEEDS`.
-fn seeds() -> u64 {
-    std::env::var("VPI_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+/// A program that does what `script` says, whatever its arguments.
+fn program(folder: &Path, script: &str) -> PathBuf {
+    let path = folder.join("program");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
-fn fill(path: &Path) -> Vec<LastPath> {
-    let mut remembered = Vec::new();
-    for batch in 0..8_u8 {
-        let paths: Vec<_> = (0..8).map(|n| last(batch * 8 + n, u16::from(n), u64::from(batch))).collect();
-        let (mut index, _) = Index::open(path).unwrap();
-        index.remember_paths(&VPI, &paths).unwrap();
-        remembered.extend(paths);
-    }
-    remembered
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
+fn time() -> Time {
+    Time { now: Instant::now(), wall_ms: 1_800_000_000_000 }
 }
 
-/// Flips a bit (three times out of four), or zeroes a sector, or cuts a file, where `seed` says.
-fn damage(folder: &Path, seed: u64) {
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.is_file());
-    files.sort();
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut draw = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
-    let file = &files[draw(files.len())];
-    let mut bytes = fs::read(file).unwrap();
-    // Most of sled's files are holes: damage goes where something stands.
-    let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-    let at = used[draw(used.len())];
-    match seed % 8 {
-        0 => bytes.truncate(at),
-        1 => bytes.iter_mut().skip(at & !511).take(512).for_each(|byte| *byte = 0),
-        _ => bytes[at] ^= 1 << draw(8),
-    }
-    fs::write(file, bytes).unwrap();
+fn last(device: u8) -> LastPath {
+    let remote = ([192, 0, 2, device], 41_414).into();
+    LastPath { device: DeviceId::from([device; 32]), remote, last_at: 1_800_000_000 }
+}
+
+fn presence(device: u8, counter: u64) -> LastPresence {
+    let object = vec![device; 500].into();
+    LastPresence { device: DeviceId::from([device; 32]), counter, last_at: 1_800_000_000, object }
 }

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
@@ -122,6 +123,25 @@ impl Keys {
     /// [`StoreError::Damaged`], [`StoreError::Loose`], [`StoreError::Io`], as for every secret.
     pub(crate) fn statics(&self, vpi: &VpiId) -> Result<Vec<(u64, StaticSecret)>, StoreError> {
         self.named(vpi, static_counter, |secret| StaticSecret::from_bytes(secret.0))
+    }
+
+    /// How long ago the static key with this counter was put here; none, if a clock was set back since.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn static_age(&self, vpi: &VpiId, counter: u64) -> Result<Duration, StoreError> {
+        let path = self.folder(vpi).join(static_file(counter));
+        let put_at = fs::metadata(&path).and_then(|found| found.modified());
+        let put_at = put_at.map_err(StoreError::io("look at", &path))?;
+        Ok(put_at.elapsed().unwrap_or_default())
+    }
+
+    /// Forgets a static key that has served; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn remove_static(&self, vpi: &VpiId, counter: u64) -> Result<(), StoreError> {
+        remove(&self.folder(vpi).join(static_file(counter)))
     }
 
     /// Keeps the static key that Rekey `counter` certifies.

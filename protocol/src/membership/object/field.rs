@@ -8,7 +8,7 @@ use crate::wire::cbor::{CborError, MapReader, read_bytes, read_uint};
 
 /// The largest time, sequence, counter or version that decodes (chosen: no sum of a few of them overflows, and
 /// no honest count comes near).
-pub(super) const MAX_COUNT: u64 = 1 << 40;
+pub const MAX_COUNT: u64 = 1 << 40;
 
 /// A time in unix seconds, a sequence, a counter or a version.
 pub(super) fn count(decoder: &mut Decoder<'_>) -> Option<u64> {

@@ -43,6 +43,7 @@ pub use charter::{Admin, Capabilities, Charter, Cut, MAX_ADMINS, MAX_ROOTS, Poli
 pub use confirm::{Confirm, Lease, MAX_CONFIRMED};
 pub use envelope::{MAX_BODY_BYTES, MAX_OBJECT_BYTES, MAX_SIGNATURES};
 pub use epoch::{Epoch, Rekey};
+pub use field::MAX_COUNT;
 pub use invite::{Invite, MAX_INVITE_SECONDS, MAX_USES};
 pub use join::{Admit, Join};
 pub use presence::{MAX_BEACON_ADDRESS, MAX_BEACON_PEER, MAX_CANDIDATES, Presence};

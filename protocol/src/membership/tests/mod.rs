@@ -4,6 +4,7 @@ mod chartering;
 mod joining;
 mod reducing;
 mod removing;
+mod sparing;
 mod tokens;
 
 use rand_core::SeedableRng as _;
