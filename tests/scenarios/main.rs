@@ -9,6 +9,8 @@ mod bad_use;
 #[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
+mod damage;
+#[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
 mod index;

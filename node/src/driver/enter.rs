@@ -222,8 +222,7 @@ impl Node {
                 secret
             }
         };
-        let former = keys.joinings()?.into_iter().find(|(vpi, _)| *vpi == id);
-        let former = former.and_then(|(_, former)| Object::open(&id, &former.join).ok());
+        let former = keys.joining(&id)?.and_then(|former| Object::open(&id, &former.join).ok());
         let former = former.and_then(|object| Question::new(object, token.invite_object().clone()));
         if let Some(question) = former.filter(|question| question.bodies().0.invite_id == invite.invite_id) {
             return Ok((question, static_secret));

@@ -92,6 +92,7 @@ mod tests {
     fn state() -> (tempfile::TempDir, State) {
         let root = tempfile::tempdir().unwrap();
         let state = State::open(&root.path().join("vpi"), None).unwrap();
+        state.keys().device().unwrap();
         for vpi in [LEFT, KEPT] {
             state.keys().put_recovery(&vpi, &[3; 32]).unwrap();
             fs::write(state.vpi(&vpi).unwrap().objects, "objects").unwrap();
@@ -102,7 +103,6 @@ mod tests {
     #[test]
     fn a_vpi_that_was_left_leaves_only_a_mark() {
         let (_root, state) = state();
-        state.keys().device().unwrap();
 
         state.forget(&LEFT).unwrap();
 

@@ -121,7 +121,7 @@ impl Engine {
     }
 
     fn may_sign(&self, offline: bool) -> bool {
-        self.has_settled || self.peers.is_empty() || offline
+        self.has_settled || (self.peers.is_empty() && !self.went_back) || offline
     }
 
     /// Says that this device leaves; who hears it tells the others.

@@ -65,6 +65,9 @@ pub enum Command {
     Connect(DeviceId),
     /// What members may reach from now on, in place of what was before; everything on the own alias until then.
     Reach(Reach),
+    /// What this node has of its own history may be less than it once had: nothing is signed on it before another member
+    /// has told what it knows, not even where no other member is known.
+    WentBack,
     /// Say goodbye on every link; the node stops.
     Close,
 }
@@ -116,6 +119,7 @@ impl Engine {
             }
             Command::Connect(device) => self.wake(&device, time),
             Command::Reach(reach) => self.on_reach(reach),
+            Command::WentBack => self.went_back = true,
             Command::Close => self.close_all(time),
         }
     }

@@ -136,6 +136,8 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    /// Its own history may be older than it once was.
+    went_back: bool,
     counters: Counters,
     lan: Lan,
     /// Others have removed this device, or it left: it is silent.
@@ -201,6 +203,7 @@ impl Engine {
             next_link: 0,
             storing: witness::Storing::default(),
             has_settled: false,
+            went_back: false,
             counters: Counters::default(),
             lan: Lan::default(),
             is_removed: false,

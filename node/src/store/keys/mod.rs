@@ -19,7 +19,7 @@ use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use super::replace::{PRIVATE, remove, replace};
+use super::replace::{PRIVATE, remove, replace, set_aside};
 use super::state::{check_mode, make_folder};
 
 #[cfg(test)]
@@ -60,10 +60,14 @@ impl Keys {
     ///
     /// # Errors
     /// [`StoreError::Damaged`] and [`StoreError::Loose`] for a file that is there; it is never replaced.
+    /// [`StoreError::Lost`] for one that is gone while there are secrets of VPIs.
     pub(crate) fn device(&self) -> Result<SigningSecret, StoreError> {
         let path = self.dir.join("device");
         if let Some(seed) = load(&path)? {
             return Ok(SigningSecret::from_seed(&seed.0));
+        }
+        if !self.vpis()?.is_empty() {
+            return Err(StoreError::Lost(path));
         }
         let mut seed = Secret([0; 32]);
         getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
@@ -148,12 +152,30 @@ impl Keys {
         self.put(vpi, &static_file(counter), &Zeroizing::new(key.to_bytes()))
     }
 
-    /// All kept epoch secrets of `vpi`, ascending.
+    /// All kept epoch secrets of `vpi`, ascending. Damaged ones are set aside, and members give them again; not the last
+    /// one, without which no member could be asked.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], [`StoreError::Loose`], [`StoreError::Io`], as for every secret.
+    /// [`StoreError::Damaged`] when none is whole; [`StoreError::Loose`], [`StoreError::Io`].
     pub(crate) fn epochs(&self, vpi: &VpiId) -> Result<Vec<(EpochName, Secret)>, StoreError> {
-        self.named(vpi, epoch_name, |secret| secret)
+        let folder = self.folder(vpi);
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+        for (name, file) in names(&folder)?.into_iter().filter_map(|file| Some((epoch_name(&file)?, file))) {
+            match load(&folder.join(&file)) {
+                Ok(secret) => whole.extend(secret.map(|secret| (name, secret))),
+                Err(StoreError::Damaged { path, .. }) => damaged.push(path),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(path) = damaged.first().filter(|_| whole.is_empty()) {
+            return Err(StoreError::Damaged { path: path.clone(), advice: ADVICE });
+        }
+        for path in &damaged {
+            set_aside(path)?;
+            tracing::warn!(path = %path.display(), "an epoch secret was damaged and set aside; members have it");
+        }
+        whole.sort_by_key(|(name, _)| *name);
+        Ok(whole)
     }
 
     /// Keeps an epoch secret; to be called before the Epoch that names it is kept.
@@ -215,6 +237,10 @@ pub(super) fn read_private(path: &Path, limit: usize) -> Result<Option<Zeroizing
         file => file.map_err(StoreError::io("open", path))?,
     };
     let found = file.metadata().map_err(StoreError::io("look at", path))?;
+    if !found.is_file() {
+        // What is no file holds no secret: to the caller it is a damaged one.
+        return Ok(Some(Zeroizing::new(Vec::new())));
+    }
     check_mode(path, found.mode(), PRIVATE)?;
     // Room for all from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 64));
