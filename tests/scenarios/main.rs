@@ -31,6 +31,8 @@ mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
+mod removal;
+#[cfg(feature = "netns")]
 mod restart;
 #[cfg(feature = "netns")]
 mod roaming;
