@@ -98,7 +98,7 @@ fn join_and_stop_keeper(a: &Member, host: &Host) -> Result<(PathBuf, Member)> {
         let keeper = scope.spawn(|| {
             let keeper = next_keeper(host, |_| true)?;
             signal(&keeper, Signal::STOP)?;
-            Ok(keeper)
+            anyhow::Ok(keeper)
         });
         let b = Member::join(host, &token, &[])?;
         Ok((keeper.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??, b))

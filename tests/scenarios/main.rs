@@ -33,6 +33,8 @@ mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
+mod removal;
+#[cfg(feature = "netns")]
 mod restart;
 #[cfg(feature = "netns")]
 mod roaming;

@@ -9,7 +9,7 @@ use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Kind, Object, Reason};
-use crate::wire::message::Message;
+use crate::wire::message::{CLOSE_STOPS, Message};
 
 /// What an invite is to be, and the addresses that its token names.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Engine {
         }
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
-            self.send_message(&device, &Message::Close { reason: 0 }, time);
+            self.send_message(&device, &Message::Close { reason: CLOSE_STOPS }, time);
             self.close(&device, time);
         }
     }

@@ -55,7 +55,7 @@ impl Engine {
                 }
             }
             Message::Settled { heard } => self.on_settled(&device, heard, time),
-            Message::Close { .. } => self.on_close(&device, index, time),
+            Message::Close { reason } => self.on_close(&device, (index, reason), time),
         }
         self.send_due_messages(&device, time);
         outcome
@@ -246,6 +246,7 @@ impl Engine {
         let (presences, lasting): (Vec<_>, Vec<_>) =
             objects.into_iter().partition(|object| object.kind() == Kind::Presence);
         if !lasting.is_empty() {
+            self.on_admits(&lasting, time);
             self.store(lasting, Vec::new());
             self.check_joined(time);
             self.on_membership(time);
@@ -310,8 +311,8 @@ impl Engine {
     }
 }
 
-/// Whether this is the word of another that `device` is out: nothing more is said to it.
-fn is_removal_of(device: &DeviceId, object: &Object) -> bool {
+/// Whether this is the word of another that `device` is out: it has what it knows of it for itself.
+pub(super) fn is_removal_of(device: &DeviceId, object: &Object) -> bool {
     matches!(object.body(), Body::Remove(remove)
         if remove.target == Target::Device(*device) && !remove.is_leave())
 }

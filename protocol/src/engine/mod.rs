@@ -133,6 +133,7 @@ pub struct Engine {
     indices: BTreeMap<u32, DeviceId>,
     next_link: u32,
     storing: witness::Storing,
+    let_in: witness::LetIn,
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
@@ -202,6 +203,7 @@ impl Engine {
             indices: BTreeMap::new(),
             next_link: 0,
             storing: witness::Storing::default(),
+            let_in: witness::LetIn::default(),
             has_settled: false,
             went_back: false,
             counters: Counters::default(),
@@ -403,6 +405,7 @@ impl Engine {
             .copied()
             .collect();
         for device in gone {
+            self.tell_removed(&device, time);
             self.remove_peer(&device, time);
         }
         self.choose_static();

@@ -68,6 +68,8 @@ pub(super) enum Reach {
     Unknown,
     /// The last handshake had no answer.
     Unreachable,
+    /// It said that this device was removed, and has not answered since.
+    Denied,
 }
 
 /// Everything about one other member but what the objects say.

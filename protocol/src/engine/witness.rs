@@ -11,11 +11,34 @@ use crate::gate;
 use crate::identity::{InviteId, ObjectId, Secret};
 use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
-use crate::membership::object::{Kind, Object};
+use crate::membership::object::{Body, Kind, Object};
 use crate::membership::witness::{self, Verdict};
 use crate::random;
 use crate::veil::{self, Veiled};
 use crate::wire::header::VeilHeader;
+
+/// Joins remembered that others let in (chosen: those of a burst in the largest VPI, 200 kB).
+const MAX_LET_IN: usize = 4_096;
+
+/// Joins that other members let in, and this node's wall clock, in milliseconds, when it heard of it. What was asked
+/// before was answered elsewhere: it is sent again by whoever saw it on the way. A joiner that missed its answer asks
+/// anew. Not kept over a restart: what was asked before that is not answered either.
+#[derive(Default)]
+pub(super) struct LetIn(VecDeque<(ObjectId, u64)>);
+
+impl LetIn {
+    fn add(&mut self, join: ObjectId, wall_ms: u64) {
+        if self.0.len() >= MAX_LET_IN {
+            self.0.pop_front();
+        }
+        self.0.push_back((join, wall_ms));
+    }
+
+    /// Whether the question with this Join was answered elsewhere, if it was asked at `asked_ms`.
+    fn has_answered(&self, join: &ObjectId, asked_ms: u64) -> bool {
+        self.0.iter().any(|(known, heard_ms)| known == join && asked_ms <= *heard_ms)
+    }
+}
 
 /// What may be said only once something is on disk.
 pub(super) enum Acknowledgement {
@@ -135,6 +158,10 @@ impl Engine {
         if let Verdict::Silent(reason) = verdict {
             return Err(reason);
         }
+        let join = question.join_object().id();
+        if matches!(verdict, Verdict::Known(_)) && self.let_in.has_answered(&join, asked.time_ms) {
+            return Err(DropReason::VeilReplayed);
+        }
         self.gate.answer_join(asked, time.now)?;
         let admit = match verdict {
             Verdict::Silent(reason) => return Err(reason),
@@ -145,6 +172,18 @@ impl Engine {
         let newest = self.roster.newest_epoch().ok_or(DropReason::JoinRefused)?;
         let witness = (own, self.config.static_secret.public());
         Answer::admitted(&mut self.rng, question, admit, newest, witness).ok_or(DropReason::JoinRefused)
+    }
+
+    /// Takes in that others let somebody in. Whom this device let in itself, it knows by the nonce of the question.
+    pub(super) fn on_admits(&mut self, objects: &[Object], time: Time) {
+        let own = self.config.device.public();
+        for object in objects {
+            let Body::Admit(admit) = object.body() else { continue };
+            let mut admits = self.roster.objects().admits_of(&admit.join_id);
+            if admits.all(|(_, admit)| admit.witness != own) {
+                self.let_in.add(admit.join_id, time.wall_ms);
+            }
+        }
     }
 
     /// The one transaction of an admission: Invite, Join and Admit together.

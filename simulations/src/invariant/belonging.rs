@@ -31,6 +31,8 @@ impl View {
 
 /// Bytes of a sealed `have` of one object.
 const HAVE_BYTES: usize = 65;
+/// Bytes of a sealed `close`.
+const CLOSE_BYTES: usize = 34;
 
 /// What is known of all hosts together.
 #[derive(Default)]
@@ -55,6 +57,8 @@ struct Known {
     gone: BTreeSet<DeviceId>,
     /// Devices that it holds a Remove of.
     removed: BTreeSet<DeviceId>,
+    /// Of these, those that it took for members until this very step.
+    parting: BTreeSet<DeviceId>,
     /// It said that it was removed itself.
     is_silent: bool,
 }
@@ -195,6 +199,8 @@ impl Records {
             return Err(format!("alarm at {}: {alarm:?}", host.name));
         }
         let devices: BTreeSet<DeviceId> = node.engine.names().map(|(device, _)| device).collect();
+        let ended = known.members.difference(&devices).filter(|device| known.removed.contains(*device));
+        known.parting = ended.copied().collect();
         known.gone.extend(known.members.difference(&devices));
         known.gone.extend(&known.removed);
         known.gone.retain(|device| !devices.contains(device));
@@ -222,23 +228,23 @@ impl Records {
     }
 
     /// After every step of host `number`: of who is no member any more it has no link, no alias, and it sends nothing
-    /// to where that device was.
+    /// to where that device was; but in the step in which it is removed, the one word that it is.
     ///
     /// # Errors
     /// What it still has.
     pub(crate) fn check_gone(
-        &self,
+        &mut self,
         number: usize,
         hosts: &[Host],
         (transmits, known): (&[Transmit], &[(SocketAddr, usize)]),
         took_objects: bool,
     ) -> Result<(), String> {
         let Some(record) =
-            self.hosts.get(&number).filter(|record| record.is_silent || !record.gone.is_empty())
+            self.hosts.get_mut(&number).filter(|record| record.is_silent || !record.gone.is_empty())
         else {
             return Ok(());
         };
-        let host = &hosts[number];
+        let (host, mut parting) = (&hosts[number], std::mem::take(&mut record.parting));
         if record.is_silent && !transmits.is_empty() {
             return Err(format!("{number} was removed, and sends {} datagrams", transmits.len()));
         }
@@ -260,7 +266,11 @@ impl Records {
             };
             // Whoever brings the word of its own end is told that it was heard: a device that leaves waits for it.
             let is_have = transmit.datagram.len() == HAVE_BYTES && took_objects;
-            if let Some(holder) = holder.filter(|holder| is_gone(&hosts[*holder].id()) && !is_have) {
+            let Some(holder) = holder.filter(|holder| is_gone(&hosts[*holder].id()) && !is_have) else {
+                continue;
+            };
+            let is_last_word = transmit.datagram.len() == CLOSE_BYTES && parting.remove(&hosts[holder].id());
+            if !is_last_word {
                 let length = transmit.datagram.len();
                 return Err(format!("{number} sent {length} bytes to {holder}, for it no member any more"));
             }

@@ -41,16 +41,20 @@ pub(super) fn removal(world: &mut World) -> Result<(), String> {
     }
     let before = world.chance.between(ms(0), secs(2));
     world.run_for(before)?;
-    if world.chance.percent(30) {
-        match leave(world, victim)? {
-            0 => return Err(format!("{victim} left, and told nobody")),
-            _ => {}
+    let leaves = world.chance.percent(30);
+    if leaves {
+        if leave(world, victim)? == 0 {
+            return Err(format!("{victim} left, and told nobody"));
         }
     } else {
         remove(world, 0, victim)?;
     }
     let device = world.hosts[victim].id();
     world.run_for(CLOSED_WITHIN)?;
+    let told = world.hosts[victim].node.as_ref().and_then(|node| node.engine.told_removed_by());
+    if told.is_none() != leaves {
+        return Err(format!("{victim} leaves: {leaves}, and is told that it was removed by {told:?}"));
+    }
     for host in &others {
         if world.hosts[*host].node.as_ref().is_some_and(|node| node.is_member(&device)) {
             return Err(format!("{host} has not closed with {victim} after {CLOSED_WITHIN:?}"));

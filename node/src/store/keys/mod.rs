@@ -1,7 +1,7 @@
 //! The secrets: one file each, mode 0600, written by rename.
 //!
 //! ```text
-//! device | <vpi>/root | <vpi>/recovery | <vpi>/static-<counter> | <vpi>/epoch-<number>-<tag hex>
+//! device | <vpi>/device | <vpi>/root | <vpi>/recovery | <vpi>/static-<counter> | <vpi>/epoch-<number>-<tag hex>
 //! file = 64 hexadecimal digits, '-', 8 digits of CRC32C over file name and secret, '\n'
 //! ```
 //!
@@ -31,6 +31,7 @@ const FILE_BYTES: usize = 64 + 1 + 8 + 1;
 /// Name of the folder of keys in the state folder.
 pub(super) const FOLDER: &str = "keys";
 
+const DEVICE: &str = "device";
 const RECOVERY: &str = "recovery";
 
 const ADVICE: &str = "restore it from a backup; it is never made anew by itself";
@@ -62,17 +63,30 @@ impl Keys {
     /// [`StoreError::Damaged`] and [`StoreError::Loose`] for a file that is there; it is never replaced.
     /// [`StoreError::Lost`] for one that is gone while there are secrets of VPIs.
     pub(crate) fn device(&self) -> Result<SigningSecret, StoreError> {
-        let path = self.dir.join("device");
-        if let Some(seed) = load(&path)? {
-            return Ok(SigningSecret::from_seed(&seed.0));
-        }
-        if !self.vpis()?.is_empty() {
+        let path = self.dir.join(DEVICE);
+        if load(&path)?.is_none() && !self.vpis()?.is_empty() {
             return Err(StoreError::Lost(path));
         }
-        let mut seed = Secret([0; 32]);
-        getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
-        store(&path, &seed.0)?;
-        Ok(SigningSecret::from_seed(&seed.0))
+        drawn(&path)
+    }
+
+    /// The device key of this node in `vpi`: the one drawn for that VPI alone, if there is one, else [`Keys::device`].
+    ///
+    /// # Errors
+    /// As for [`Keys::device`].
+    pub(crate) fn device_in(&self, vpi: &VpiId) -> Result<SigningSecret, StoreError> {
+        match load(&self.folder(vpi).join(DEVICE))? {
+            Some(seed) => Ok(SigningSecret::from_seed(&seed.0)),
+            None => self.device(),
+        }
+    }
+
+    /// Draws a device key for `vpi` alone: a removal names the former one for ever. One that is there stays.
+    ///
+    /// # Errors
+    /// As for [`Keys::device`].
+    pub(super) fn draw_device_in(&self, vpi: &VpiId) -> Result<(), StoreError> {
+        drawn(&self.make_vpi_folder(vpi)?.join(DEVICE)).map(drop)
     }
 
     /// The public half of the device key in the state folder `state`, if one was drawn; takes no lock.
@@ -80,7 +94,7 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Loose`]; [`StoreError::Io`], also for whoever may not read it.
     pub(crate) fn peek_device(state: &Path) -> Result<Option<DeviceId>, StoreError> {
-        let seed = load(&state.join(FOLDER).join("device"))?;
+        let seed = load(&state.join(FOLDER).join(DEVICE))?;
         Ok(seed.map(|seed| SigningSecret::from_seed(&seed.0).public()))
     }
 
@@ -279,6 +293,17 @@ fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
         names.extend(name.into_string());
     }
     Ok(names)
+}
+
+/// The signing key at `path`, drawn and written if there is none.
+fn drawn(path: &Path) -> Result<SigningSecret, StoreError> {
+    if let Some(seed) = load(path)? {
+        return Ok(SigningSecret::from_seed(&seed.0));
+    }
+    let mut seed = Secret([0; 32]);
+    getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
+    store(path, &seed.0)?;
+    Ok(SigningSecret::from_seed(&seed.0))
 }
 
 fn store(path: &Path, secret: &[u8; 32]) -> Result<(), StoreError> {
