@@ -47,7 +47,8 @@ main() {
         network "$count"
     done
     for lab in "${labs[@]}"; do
-        wait_for 120 "the links of $lab to close" is_quiet
+        # idle_after, then the rest of a session's life (protocol/README: 180 s), for links made one after the other.
+        wait_for 400 "the links of $lab to close" is_quiet
     done
     echo "the links have closed; measuring for $minutes min" >&2
     python3 -c "$MEASURE" "$LABS" "$minutes" "$format" "${labs[@]}"
@@ -67,8 +68,8 @@ network() {
 table inet idle {
     counter sent {}
     counter received {}
-    chain out { type filter hook output priority 0; oifname "eth0" meta l4proto udp counter name sent }
-    chain in { type filter hook input priority 0; iifname "eth0" meta l4proto udp counter name received }
+    chain out { type filter hook output priority 0; oifname "eth0" meta l4proto udp counter name sent; }
+    chain in { type filter hook input priority 0; iifname "eth0" meta l4proto udp counter name received; }
 }
 END' env VPI_LOG=info,vpi::driver=trace,vpi::store=trace "$binary" up --config "$folder/settings.toml"
         wait_for 10 "the ready line of $host" grep -qi ready "$LABS/$lab/$host/node.out"

@@ -47,12 +47,9 @@ fn keepers_and_nodes_killed_in_the_middle_need_no_repair() {
         b.host.vpi(&["ping", "a", "-c", "1"])?.success()?;
         ensure!(b.stop()? == 0, "the node does not end as it should");
         for round in 0..KILLS {
-            let keeper = thread::scope(|scope| {
-                let host = b.host.clone();
-                let keeper = scope.spawn(move || next_writer(&host));
-                b.restart()?;
-                keeper.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))?
-            })?;
+            // The one before the ready line only reads, and is gone.
+            b.restart()?;
+            let keeper = next_keeper(&b.host)?;
             // Either of them first; the other at once.
             if round % 2 == 0 {
                 signal(&keeper, Signal::KILL)?;
@@ -81,7 +78,8 @@ fn a_damaged_index_is_set_aside_and_told_and_the_node_has_no_thread_of_it() {
 
         ensure!(fs::read_to_string(&b.host.log)?.contains("it was set aside"), "the damage is not told");
         ensure!(b.host.state.join("index.damaged-1").is_dir(), "the damaged index is not kept");
-        b.host.vpi(&["ping", "a", "-c", "1"])?.success()?;
+        // It forgot where a is; a knows where it is.
+        a.host.vpi(&["ping", "b", "-c", "3"])?.success()?;
         let process = node_process(&b.host)?.context("the node is gone")?;
         let threads: Vec<_> = fs::read_dir(process.join("task"))?
             .map(|thread| Ok(fs::read_to_string(thread?.path().join("comm"))?.trim().to_owned()))
@@ -95,8 +93,8 @@ fn a_damaged_index_is_set_aside_and_told_and_the_node_has_no_thread_of_it() {
 fn join_and_stop_keeper(a: &Member, host: &Host) -> Result<(PathBuf, Member)> {
     let token = a.invite(&[])?;
     thread::scope(|scope| {
-        let keeper = scope.spawn(|| {
-            let keeper = next_keeper(host, |_| true)?;
+        let keeper = scope.spawn(|| -> Result<PathBuf> {
+            let keeper = next_keeper(host)?;
             signal(&keeper, Signal::STOP)?;
             anyhow::Ok(keeper)
         });
@@ -105,14 +103,8 @@ fn join_and_stop_keeper(a: &Member, host: &Host) -> Result<(PathBuf, Member)> {
     })
 }
 
-/// The first keeper after the ready line: the one before it only reads.
-fn next_writer(host: &Host) -> Result<PathBuf> {
-    let mut reader = None;
-    next_keeper(host, |keeper| reader.get_or_insert(keeper.to_owned()) != keeper)
-}
-
-/// Waits for a keeper of the node on `host` that `is_meant`. It lives for milliseconds: there is no pause.
-fn next_keeper(host: &Host, mut is_meant: impl FnMut(&Path) -> bool) -> Result<PathBuf> {
+/// Waits for a keeper of the node on `host`. It lives for milliseconds: there is no pause.
+fn next_keeper(host: &Host) -> Result<PathBuf> {
     let line = format!("vpi\0index-keeper\0{}\0", host.state.join("index").display());
     let deadline = Instant::now() + KEEPER_LIMIT;
     while Instant::now() < deadline {
@@ -120,7 +112,7 @@ fn next_keeper(host: &Host, mut is_meant: impl FnMut(&Path) -> bool) -> Result<P
             let process = process?.path();
             // Not before its exec: until then its node waits for it.
             let is_keeper = fs::read(process.join("cmdline")).is_ok_and(|found| found == line.as_bytes());
-            if is_keeper && is_meant(&process) {
+            if is_keeper {
                 return Ok(process);
             }
         }
