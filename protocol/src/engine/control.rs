@@ -210,6 +210,9 @@ impl Engine {
             false => peer.objects.take(time.now),
         });
         if !may_take {
+            if let Some(peer) = self.peers.get_mut(from) {
+                peer.exchange.on_refused();
+            }
             return Err(DropReason::ObjectBound);
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
