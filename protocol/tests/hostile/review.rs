@@ -130,13 +130,12 @@ fn no_epoch_of_one_admin_keeps_another_from_removing() {
 }
 
 #[test]
-fn where_a_device_is_can_be_told_at_any_date_of_this_century() {
-    let lab = Lab::new(0);
-    let (device, at) = (&lab.nodes[VICTIM].device, lab.nodes[VICTIM].address);
-    let wall_ms = lab.time().wall_ms;
-    // As `Engine::publish` counts.
-    let made = admin::presence(&lab.vpi, device, wall_ms, &[at], wall_ms / 1_000);
-    assert!(made.is_ok(), "{made:?}");
+fn where_a_device_is_is_told_to_members() {
+    let mut lab = Lab::new(1);
+    let at = lab.nodes[VICTIM].address;
+    lab.command(VICTIM, Command::Addresses(vec![at]));
+    lab.run(Duration::from_secs(1));
+    assert_eq!(lab.nodes[FRIEND].presences.len(), 1);
 }
 
 #[test]
