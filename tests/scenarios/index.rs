@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::member::find_member;
 use tests::{Host, Member, one_at_a_time, scenario, wait};
@@ -16,14 +17,19 @@ const KEEPER_LIMIT: Duration = Duration::from_secs(20);
 const HANG_LIMIT: Duration = Duration::from_secs(15);
 /// How long a node may take, after its start, until it has a link to a member that it remembers.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-const KILLS: usize = 6;
+const KILLS: u32 = 8;
+/// By how much later each of them is killed.
+const STEP: Duration = Duration::from_millis(4);
 
 #[test]
 fn a_keeper_that_hangs_is_ended_and_the_node_goes_on_and_remembers_at_its_end() {
     let _turn = one_at_a_time();
     scenario("keeper-hangs", 2, |lab| {
         let a = Member::found(lab.host("a")?, &[])?;
-        let (keeper, mut b) = join_and_stop_keeper(&a, lab.host("b")?)?;
+        let mut b = join(&a, lab.host("b")?)?;
+        b.stop()?;
+        b.restart()?;
+        let keeper = held_keeper(&b.host, |keeper| signal(keeper, Signal::STOP))?;
         check_inherited(&keeper)?;
 
         wait::until("the keeper to be ended", HANG_LIMIT, || Ok((!keeper.exists()).then_some(())))?;
@@ -31,6 +37,8 @@ fn a_keeper_that_hangs_is_ended_and_the_node_goes_on_and_remembers_at_its_end() 
         ensure!(log.matches("did not answer within").count() == 1, "the hanging keeper is told once");
         b.host.vpi(&["ping", "a", "-c", "1"])?.success()?;
 
+        // What is there after the end was written at the end.
+        fs::remove_dir_all(b.host.state.join("index"))?;
         ensure!(b.stop()? == 0, "the node does not end as it should");
         b.restart()?;
         is_called(&b.host)
@@ -42,14 +50,13 @@ fn keepers_and_nodes_killed_in_the_middle_need_no_repair() {
     let _turn = one_at_a_time();
     scenario("keeper-killed", 2, |lab| {
         let a = Member::found(lab.host("a")?, &[])?;
-        let (keeper, mut b) = join_and_stop_keeper(&a, lab.host("b")?)?;
-        signal(&keeper, Signal::KILL)?;
-        b.host.vpi(&["ping", "a", "-c", "1"])?.success()?;
+        let mut b = join(&a, lab.host("b")?)?;
         ensure!(b.stop()? == 0, "the node does not end as it should");
         for round in 0..KILLS {
-            // The one before the ready line only reads, and is gone.
             b.restart()?;
-            let keeper = next_keeper(&b.host)?;
+            let keeper = held_keeper(&b.host, |_| Ok(()))?;
+            // It opens the index, reads or writes.
+            thread::sleep(STEP * round);
             // Either of them first; the other at once.
             if round % 2 == 0 {
                 signal(&keeper, Signal::KILL)?;
@@ -68,11 +75,9 @@ fn keepers_and_nodes_killed_in_the_middle_need_no_repair() {
 fn a_damaged_index_is_set_aside_and_told_and_the_node_has_no_thread_of_it() {
     scenario("index-damaged", 2, |lab| {
         let a = Member::found(lab.host("a")?, &[])?;
-        let mut b = Member::join(lab.host("b")?, &a.invite(&[])?, &[])?;
-        let conf = b.host.state.join("index/conf");
-        wait::until("the index to be made", KEEPER_LIMIT, || Ok(conf.exists().then_some(())))?;
+        let mut b = join(&a, lab.host("b")?)?;
         ensure!(b.stop()? == 0, "the node does not end as it should");
-        fs::write(&conf, "no configuration")?;
+        fs::write(b.host.state.join("index/conf"), "no configuration")?;
 
         b.restart()?;
 
@@ -89,21 +94,27 @@ fn a_damaged_index_is_set_aside_and_told_and_the_node_has_no_thread_of_it() {
     });
 }
 
-/// Joins, and stops the first keeper that the node on `host` starts.
-fn join_and_stop_keeper(a: &Member, host: &Host) -> Result<(PathBuf, Member)> {
-    let token = a.invite(&[])?;
-    thread::scope(|scope| {
-        let keeper = scope.spawn(|| -> Result<PathBuf> {
-            let keeper = next_keeper(host)?;
-            signal(&keeper, Signal::STOP)?;
-            anyhow::Ok(keeper)
-        });
-        let b = Member::join(host, &token, &[])?;
-        Ok((keeper.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??, b))
-    })
+/// Joins, and waits until the node has an index.
+fn join(a: &Member, host: &Host) -> Result<Member> {
+    let b = Member::join(host, &a.invite(&[])?, &[])?;
+    let database = host.state.join("index/db");
+    wait::until("the index to be made", KEEPER_LIMIT, || Ok(database.exists().then_some(())))?;
+    Ok(b)
 }
 
-/// Waits for a keeper of the node on `host`. It lives for milliseconds: there is no pause.
+/// Holds sled's lock, so that the next keeper waits; lets it go on after `act`. The node has just said that it is ready:
+/// the keeper that reads is gone, and the one that writes is to come.
+fn held_keeper(host: &Host, act: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let database = fs::File::open(host.state.join("index/db"))?;
+    wait::until("the lock of the index", KEEPER_LIMIT, || {
+        Ok(flock(&database, FlockOperation::NonBlockingLockExclusive).ok())
+    })?;
+    let keeper = next_keeper(host)?;
+    act(&keeper)?;
+    Ok(keeper)
+}
+
+/// Waits for a keeper of the node on `host`. It waits for a lock, but not for long.
 fn next_keeper(host: &Host) -> Result<PathBuf> {
     let line = format!("vpi\0index-keeper\0{}\0", host.state.join("index").display());
     let deadline = Instant::now() + KEEPER_LIMIT;

@@ -14,7 +14,7 @@ pub(super) async fn examine(facts: &Facts, findings: &mut Vec<Finding>) {
         match Plan::of(vpi) {
             Ok(plan) => judge(facts, vpi, &plan, findings).await,
             Err(error) => {
-                findings.push(Finding::problem(&vpi.device, error.to_string(), "mend its vpi.toml"))
+                findings.push(Finding::problem(&vpi.device, error.to_string(), "mend its vpi.toml"));
             }
         }
     }

@@ -198,14 +198,11 @@ fn of_too_many_presences_the_longest_unseen_is_forgotten() {
 
 fn last_good_paths(index: &mut Database, vpi: &VpiId) -> Result<Vec<LastPath>, DatabaseError> {
     let facts = index.recall(vpi)?;
-    Ok(facts.into_iter().filter_map(|fact| path_of(fact, vpi)).collect())
-}
-
-fn path_of(fact: Fact, vpi: &VpiId) -> Option<LastPath> {
-    match fact {
-        Fact::Path(of, path) if of == *vpi => Some(path),
-        Fact::Path(..) | Fact::Presence(..) => None,
-    }
+    let paths = facts.iter().filter_map(|fact| match fact {
+        Fact::Path(of, path) => (of == vpi).then_some(*path),
+        Fact::Presence(..) => None,
+    });
+    Ok(paths.collect())
 }
 
 fn remember(index: &mut Database, vpi: &VpiId, paths: &[LastPath]) -> Result<(), DatabaseError> {
