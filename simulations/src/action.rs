@@ -116,28 +116,13 @@ impl World {
                 self.cuts.heal();
                 Ok(())
             }
-            Action::Remove { admin, target } => {
-                let target = self.hosts[target].id();
-                let removal = Removal { target, reason: Reason::Lost, offline: false };
-                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
-            }
-            Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
-            Action::Revoke { admin, invite } => {
-                self.give(admin, Input::Command(Command::Revoke(REMOVAL, invite, false)))
-            }
+            Action::Remove { .. }
+            | Action::Leave { .. }
+            | Action::Revoke { .. }
+            | Action::Connect { .. }
+            | Action::Remember { .. }
+            | Action::Ping { .. } => self.command(action),
             Action::NewStatic { host } => self.new_static(host),
-            Action::Connect { from, to } => {
-                let device = self.hosts[to].id();
-                self.give(from, Input::Command(Command::Connect(device)))
-            }
-            Action::Remember { host, of } => {
-                let (device, address) = (self.hosts[of].id(), self.hosts[of].address);
-                self.give(host, Input::Command(Command::Remember(device, address)))
-            }
-            Action::Ping { from, to } => {
-                let device = self.hosts[to].id();
-                self.give(from, Input::Command(Command::Ping(0, device)))
-            }
             Action::Internet(conditions) => {
                 self.internet = conditions;
                 Ok(())
@@ -150,6 +135,34 @@ impl World {
                 (0..shots).for_each(|_| self.attack());
                 Ok(())
             }
+        }
+    }
+
+    /// Gives a node the command that `action` is.
+    fn command(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Remove { admin, target } => {
+                let target = self.hosts[target].id();
+                let removal = Removal { target, reason: Reason::Lost, offline: false };
+                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
+            }
+            Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
+            Action::Revoke { admin, invite } => {
+                self.give(admin, Input::Command(Command::Revoke(REMOVAL, invite, false)))
+            }
+            Action::Connect { from, to } => {
+                let device = self.hosts[to].id();
+                self.give(from, Input::Command(Command::Connect(device)))
+            }
+            Action::Remember { host, of } => {
+                let (device, address) = (self.hosts[of].id(), self.hosts[of].address);
+                self.give(host, Input::Command(Command::Remember(device, address)))
+            }
+            Action::Ping { from, to } => {
+                let device = self.hosts[to].id();
+                self.give(from, Input::Command(Command::Ping(0, device)))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -217,11 +217,11 @@ impl Records {
     ///
     /// # Errors
     /// If another host made something else of those it has.
-    pub(crate) fn compare(&mut self, number: usize, view: View) -> Result<(), String> {
+    pub(crate) fn compare(&mut self, number: usize, view: &View) -> Result<(), String> {
         let known = self.hosts.entry(number).or_default();
         let ids: Vec<u8> = known.objects.iter().flat_map(|id| *id.as_bytes()).collect();
         let (first, same) = self.views.entry(sha256(&[&ids])).or_insert_with(|| (number, view.clone()));
-        if *same == view {
+        if same == view {
             return Ok(());
         }
         Err(format!("of the same objects {first} makes {same:?}, but {number} makes {view:?}"))

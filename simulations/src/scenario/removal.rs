@@ -10,6 +10,7 @@ use super::revocation::leave;
 use super::setup::{RECOVERY, acquaint, add_member, agreed, all_talk, group, members, pairs, tear};
 use super::{ms, secs};
 use crate::action::Action;
+use crate::host::Host;
 use crate::net::cut::Group;
 use crate::net::link::Conditions;
 use crate::traffic::Sent;
@@ -275,7 +276,7 @@ pub(super) fn one_view(world: &mut World, count: usize) -> Result<(), String> {
 /// These hosts have one view and one epoch within [`ONE_VIEW_WITHIN`], and nobody who is out is in it.
 pub(super) fn one_view_of(world: &mut World, hosts: &[usize]) -> Result<(), String> {
     let give_up_at = world.now + ONE_VIEW_WITHIN;
-    let out: Vec<_> = world.hosts.iter().filter(|host| host.is_out).map(|host| host.id()).collect();
+    let out: Vec<_> = world.hosts.iter().filter(|host| host.is_out).map(Host::id).collect();
     loop {
         let views: Vec<_> = hosts.iter().map(|host| world.hosts[*host].view(world.instant(*host))).collect();
         let is_one = views.iter().all(|view| view.is_some() && *view == views[0]);

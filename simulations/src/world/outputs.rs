@@ -103,7 +103,7 @@ impl World {
         let rests = self.hosts[host].is_awake() && self.records.count(host) == objects;
         let Some(node) = self.hosts[host].node.as_ref().filter(|_| rests) else { return Ok(()) };
         if let Some(seen) = seen {
-            return self.records.compare(host, seen);
+            return self.records.compare(host, &seen);
         }
         let seen = Some(View::of(node, self.instant(host)));
         self.schedule(REST, Occurrence::Look { host, objects, seen });
