@@ -279,14 +279,16 @@ fn a_name_is_free_after_a_removal_and_a_device_comes_back_with_another_key() {
             let alias: Ipv4Addr = joined["alias"].as_str().context("no alias")?.parse()?;
             ensure!(alias != former, "{alias} is the alias of the removed key");
             ensure!(b.host.vpi(&["request-code"])?.success()?.stdout == code, "the node's own code changed");
-            let known = a.alias_of(round)?;
-            ensure!(known == alias, "{round} is {alias} at home and {known} at a");
+            let known_at_a = a.alias_of(round)?;
+            // The /16 is each machine's own: the former one may still be in a socket's use.
+            let is_equal = known_at_a.octets()[2..] == alias.octets()[2..];
+            ensure!(is_equal, "{round} is {alias} at home and {known_at_a} at a");
             carries(&b.host, &a.host, b.alias_of("a")?)?;
             b.kill()?;
             b.restart()?;
             let known = find_member(&b.host, round)?.context("it knows itself")?;
             ensure!(known["alias"] == joined["alias"] && known["state"] == "self", "{known}");
-            carries(&a.host, &b.host, alias)?;
+            carries(&a.host, &b.host, known_at_a)?;
             b.host.vpi(&["leave", "home"])?.success()?;
             state_becomes(&a.host, round, "removed", CLOSED_WITHIN)?;
         }
