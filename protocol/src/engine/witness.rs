@@ -136,6 +136,10 @@ impl Engine {
         if question.bodies().1.invite_id != invite {
             return Err(DropReason::JoinRefused);
         }
+        let is_of_old = self.roster.newest_keys().is_none_or(|newest| newest.tag != header.epoch_tag);
+        if is_of_old && self.has_had_its_answer(&question) {
+            return Err(DropReason::JoinRefused);
+        }
         let answer = self.answer_to(&question, &asked, time)?.encode();
         debug_assert!(answer.len() <= content.body.len(), "an answer is never longer than its question");
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
@@ -143,6 +147,14 @@ impl Engine {
         let datagram = answer.seal(key, &header);
         self.acknowledge(Acknowledgement::Answer(Transmit { to: source, datagram }), time);
         Ok(())
+    }
+
+    /// Whoever is in and has told where it is has had its answer. Under an older epoch such a question is an ex-member's,
+    /// who knows the Join and holds the secret.
+    fn has_had_its_answer(&self, question: &Question) -> bool {
+        let device = question.bodies().0.device;
+        self.roster.membership().member(&device).is_some()
+            && self.roster.objects().presence_of(&device).is_some()
     }
 
     /// Decides on a question and does what it asks for; the answer may leave once everything is on disk.

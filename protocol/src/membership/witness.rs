@@ -49,10 +49,6 @@ pub fn consider(
     let taken = taken(set, membership, invite);
     let is_contested = membership.waiting(&join.device) == Some(Waiting::Contested);
     if taken.contains(&question.join_object().id()) && !is_contested {
-        // Whoever has told where it is has had its answer: this question is another's, who heard it.
-        if set.presence_of(&join.device).is_some() {
-            return refused;
-        }
         // An own Admit of a join that has others is no second use.
         return known_admit(set, membership, question).map_or(Verdict::Admit, Verdict::Known);
     }

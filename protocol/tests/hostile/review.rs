@@ -96,8 +96,9 @@ fn a_removal_is_taken_from_whoever_tells_of_it_whatever_else_it_told() {
         let rekey = Object::sign(&lab.vpi, &Body::Rekey(rekey), &[&device]).unwrap();
         offer(&mut lab, &rekey);
         lab.wire.clear();
-        if counter % 64 == 0 {
-            lab.run(Duration::from_millis(10));
+        // No faster than messages of one member are taken in.
+        if counter % 16 == 0 {
+            lab.run(Duration::from_millis(20));
         }
     }
     let place = next_of(set_of(&lab).membership(), &lab.nodes[VICTIM].device);
