@@ -14,7 +14,7 @@ cd "$here/.."
 
 readonly STEPS=(tools format deny shellcheck direction clippy rustdoc build unit simulations demo demo_killed scenarios)
 # The seeds of the bounded sweep, and what calls it.
-readonly SWEEP=(sweep --seeds 0..1000)
+readonly SWEEP=(sweep --seeds 0..2000)
 
 # --- the steps ----------------------------------------------------------------------------------------
 

@@ -64,6 +64,9 @@ pub struct Gate {
     seen: BTreeMap<[u8; 24], ()>,
     order: VecDeque<(Instant, [u8; 24])>,
     sources: Buckets<IpAddr>,
+    /// The same for joins and older epochs: who holds an old secret or a used token, and may write any source, must not use
+    /// up the share of a member.
+    other_sources: Buckets<IpAddr>,
     joins: Bucket,
     announcements: Bucket,
     old_epochs: Bucket,
@@ -82,6 +85,7 @@ impl Gate {
             seen: BTreeMap::new(),
             order: VecDeque::new(),
             sources: Buckets::new(SOURCE),
+            other_sources: Buckets::new(SOURCE),
             joins: Bucket::new(JOINS),
             announcements: Bucket::new(ANNOUNCEMENTS),
             old_epochs: Bucket::new(OLD_EPOCHS),
@@ -97,6 +101,16 @@ impl Gate {
     /// # Errors
     /// The reason for silence.
     pub fn look(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
+        self.is_fresh(question, wall_ms, now)?;
+        if self.sources.take(prefix(question.source.ip()), now) {
+            Ok(())
+        } else {
+            Err(DropReason::RateLimited)
+        }
+    }
+
+    /// Says whether the question is of now, and none that was answered.
+    fn is_fresh(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
         let running = now.saturating_duration_since(self.started_at);
         let oldest = MAX_AGE.min(running).as_millis() as u64;
         let newest = MAX_AGE.as_millis() as u64;
@@ -109,11 +123,13 @@ impl Gate {
         if self.seen.contains_key(&question.nonce) {
             return Err(DropReason::VeilReplayed);
         }
-        if self.sources.take(prefix(question.source.ip()), now) {
-            Ok(())
-        } else {
-            Err(DropReason::RateLimited)
-        }
+        Ok(())
+    }
+
+    fn look_at_other(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
+        self.is_fresh(question, wall_ms, now)?;
+        let source = prefix(question.source.ip());
+        if self.other_sources.take(source, now) { Ok(()) } else { Err(DropReason::RateLimited) }
     }
 
     /// Says the same of a joiner's question, of which there may also be too many in all.
@@ -126,7 +142,7 @@ impl Gate {
         wall_ms: u64,
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.look(question, wall_ms, now)?;
+        self.look_at_other(question, wall_ms, now)?;
         if self.joins.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
     }
 
@@ -140,7 +156,7 @@ impl Gate {
         wall_ms: u64,
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.look(question, wall_ms, now)?;
+        self.look_at_other(question, wall_ms, now)?;
         if self.old_epochs.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
     }
 

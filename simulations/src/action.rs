@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::engine::{Command, Removal, Ticket};
+use protocol::identity::InviteId;
 use protocol::membership::object::Reason;
 
 use crate::host::Input;
@@ -42,6 +43,10 @@ pub(crate) enum Action {
     Remove { admin: usize, target: usize },
     /// `host` leaves.
     Leave { host: usize },
+    /// `admin` takes an invite back.
+    Revoke { admin: usize, invite: InviteId },
+    /// `host` makes another static key its own.
+    NewStatic { host: usize },
     /// `from` initiates to `to`.
     Connect { from: usize, to: usize },
     /// `host` is told where `of` is.
@@ -111,24 +116,13 @@ impl World {
                 self.cuts.heal();
                 Ok(())
             }
-            Action::Remove { admin, target } => {
-                let target = self.hosts[target].id();
-                let removal = Removal { target, reason: Reason::Lost, offline: false };
-                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
-            }
-            Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
-            Action::Connect { from, to } => {
-                let device = self.hosts[to].id();
-                self.give(from, Input::Command(Command::Connect(device)))
-            }
-            Action::Remember { host, of } => {
-                let (device, address) = (self.hosts[of].id(), self.hosts[of].address);
-                self.give(host, Input::Command(Command::Remember(device, address)))
-            }
-            Action::Ping { from, to } => {
-                let device = self.hosts[to].id();
-                self.give(from, Input::Command(Command::Ping(0, device)))
-            }
+            Action::Remove { .. }
+            | Action::Leave { .. }
+            | Action::Revoke { .. }
+            | Action::Connect { .. }
+            | Action::Remember { .. }
+            | Action::Ping { .. } => self.command(action),
+            Action::NewStatic { host } => self.new_static(host),
             Action::Internet(conditions) => {
                 self.internet = conditions;
                 Ok(())
@@ -141,6 +135,34 @@ impl World {
                 (0..shots).for_each(|_| self.attack());
                 Ok(())
             }
+        }
+    }
+
+    /// Gives a node the command that `action` is.
+    fn command(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Remove { admin, target } => {
+                let target = self.hosts[target].id();
+                let removal = Removal { target, reason: Reason::Lost, offline: false };
+                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
+            }
+            Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
+            Action::Revoke { admin, invite } => {
+                self.give(admin, Input::Command(Command::Revoke(REMOVAL, invite, false)))
+            }
+            Action::Connect { from, to } => {
+                let device = self.hosts[to].id();
+                self.give(from, Input::Command(Command::Connect(device)))
+            }
+            Action::Remember { host, of } => {
+                let (device, address) = (self.hosts[of].id(), self.hosts[of].address);
+                self.give(host, Input::Command(Command::Remember(device, address)))
+            }
+            Action::Ping { from, to } => {
+                let device = self.hosts[to].id();
+                self.give(from, Input::Command(Command::Ping(0, device)))
+            }
+            _ => Ok(()),
         }
     }
 }

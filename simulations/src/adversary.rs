@@ -29,6 +29,7 @@ struct Recorded {
 #[derive(Default)]
 pub(crate) struct Adversary {
     recorded: Vec<Recorded>,
+    announced: Vec<Vec<u8>>,
 }
 
 /// A datagram of the adversary's: from where it claims to be, to a host, with what.
@@ -49,6 +50,26 @@ impl Adversary {
             let at = chance.below(MAX_RECORDED as u64) as usize;
             self.recorded[at] = recorded;
         }
+    }
+
+    /// Hears an announcement.
+    pub(crate) fn overhear(&mut self, bytes: &[u8]) {
+        if self.announced.len() < MAX_RECORDED {
+            self.announced.push(bytes.to_vec());
+        }
+    }
+
+    /// Makes up an announcement: one that was heard, whole or altered; or any datagram.
+    pub(crate) fn announcement(&self, chance: &mut Chance) -> Vec<u8> {
+        if self.announced.is_empty() || chance.percent(20) {
+            return junk(chance);
+        }
+        let mut bytes = chance.pick(&self.announced).clone();
+        let at = chance.below(bytes.len().max(1) as u64) as usize;
+        if let Some(byte) = bytes.get_mut(at).filter(|_| chance.percent(50)) {
+            *byte ^= 1 << chance.below(8);
+        }
+        bytes
     }
 
     /// Makes up one datagram against `target`.

@@ -1,7 +1,7 @@
 //! What outlives a crash. Writes are kept in the order in which they were asked for, and may take their time; of one
 //! that was under way a prefix of its records survives, secrets before the objects that name them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use protocol::alias::Pin;
@@ -25,6 +25,8 @@ pub(crate) struct Disk {
     pub(crate) joining: Option<(String, Vec<u8>)>,
     pub(crate) is_member: bool,
     pub(crate) under_way: VecDeque<Write>,
+    /// Every object that ever was on it, also one that it forgot when it went back.
+    ever: BTreeSet<ObjectId>,
 }
 
 /// Something to be kept.
@@ -75,9 +77,30 @@ impl Disk {
         self.under_way.iter().map(Write::records).sum()
     }
 
-    /// Whether this object is on disk.
-    pub(crate) fn has(&self, id: &ObjectId) -> bool {
-        self.objects.iter().any(|object| object.id() == *id)
+    /// Whether this object is on disk, or was.
+    pub(crate) fn had(&self, id: &ObjectId) -> bool {
+        self.ever.contains(id) || self.objects.iter().any(|object| object.id() == *id)
+    }
+
+    /// What a backup has of it.
+    pub(crate) fn backup(&self) -> Self {
+        Self {
+            vpi: self.vpi,
+            objects: self.objects.clone(),
+            epochs: self.epochs.clone(),
+            pins: self.pins.clone(),
+            remembered: self.remembered.clone(),
+            presences: self.presences.clone(),
+            joining: self.joining.clone(),
+            is_member: self.is_member,
+            ..Self::default()
+        }
+    }
+
+    /// It is what it was when `backup` was made.
+    pub(crate) fn go_back(&mut self, backup: Self) {
+        let ever = self.objects.iter().map(Object::id).chain(std::mem::take(&mut self.ever)).collect();
+        *self = Self { ever, ..backup };
     }
 
     /// Appends the first `records` records of a write.

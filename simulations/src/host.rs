@@ -31,13 +31,17 @@ const MAX_AHEAD: Duration = Duration::from_millis(1_000);
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) device: SigningSecret,
+    /// The static key that was made last, and those before it; on disk from the start.
     pub(crate) static_secret: StaticSecret,
+    pub(crate) former_statics: Vec<StaticSecret>,
     pub(crate) address: SocketAddr,
     pub(crate) rekey_after: Duration,
     pub(crate) suites: Suites,
     pub(crate) clock: Clock,
     /// Since when it sleeps, in true time, and how: no timer, no datagram, no application.
     pub(crate) asleep: Option<Sleep>,
+    /// It is on the network on which announcements are heard.
+    pub(crate) is_on_lan: bool,
     /// The founder's root key.
     pub(crate) root: Option<SigningSecret>,
     /// It was removed, or left: it is none of those who agree.
@@ -71,6 +75,11 @@ pub(crate) enum Input {
         from: SocketAddr,
         bytes: Vec<u8>,
     },
+    /// What came to the multicast group's port.
+    Announcement {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
     Packet(Vec<u8>),
     Command(Command),
     Timeout,
@@ -95,11 +104,13 @@ impl Host {
             name,
             device: SigningSecret::from_seed(&chance.bytes()),
             static_secret: StaticSecret::from_bytes(chance.bytes()),
+            former_statics: Vec::new(),
             address,
             rekey_after,
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
             clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
             asleep: None,
+            is_on_lan: false,
             root: None,
             is_out: false,
             disk: Disk::default(),
@@ -172,15 +183,16 @@ impl Host {
         }
     }
 
-    /// What a node that has just started tells its engine: where members are and this machine is, and to reach those
-    /// that were reached before.
+    /// What a node that has just started tells its engine: its former keys, where members are and this machine is, and
+    /// to reach those that were reached before.
     pub(crate) fn start_commands(&self) -> Vec<Command> {
         let remembered = || self.disk.remembered.iter();
         let remember = remembered().map(|(device, address)| Command::Remember(*device, *address));
         let presences = self.disk.presences.values().cloned().map(Command::Presence);
-        let addresses = std::iter::once(Command::Addresses(vec![self.address]));
+        let addresses = [Command::Announce(self.is_on_lan), Command::Addresses(vec![self.address])];
+        let statics = self.former_statics.iter().cloned().map(Command::Static);
         let connect = remembered().map(|(device, _)| Command::Connect(*device));
-        remember.chain(presences).chain(addresses).chain(connect).collect()
+        statics.chain(remember).chain(presences).chain(addresses).chain(connect).collect()
     }
 
     /// The device whose alias this is, as this host's file of aliases says.
@@ -217,6 +229,9 @@ impl Node {
         let mut outputs = Outputs::default();
         match input {
             Input::Datagram { from, mut bytes } => self.datagram(from, &mut bytes, &mut outputs, time),
+            Input::Announcement { from, bytes } => {
+                outputs.dropped.extend(self.engine.handle_announcement(from, &bytes, time).err());
+            }
             Input::Packet(packet) => self.packet(packet, &mut outputs, time),
             Input::Command(command) => self.engine.handle_command(command, time),
             Input::Timeout => self.engine.handle_timeout(time),

@@ -4,6 +4,7 @@
 //! simulations run --story chaos --seed 7 --trace     one run, line by line; without --story the one that the seed tells
 //! simulations sweep --seeds 0..1000                  many, on all cores; a failure is named with the command that replays it
 //! simulations sweep --seeds 0..1000 --story chaos    of one story only
+//! simulations idle                                   what nodes do on a day without a word
 //! ```
 
 mod action;
@@ -53,6 +54,11 @@ enum Command {
         #[arg(long)]
         trace: bool,
     },
+    /// Prints how often nodes wake and what they send on a day without a word.
+    Idle {
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Runs seeds until one fails.
     Sweep {
         /// The first seed, and the one behind the last: `0..1000`.
@@ -79,6 +85,13 @@ fn main() -> ExitCode {
             let trace = if trace { Trace::to(std::io::stdout()) } else { Trace::default() };
             if run(seed, story, trace) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Command::Idle { seed } => match scenario::idle::report(seed) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(what) => {
+                println!("seed {seed} failed: {what}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Sweep { seeds, story, threads, seconds, all } => {
             let limit = seconds.map(Duration::from_secs);
             Sweep { seeds, story, limit, all, ..Sweep::default() }.run(threads)

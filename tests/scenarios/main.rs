@@ -9,6 +9,8 @@ mod bad_use;
 #[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
+mod damage;
+#[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
 mod index;
@@ -30,6 +32,8 @@ mod names;
 mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
+#[cfg(feature = "netns")]
+mod removal;
 #[cfg(feature = "netns")]
 mod restart;
 #[cfg(feature = "netns")]

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
+use tests::member::group;
 use tests::traffic::{Listener, read_greeting};
-use tests::{Host, Lab, Member, Node, scenario, wait};
+use tests::{Host, Member, Node, scenario, wait};
 
 const PORT: u16 = 8030;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -24,7 +25,7 @@ type Aliases = BTreeMap<(String, String), Ipv4Addr>;
 #[test]
 fn five_members_all_reach_each_other_by_equal_aliases_that_outlive_node_and_machine() {
     scenario("five", NAMES.len(), |lab| {
-        let mut members = five(lab)?;
+        let mut members = group(lab, &NAMES)?;
         let mut listeners = listen(&members)?;
         let aliases = all_pairs_talk(&members)?;
         equal_for_all(&aliases)?;
@@ -129,23 +130,6 @@ fn apart(a: &Host, b: &Host, c: &Host) -> Result<()> {
     }
     ensure!(listener.accepted() == 1, "{} connections", listener.accepted());
     Ok(())
-}
-
-fn five(lab: &Lab) -> Result<Vec<Member>> {
-    let a = Member::found(lab.host("a")?, &[])?;
-    let token = a.invite(&["--uses", "4"])?;
-    let mut members = vec![a];
-    thread::scope(|scope| {
-        let joining: Vec<_> = NAMES[1..]
-            .iter()
-            .map(|name| lab.host(name))
-            .map(|host| scope.spawn(|| Member::join(host?, &token, &[])))
-            .collect();
-        for join in joining {
-            members.push(join.join().map_err(|_| anyhow!("a join panicked"))??);
-        }
-        Ok(members)
-    })
 }
 
 fn greeter(host: &Host) -> Result<Listener> {

@@ -1,6 +1,7 @@
 //! Members of the VPI `home`: founding, inviting, joining, and what `vpi status --json` says about them.
 
 use std::net::Ipv4Addr;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -130,6 +131,28 @@ impl Pair {
         let (a_to_b, b_to_a) = (a.alias_of("b")?, b.alias_of("a")?);
         Ok(Self { a, b, a_to_b, b_to_a })
     }
+}
+
+/// The first of `names` founds, all others join at once by one invite of its; in their order.
+///
+/// # Errors
+/// A command fails, or the lab has no such host.
+pub fn group(lab: &Lab, names: &[&str]) -> Result<Vec<Member>> {
+    let (founder, joiners) = names.split_first().context("a VPI has a founder")?;
+    let founder = Member::found(lab.host(founder)?, &[])?;
+    let token = founder.invite(&["--uses", &joiners.len().max(1).to_string()])?;
+    let mut members = vec![founder];
+    thread::scope(|scope| {
+        let joining: Vec<_> = joiners
+            .iter()
+            .map(|name| lab.host(name))
+            .map(|host| scope.spawn(|| Member::join(host?, &token, &[])))
+            .collect();
+        for join in joining {
+            members.push(join.join().map_err(|_| anyhow!("a join panicked"))??);
+        }
+        Ok(members)
+    })
 }
 
 /// What the node on `host` says about the member `name` of its first VPI.

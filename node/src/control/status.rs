@@ -71,9 +71,9 @@ pub(crate) struct MemberStatus {
     pub state: MemberState,
     /// The selected path; absent when there is none.
     pub path: Option<PathStatus>,
-    /// Bytes of inner packets received since the start.
+    /// Bytes of datagrams with packets received since the start.
     pub rx_bytes: u64,
-    /// Bytes of inner packets sent since the start.
+    /// Bytes of datagrams with packets sent since the start.
     pub tx_bytes: u64,
     /// When something authentic last came from it.
     pub last_seen: Option<Time>,

@@ -61,7 +61,7 @@ pub(crate) struct Finding {
     /// The firewall rule, or policy, that is meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rule: Option<RuleAt>,
-    /// How [`repair`] mends it.
+    /// How [`repair`](fn@repair) mends it.
     #[serde(skip)]
     repair: Option<Repair>,
 }
@@ -99,7 +99,7 @@ impl Finding {
         Self { repair: Some(repair), ..self }
     }
 
-    /// Whether [`repair`] can mend it.
+    /// Whether [`repair`](fn@repair) can mend it.
     pub(crate) fn is_repairable(&self) -> bool {
         self.repair.is_some()
     }

@@ -115,11 +115,13 @@ fn a_default_deny_is_found_unless_a_rule_lets_the_packet_in() {
             "meta l4proto { tcp, udp } th dport 41414 accept",
             "ip saddr 10.0.0.0/8 udp dport 41414 limit rate 100/second accept",
             "iifname \"eth*\" accept",
+            // To which address is for the rule to know: it names the port.
+            "jump other",
         ] {
             assert_eq!(judged("drop", rules, &datagram()), [], "{rules}");
         }
         for rules in
-            ["udp dport 41415 accept", "tcp dport 41414 accept", "iifname \"wlan0\" accept", "jump other"]
+            ["udp dport 41415 accept", "tcp dport 41414 accept", "iifname \"wlan0\" accept", "jump inner"]
         {
             let found = judged("drop", rules, &datagram());
             assert!(matches!(found[..], [(Deed::Dropped, None, _)]), "{rules}: {found:?}");

@@ -11,7 +11,7 @@ use protocol::identity::{Secret, SigningSecret, StaticSecret, VpiId};
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::{Founding, InviteError, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
-use protocol::membership::object::{MAX_VPI_NAME, Object};
+use protocol::membership::object::{self, MAX_VPI_NAME, Object};
 use protocol::membership::token::Token;
 use zeroize::Zeroizing;
 
@@ -172,12 +172,8 @@ impl Node {
             );
             self.vpis.remove(&id);
         }
-        if self.state.has_left(&id) {
-            let message = "this device left that VPI, and its key cannot join it again";
-            let advice = "join with another state folder, which has a key of its own: vpi --state DIR";
-            return Err(Failure::new(Exit::Refused, message, advice).into());
-        }
         if let Some(vpi) = self.vpis.get(&id) {
+            self.check_belongs(id, vpi)?;
             call.answer(Reply::Progress(format!("this device is a member of {} already", vpi.settings.name)));
             return Ok(Some(Reply::Entered(entered(&vpi.settings, None))));
         }
@@ -205,14 +201,36 @@ impl Node {
         Ok(None)
     }
 
+    /// A device that was removed is told so, as far as it can know: nobody answers it.
+    fn check_belongs(&self, id: VpiId, vpi: &Vpi) -> Result<(), Failure> {
+        let name = &vpi.settings.name;
+        let message = match vpi.engine.told_removed_by() {
+            _ if vpi.engine.is_removed() => format!("this device was removed from {name}"),
+            Some(member) => {
+                format!("{} says that this device was removed from {name}", self.label(&id, &member))
+            }
+            None => return Ok(()),
+        };
+        let advice =
+            format!("its key cannot join again; `vpi leave {name}`, then join: it has another key then");
+        Err(Failure::new(Exit::Refused, message, advice))
+    }
+
     /// The question to ask: the one that was asked before with this invite, else a new one, on disk.
     fn question(&self, token: &Token, join: &Join, time: Time) -> anyhow::Result<(Question, StaticSecret)> {
         let (keys, id, wall_secs) = (self.state.keys(), *token.vpi(), time.wall_ms / 1_000);
-        let (device, invite) = (keys.device()?, token.invite());
-        if invite.bound_device.is_some_and(|bound| bound != device.public()) {
-            let advice = "ask for one made for this device (vpi invite --device)";
-            return Err(Failure::new(Exit::Refused, "the invite is bound to another device", advice).into());
-        }
+        let invite = token.invite();
+        // A device that comes back has no key there until the invite was looked at.
+        let device = if self.state.has_left(&id) { None } else { Some(keys.device_in(&id)?) };
+        check_bound(invite, device.as_ref(), &keys.device()?)?;
+        let device = match device {
+            Some(device) => device,
+            None if wall_secs > invite.not_after => return Err(refusal(JoinFailure::Expired)),
+            None => {
+                self.state.come_back(&id)?;
+                keys.device_in(&id)?
+            }
+        };
         let known = keys.statics(&id)?.into_iter().max_by_key(|(counter, _)| *counter);
         let static_secret = match known {
             Some((_, secret)) => secret,
@@ -222,8 +240,7 @@ impl Node {
                 secret
             }
         };
-        let former = keys.joinings()?.into_iter().find(|(vpi, _)| *vpi == id);
-        let former = former.and_then(|(_, former)| Object::open(&id, &former.join).ok());
+        let former = keys.joining(&id)?.and_then(|former| Object::open(&id, &former.join).ok());
         let former = former.and_then(|object| Question::new(object, token.invite_object().clone()));
         if let Some(question) = former.filter(|question| question.bodies().0.invite_id == invite.invite_id) {
             return Ok((question, static_secret));
@@ -348,6 +365,27 @@ pub(super) fn answer_error(call: &Call, error: &anyhow::Error) {
         Some(failure) => call.fail(failure.exit, failure.message.clone(), failure.advice.clone()),
         None => call.fail(Exit::Failed, control::sentence(error), ""),
     }
+}
+
+/// Whether `device`, which has no key yet if it left the VPI, may use the invite; `usual` is the node's own key.
+fn check_bound(
+    invite: &object::Invite,
+    device: Option<&SigningSecret>,
+    usual: &SigningSecret,
+) -> Result<(), Failure> {
+    let Some(bound) = invite.bound_device else { return Ok(()) };
+    if device.is_some_and(|device| device.public() == bound) {
+        return Ok(());
+    }
+    let (message, advice) = if bound == usual.public() {
+        (
+            "the invite is bound to the key with which this device left that VPI, and which cannot come back",
+            "ask for one that is bound to no device (vpi invite without --device)",
+        )
+    } else {
+        ("the invite is bound to another device", "ask for one made for this device (vpi invite --device)")
+    };
+    Err(Failure::new(Exit::Refused, message, advice))
 }
 
 fn refusal(failure: JoinFailure) -> anyhow::Error {

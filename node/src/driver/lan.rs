@@ -46,8 +46,8 @@ impl Node {
         for vpi in self.vpis.values_mut() {
             match vpi.engine.handle_announcement(from, datagram, time) {
                 Ok(()) => return,
-                // Of another VPI of this node's, or of none.
-                Err(DropReason::UnknownEpoch) => {}
+                // Of another VPI of this node's, or of none; two epochs may have one tag.
+                Err(DropReason::UnknownEpoch | DropReason::VeilForged) => {}
                 Err(reason) => {
                     vpi.drops.count(reason);
                     return;

@@ -57,6 +57,7 @@ pub(crate) fn run(options: NodeOptions) -> anyhow::Result<Exit> {
         return Err(Failure::new(Exit::Failed, message, "chown -R it to the user of --user").into());
     }
     state.finish_departures()?;
+    VpiSettings::mend(state.dir(), state.owner())?;
     let vpis = VpiSettings::list(state.dir())?;
     runtime()?.block_on(prepare(state.dir(), &vpis, owner))?;
     if privilege::is_root() {

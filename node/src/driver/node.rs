@@ -133,7 +133,7 @@ impl Node {
                 newest.context("the static key of this VPI is missing: join it again")?.1
             }
         };
-        let secrets = Secrets { device: keys.device()?, static_secret };
+        let secrets = Secrets { device: keys.device_in(&settings.id)?, static_secret };
         vpi::config((settings.id, settings.prefix), secrets, pins, &self.options.settings)
     }
 

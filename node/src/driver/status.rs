@@ -41,6 +41,13 @@ impl Node {
                 "this device was removed from {name}: `vpi leave {name}` clears what is left of it"
             ));
         }
+        if let Some(member) = vpi.engine.told_removed_by() {
+            let (name, member) = (&vpi.settings.name, self.label(id, &member));
+            notices.push(format!(
+                "{member} says that this device was removed from {name}: if others do not answer either, ask an \
+                 admin, or clear what is left with `vpi leave {name}`"
+            ));
+        }
         notices.extend(clock_notice(vpi));
         let alarms = vpi.engine.status(Instant::now()).alarms;
         notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));

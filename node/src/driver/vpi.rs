@@ -86,16 +86,16 @@ impl Files {
     /// Opens the files of `vpi`; damage is set aside and told.
     pub(super) fn open(state: &State, vpi: VpiId, time: Time) -> anyhow::Result<Self> {
         let files = state.vpi(&vpi)?;
-        let (log, records, damage) = ObjectLog::open(&files.objects)?;
+        let verified = |record: &[u8]| match Object::open(&vpi, record) {
+            Ok(object) => Some(object),
+            Err(error) => {
+                warn!(%vpi, %error, "a stored object does not verify and is set aside");
+                None
+            }
+        };
+        let (log, objects, damage) = ObjectLog::open(&files.objects, verified)?;
         if !damage.is_none() {
             warn!(%vpi, ?damage, "the object log was damaged; what is missing comes back from other members");
-        }
-        let mut objects = Vec::new();
-        for record in records {
-            match Object::open(&vpi, &record) {
-                Ok(object) => objects.push(object),
-                Err(error) => warn!(%vpi, %error, "a stored object does not verify and is left out"),
-            }
         }
         let (aliases, pins, bad) = Aliases::open(&files.aliases, time.wall_ms / 1_000)?;
         for line in bad {
@@ -162,6 +162,7 @@ impl Vpi {
     /// Looks at what was reached before; a disk that went back is told.
     pub(super) fn check_floor(&mut self) -> anyhow::Result<()> {
         if let Some(rolled_back) = self.floor.check(self.reached_state()) {
+            self.engine.handle_command(Command::WentBack, super::time());
             warn!(
                 vpi = self.settings.name, cause = %rolled_back,
                 "the state folder is older than it once was; what is missing comes back from other members"

@@ -17,7 +17,7 @@ use protocol::alias::{Pin, assign::SUFFIXES};
 use protocol::identity::DeviceId;
 
 use super::StoreError;
-use super::replace::{append_durably, beside, read, replace};
+use super::replace::{append_durably, beside, make_way, read, replace};
 
 /// How long a removed device keeps its alias, so that no other key gets a known address soon.
 const REMOVED_KEEP_SECONDS: u64 = 90 * 24 * 60 * 60;
@@ -45,6 +45,7 @@ impl Aliases {
     /// # Errors
     /// [`StoreError::Io`].
     pub(crate) fn open(path: &Path, now_seconds: u64) -> Result<(Self, Vec<Pin>, Vec<BadLine>), StoreError> {
+        make_way(path)?;
         let bytes = read(path)?.unwrap_or_default();
         let (mut pins, mut bad, mut aside) = (Vec::new(), Vec::new(), Vec::new());
         let (mut suffixes, mut devices) = (BTreeSet::new(), BTreeSet::new());

@@ -1,7 +1,7 @@
 //! What is kept of a VPI that this device left: that it did.
 //!
-//! A removal names the device's key for ever, so that a later join of the same VPI is told at once instead of being
-//! met with silence. The mark is written first: whatever a crash leaves of the rest goes at the next start, before
+//! A removal names the device's key for ever, so that a later join of the same VPI needs another. The mark is written
+//! first and struck out last: whatever a crash leaves of a departure, or of a return, goes at the next start, before
 //! the VPI could be opened.
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use protocol::identity::VpiId;
 
 use super::StoreError;
-use super::replace::{replace, sync_folder_of};
+use super::replace::{remove, replace, sync_folder_of};
 use super::state::State;
 
 /// The mark in the VPI's folder.
@@ -32,6 +32,16 @@ impl State {
     /// Says whether this device left `vpi`.
     pub(crate) fn has_left(&self, vpi: &VpiId) -> bool {
         self.folder_of(vpi).join(MARK).exists()
+    }
+
+    /// Lets this device come back to `vpi`, which it left, with a key of its own there; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; the device still counts as one that left.
+    pub(crate) fn come_back(&self, vpi: &VpiId) -> Result<(), StoreError> {
+        self.sweep(vpi)?;
+        self.keys().draw_device_in(vpi)?;
+        remove(&self.folder_of(vpi).join(MARK))
     }
 
     /// Ends what a crash interrupted.
@@ -92,6 +102,7 @@ mod tests {
     fn state() -> (tempfile::TempDir, State) {
         let root = tempfile::tempdir().unwrap();
         let state = State::open(&root.path().join("vpi"), None).unwrap();
+        state.keys().device().unwrap();
         for vpi in [LEFT, KEPT] {
             state.keys().put_recovery(&vpi, &[3; 32]).unwrap();
             fs::write(state.vpi(&vpi).unwrap().objects, "objects").unwrap();
@@ -102,7 +113,6 @@ mod tests {
     #[test]
     fn a_vpi_that_was_left_leaves_only_a_mark() {
         let (_root, state) = state();
-        state.keys().device().unwrap();
 
         state.forget(&LEFT).unwrap();
 
@@ -112,6 +122,39 @@ mod tests {
         assert!(state.vpi(&KEPT).unwrap().objects.exists() && state.keys().folder(&KEPT).exists());
         assert!(VpiSettings::list(state.dir()).unwrap().is_empty());
         state.forget(&LEFT).unwrap();
+    }
+
+    #[test]
+    fn whoever_comes_back_has_another_key_there_each_time() {
+        let (_root, state) = state();
+        let keys = state.keys();
+        let usual = keys.device().unwrap().public();
+        assert_eq!(keys.device_in(&LEFT).unwrap().public(), usual);
+        let mut known = vec![usual];
+        for _ in 0..2 {
+            state.forget(&LEFT).unwrap();
+
+            state.come_back(&LEFT).unwrap();
+
+            let own = keys.device_in(&LEFT).unwrap().public();
+            assert!(!state.has_left(&LEFT) && !known.contains(&own));
+            assert_eq!(keys.device_in(&LEFT).unwrap().public(), own);
+            known.push(own);
+        }
+        assert_eq!(keys.device().unwrap().public(), usual);
+        assert_eq!(keys.device_in(&KEPT).unwrap().public(), usual);
+    }
+
+    #[test]
+    fn a_return_that_was_cut_short_is_a_departure_at_the_next_start() {
+        let (_root, state) = state();
+        state.forget(&LEFT).unwrap();
+        // What a crash before the mark is struck out leaves.
+        state.keys().draw_device_in(&LEFT).unwrap();
+
+        state.finish_departures().unwrap();
+
+        assert!(state.has_left(&LEFT) && !state.keys().folder(&LEFT).exists());
     }
 
     #[test]

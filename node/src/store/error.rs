@@ -66,6 +66,9 @@ pub(crate) enum StoreError {
         /// What to do.
         advice: &'static str,
     },
+    /// A secret that others belong to is gone.
+    #[error("{} is gone, and the VPIs here know this device by it: restore it from a backup", .0.display())]
+    Lost(PathBuf),
     /// A secret stands already under this name and is another one.
     #[error("{} already holds another key: it is never overwritten", .0.display())]
     Exists(PathBuf),

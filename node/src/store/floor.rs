@@ -8,13 +8,13 @@
 //! charter 2
 //! epoch 5
 //! objects 117
+//! sum <CRC32C of the lines before, 8 hexadecimal digits>
 //! ```
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::replace::{beside, read, replace};
+use super::replace::{make_way, read, replace, set_aside};
 
 /// How far a VPI's objects reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,12 +73,15 @@ impl Floor {
     /// # Errors
     /// [`StoreError::Io`].
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        if make_way(path)? {
+            return Ok(Self { path: path.to_owned(), reached: None });
+        }
         let reached = match read(path)? {
             None => Some(Reached::default()),
             Some(bytes) => decode(&bytes),
         };
         if reached.is_none() {
-            fs::rename(path, beside(path, "damaged")).map_err(StoreError::io("set aside", path))?;
+            set_aside(path)?;
         }
         Ok(Self { path: path.to_owned(), reached })
     }
@@ -118,7 +121,9 @@ impl Floor {
 
 fn encode(reached: Reached) -> String {
     let Reached { charter, epoch, objects } = reached;
-    format!("charter {charter}\nepoch {epoch}\nobjects {objects}\n")
+    let text = format!("charter {charter}\nepoch {epoch}\nobjects {objects}\n");
+    let sum = crc32c::crc32c(text.as_bytes());
+    format!("{text}sum {sum:08x}\n")
 }
 
 fn decode(bytes: &[u8]) -> Option<Reached> {
@@ -132,7 +137,10 @@ fn decode(bytes: &[u8]) -> Option<Reached> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::store::replace::beside;
 
     const HIGH: Reached = Reached { charter: 2, epoch: 5, objects: 117 };
 
@@ -186,6 +194,42 @@ mod tests {
             assert_eq!(fs::read_to_string(beside(&path, "damaged")).unwrap(), damaged);
             floor.raise(HIGH).unwrap();
             assert_eq!(floor.check(HIGH), None);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_truncation_of_a_floor_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floor");
+        Floor::open(&path).unwrap().raise(HIGH).unwrap();
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(decode(&whole), Some(HIGH));
+
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bytes), None, "bit {bit}");
+        }
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(Floor::open(&path).unwrap().check(HIGH), Some(RolledBack::Unknown), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_folder_in_place_of_the_floor_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floor");
+        for _ in 0..3 {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("kept"), "").unwrap();
+            let mut floor = Floor::open(&path).unwrap();
+            assert_eq!(floor.check(HIGH), Some(RolledBack::Unknown));
+            floor.raise(HIGH).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+        for aside in ["damaged", "damaged-2", "damaged-3"] {
+            assert!(beside(&path, aside).join("kept").exists());
         }
     }
 }

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::loopback::Plan;
 
 use super::StoreError;
-use super::replace::{beside, replace_for};
+use super::replace::{replace_for, set_aside};
 use super::state::Owner;
 
 /// Name of the file in the state folder.
@@ -129,10 +129,10 @@ impl Journal {
         let folder = lock(dir)?;
         let path = dir.join(FILE);
         let former = match Self::read(dir) {
-            Err(StoreError::Damaged { .. }) => {
-                tracing::warn!(path = %path.display(), "the journal was damaged and was set aside");
-                fs::rename(&path, beside(&path, "damaged")).map_err(StoreError::io("set aside", &path))?;
-                Self::default()
+            Err(StoreError::Damaged { .. }) => set_journal_aside(&path)?,
+            // A folder holds no entry of ours; links and pipes are somebody's doing, and stay.
+            Err(StoreError::Kind { .. }) if fs::symlink_metadata(&path).is_ok_and(|it| it.is_dir()) => {
+                set_journal_aside(&path)?
             }
             read => read?,
         };
@@ -147,6 +147,12 @@ impl Journal {
             .map_err(|error| StoreError::Settings { path: path.clone(), reason: error.to_string() })?;
         replace_for(&path, text.as_bytes(), owner)
     }
+}
+
+fn set_journal_aside(path: &Path) -> Result<Journal, StoreError> {
+    set_aside(path)?;
+    tracing::warn!(path = %path.display(), "the journal was damaged and was set aside");
+    Ok(Journal::default())
 }
 
 /// Locks the folder, not a file in it: nothing is left behind, and there is nothing to be swapped.
@@ -165,6 +171,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::replace::beside;
 
     fn installed(name: &str) -> Installed {
         let (prefix, own) = (Ipv4Addr::new(127, 80, 0, 0), Ipv4Addr::new(127, 80, 12, 7));
@@ -197,6 +204,11 @@ mod tests {
             assert_eq!(Journal::read(dir.path()).unwrap().vpi, [installed("home")]);
             assert_eq!(fs::read_to_string(beside(&path, "damaged")).unwrap(), damage);
         }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        Journal::begin(dir.path(), &installed("home")).unwrap();
+        assert_eq!(Journal::read(dir.path()).unwrap().vpi, [installed("home")]);
+        assert!(beside(&path, "damaged-2").is_dir());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! DIR/lock                        held by the one running node, with its process id        state
 //! DIR/journal                     what was put on this machine outside of this folder      journal
 //! DIR/keys/device                 this device's Ed25519 seed                               keys
+//! DIR/keys/<vpi>/device           the same for one VPI, which it left and joined again     keys
 //! DIR/keys/<vpi>/…                static-<counter>, epoch-<number>-<tag>, root, recovery   keys
 //! DIR/keys/<vpi>/joining          a join that was asked and is not yet answered            pending
 //! DIR/vpi/<vpi>/objects.log       every signed object, append-only                         objects

@@ -46,20 +46,15 @@ impl Keys {
         replace(&self.make_vpi_folder(vpi)?.join(FILE), encode(&joining.token, &joining.join).as_bytes())
     }
 
-    /// All joins that are not yet answered.
+    /// The join of `vpi`, if one was asked and is not yet answered.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when a file is not what was written; [`StoreError::Loose`]; [`StoreError::Io`].
-    pub(crate) fn joinings(&self) -> Result<Vec<(VpiId, Joining)>, StoreError> {
-        let mut found = Vec::new();
-        for vpi in self.vpis()? {
-            let path = self.folder(&vpi).join(FILE);
-            if let Some(bytes) = read_private(&path, FILE_MAX_BYTES)? {
-                let advice = "remove it and run `vpi join` again";
-                found.push((vpi, decode(&bytes).ok_or(StoreError::Damaged { path, advice })?));
-            }
-        }
-        Ok(found)
+    /// [`StoreError::Damaged`] when the file is not what was written; [`StoreError::Loose`]; [`StoreError::Io`].
+    pub(crate) fn joining(&self, vpi: &VpiId) -> Result<Option<Joining>, StoreError> {
+        let path = self.folder(vpi).join(FILE);
+        let Some(bytes) = read_private(&path, FILE_MAX_BYTES)? else { return Ok(None) };
+        let advice = "remove it and run `vpi join` again";
+        decode(&bytes).ok_or(StoreError::Damaged { path, advice }).map(Some)
     }
 
     /// Forgets the join of `vpi`, once this device is a member or was refused.
@@ -112,11 +107,11 @@ mod tests {
 
         let again = Keys::new(dir.path().to_owned());
 
-        assert_eq!(again.joinings().unwrap(), [(VPI, joining())]);
+        assert_eq!(again.joining(&VPI).unwrap(), Some(joining()));
         assert_eq!(fs::metadata(keys.folder(&VPI).join(FILE)).unwrap().mode() & 0o777, 0o600);
         again.remove_joining(&VPI).unwrap();
         again.remove_joining(&VPI).unwrap();
-        assert!(again.joinings().unwrap().is_empty());
+        assert!(again.joining(&VPI).unwrap().is_none());
         again.remove_joining(&VpiId([1; 32])).unwrap();
     }
 
@@ -134,6 +129,19 @@ mod tests {
             assert_eq!(decode(&whole[..bit / 8]), None, "cut at {}", bit / 8);
         }
         assert_eq!(decode(&whole), Some(joining()));
+    }
+
+    #[test]
+    fn a_damaged_join_of_one_vpi_does_not_stand_in_the_way_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::new(dir.path().to_owned());
+        let other = VpiId([8; 32]);
+        keys.put_joining(&VPI, &joining()).unwrap();
+        keys.put_joining(&other, &joining()).unwrap();
+        fs::write(keys.folder(&other).join(FILE), "").unwrap();
+
+        assert_eq!(keys.joining(&VPI).unwrap(), Some(joining()));
+        assert!(matches!(keys.joining(&other), Err(StoreError::Damaged { .. })));
     }
 
     #[test]

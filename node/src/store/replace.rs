@@ -102,6 +102,45 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Earlier damaged files of one name that are kept beside the newest.
+const ASIDE_MAX: usize = 9;
+
+/// Renames what stands at `path` to `NAME.damaged`, or to a numbered name where that one cannot be replaced.
+///
+/// # Errors
+/// [`StoreError::Io`]; `path` is then as before.
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let first = beside(path, "damaged");
+    let mut renamed = fs::rename(path, &first).map(|()| first);
+    for number in 2..=ASIDE_MAX {
+        if renamed.is_ok() {
+            break;
+        }
+        let next = beside(path, &format!("damaged-{number}"));
+        renamed = fs::rename(path, &next).map(|()| next);
+    }
+    let aside = renamed.map_err(StoreError::io("set aside", path))?;
+    sync_folder_of(path)?;
+    Ok(aside)
+}
+
+/// Sets aside a folder or another thing that is no plain file where one belongs; says whether it was needed.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub(super) fn make_way(path: &Path) -> Result<bool, StoreError> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("look at", path)(error)),
+        Ok(found) if found.is_file() => Ok(false),
+        Ok(_) => {
+            let aside = set_aside(path)?;
+            tracing::warn!(path = %path.display(), aside = %aside.display(), "no plain file: it was set aside");
+            Ok(true)
+        }
+    }
+}
+
 fn write_next(next: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
     match fs::remove_file(next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -10,13 +10,17 @@ use std::{fs, io};
 use protocol::filter::Reach;
 use protocol::identity::VpiId;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::StoreError;
 use super::reach::{self, Exposure, Policy};
-use super::replace::{read, replace};
+use super::replace::{beside, make_way, read, replace, replace_for, set_aside};
+use super::state::Owner;
 
 /// Name of the file in the folder of its VPI.
 pub(super) const FILE: &str = "vpi.toml";
+/// `vpi.toml.copy`: what stands in for a file that is damaged.
+const COPY: &str = "copy";
 
 /// One VPI on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,13 +53,14 @@ pub(crate) struct VpiSettings {
 }
 
 impl VpiSettings {
-    /// Writes the settings to `path` by rename.
+    /// Writes the settings to `path` by rename, then the copy beside it.
     ///
     /// # Errors
     /// [`StoreError::Io`]; the file is then as before.
     pub(crate) fn save(&self, path: &Path) -> Result<(), StoreError> {
         let text = toml::to_string(self).map_err(|error| settings_error(path, error.to_string()))?;
-        replace(path, text.as_bytes())
+        replace(path, text.as_bytes())?;
+        replace(&beside(path, COPY), text.as_bytes())
     }
 
     /// What members reach, as the engine's filter takes it.
@@ -80,12 +85,52 @@ impl VpiSettings {
         })?;
         for entry in entries {
             let path = entry.map_err(StoreError::io("list", &folder))?.path().join(FILE);
-            if let Some(bytes) = read(&path)? {
-                found.push(Self::decode(&path, &bytes)?);
-            }
+            found.extend(match Self::load(&path) {
+                Ok(Some(settings)) => Some(settings),
+                // Where the copy serves no better, the file itself is named.
+                bad => Self::load(&beside(&path, COPY)).ok().flatten().map_or(bad, |copy| Ok(Some(copy)))?,
+            });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    /// Makes every file below the state folder of `owner` and its copy equal: a file that cannot be understood is set
+    /// aside, and the settings as they were at the last start, or as a command wrote them since, stand in its place.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn mend(dir: &Path, owner: Owner) -> Result<(), StoreError> {
+        let folder = dir.join("vpi");
+        for entry in fs::read_dir(&folder).map_err(StoreError::io("list", &folder))? {
+            let path = entry.map_err(StoreError::io("list", &folder))?.path().join(FILE);
+            let copy = beside(&path, COPY);
+            match (Self::load(&path), Self::load(&copy)) {
+                (Ok(None), Ok(None)) => {}
+                (Ok(Some(settings)), kept)
+                    if !kept.as_ref().is_ok_and(|kept| kept.as_ref() == Some(&settings)) =>
+                {
+                    make_way(&copy)?;
+                    replace_for(&copy, &read(&path)?.unwrap_or_default(), owner)?;
+                }
+                (Ok(Some(_)), _) => {}
+                (bad, Ok(Some(_))) => {
+                    let why = bad.err().map_or("it is gone".to_owned(), |error| error.to_string());
+                    warn!(path = %path.display(), %why, "set aside: the settings of the last start are in force");
+                    if path.exists() {
+                        set_aside(&path)?;
+                    }
+                    replace_for(&path, &read(&copy)?.unwrap_or_default(), owner)?;
+                }
+                // Told by whoever lists them.
+                (_, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn load(path: &Path) -> Result<Option<Self>, StoreError> {
+        read(path)?.map(|bytes| Self::decode(path, &bytes)).transpose()
     }
 
     fn decode(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
@@ -183,6 +228,55 @@ mod tests {
             let error = VpiSettings::list(state.dir()).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(FILE) && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn whatever_happens_to_the_file_the_copy_stands_in() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        let good = settings("home", 1);
+        good.save(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut found = (0..whole.len()).map(|length| whole[..length].to_vec()).collect::<Vec<_>>();
+        found.extend((0..whole.len()).map(|at| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x80;
+            bytes
+        }));
+
+        for bytes in found {
+            fs::write(&path, &bytes).unwrap();
+            // A cut may leave settings that are whole; those that follow are then the person's own.
+            let listed = VpiSettings::list(state.dir()).unwrap();
+            assert_eq!(listed.len(), 1);
+            VpiSettings::mend(state.dir(), state.owner()).unwrap();
+            assert_eq!(VpiSettings::list(state.dir()).unwrap(), listed);
+            good.save(&path).unwrap();
+        }
+        for damage in [|path: &Path| fs::create_dir(path), |_: &Path| Ok(())] {
+            fs::remove_file(&path).unwrap();
+            damage(&path).unwrap();
+            VpiSettings::mend(state.dir(), state.owner()).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn an_edit_by_a_person_is_what_stands_in_later() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        settings("home", 1).save(&path).unwrap();
+        let edited = VpiSettings { port: 5, ..settings("home", 1) };
+        fs::write(&path, toml::to_string(&edited).unwrap()).unwrap();
+        VpiSettings::mend(state.dir(), state.owner()).unwrap();
+
+        fs::write(&path, "").unwrap();
+        VpiSettings::mend(state.dir(), state.owner()).unwrap();
+
+        assert_eq!(VpiSettings::list(state.dir()).unwrap(), [edited]);
+        assert_eq!(fs::read(beside(&path, "damaged")).unwrap(), b"");
     }
 
     #[test]

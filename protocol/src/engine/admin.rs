@@ -115,13 +115,13 @@ impl Engine {
         self.on_news(taken, Origin::Own, time);
     }
 
-    /// A disk that went back would make this admin sign a second history (README §12).
+    /// A disk that went back would make this admin sign a second history (README §9).
     fn check_settled(&self, offline: bool) -> Result<(), AdminError> {
         if self.may_sign(offline) { Ok(()) } else { Err(AdminError::Unsettled) }
     }
 
     fn may_sign(&self, offline: bool) -> bool {
-        self.has_settled || self.peers.is_empty() || offline
+        self.has_settled || (self.peers.is_empty() && !self.went_back) || offline
     }
 
     /// Says that this device leaves; who hears it tells the others.
@@ -188,10 +188,11 @@ impl Engine {
         }
     }
 
-    fn end_farewell(&mut self, time: Time) {
+    pub(super) fn end_farewell(&mut self, time: Time) {
         let Some(leaving) = self.leaving.take() else { return };
-        self.out.events.push_back(Event::Left { ticket: leaving.ticket, outcome: Ok(leaving.told) });
         self.close_all(time);
+        self.fall_silent(time);
+        self.out.events.push_back(Event::Left { ticket: leaving.ticket, outcome: Ok(leaving.told) });
     }
 }
 

@@ -8,8 +8,8 @@ use super::{Engine, Time};
 use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
-use crate::membership::object::{Object, Reason};
-use crate::wire::message::Message;
+use crate::membership::object::{Kind, Object, Reason};
+use crate::wire::message::{CLOSE_STOPS, Message};
 
 /// What an invite is to be, and the addresses that its token names.
 #[derive(Clone, Debug)]
@@ -65,6 +65,9 @@ pub enum Command {
     Connect(DeviceId),
     /// What members may reach from now on, in place of what was before; everything on the own alias until then.
     Reach(Reach),
+    /// What this node has of its own history may be less than it once had: nothing is signed on it before another member
+    /// has told what it knows, not even where no other member is known.
+    WentBack,
     /// Say goodbye on every link; the node stops.
     Close,
 }
@@ -116,17 +119,20 @@ impl Engine {
             }
             Command::Connect(device) => self.wake(&device, time),
             Command::Reach(reach) => self.on_reach(reach),
+            Command::WentBack => self.went_back = true,
             Command::Close => self.close_all(time),
         }
     }
 
     pub(super) fn close_all(&mut self, time: Time) {
         if let Some(arrived) = self.arriving.take() {
-            self.store(arrived.objects, Vec::new());
+            let mut objects = arrived.objects;
+            objects.retain(|object| object.kind() != Kind::Presence);
+            self.store(objects, Vec::new());
         }
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
-            self.send_message(&device, &Message::Close { reason: 0 }, time);
+            self.send_message(&device, &Message::Close { reason: CLOSE_STOPS }, time);
             self.close(&device, time);
         }
     }

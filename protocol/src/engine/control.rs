@@ -55,7 +55,7 @@ impl Engine {
                 }
             }
             Message::Settled { heard } => self.on_settled(&device, heard, time),
-            Message::Close { .. } => self.on_close(&device, index, time),
+            Message::Close { reason } => self.on_close(&device, (index, reason), time),
         }
         self.send_due_messages(&device, time);
         outcome
@@ -151,7 +151,8 @@ impl Engine {
             Settlement::Open { theirs, again_at } => {
                 *theirs = true;
                 *again_at = time.now;
-                if heard && may_settle {
+                // Whatever the other end says that it heard: this one says it only once its own exchange has come so far.
+                if heard && may_settle && peer.exchange.is_settled() {
                     self.on_both_settled(device, time);
                 }
             }
@@ -179,6 +180,9 @@ impl Engine {
 
     fn on_echo(&mut self, device: &DeviceId, id: u64, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
+        if peer.sessions.current(time.now).is_none() {
+            return;
+        }
         let Some(echo) = peer.path.on_echo(id, time.now) else { return };
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
@@ -192,7 +196,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.news.on_get(&id);
         }
-        let object = self.roster.objects().get(&id).or_else(|| self.farewell_object(&id)).cloned();
+        let object = self.roster.to_tell(&id).or_else(|| self.farewell_object(&id)).cloned();
         if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
             self.send_message(device, &piece, time);
         }
@@ -200,7 +204,15 @@ impl Engine {
 
     /// Takes in an object from a member: kept, acted upon, and told to the others.
     fn on_object(&mut self, from: &DeviceId, bytes: &[u8], time: Time) -> Result<(), DropReason> {
-        if !self.peers.get_mut(from).is_some_and(|peer| peer.objects.take(time.now)) {
+        let is_urgent_kind = Object::kind_in(bytes).is_some_and(is_urgent);
+        let may_take = self.peers.get_mut(from).is_some_and(|peer| match is_urgent_kind {
+            true => peer.urgent_objects.take(time.now),
+            false => peer.objects.take(time.now),
+        });
+        if !may_take {
+            if let Some(peer) = self.peers.get_mut(from) {
+                peer.exchange.on_refused();
+            }
             return Err(DropReason::ObjectBound);
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
@@ -225,12 +237,19 @@ impl Engine {
     }
 
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
-    /// itself is told once it is on disk: an admin that forgot what others heard would sign a second history.
+    /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
         let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        if news.iter().any(|(kind, _)| *kind == Kind::Epoch) {
+            self.epoch_at = Some(time.now);
+        }
+        if origin == Origin::Own {
+            self.roster.keep_back(news.iter().map(|(_, id)| *id));
+        }
         let (presences, lasting): (Vec<_>, Vec<_>) =
             objects.into_iter().partition(|object| object.kind() == Kind::Presence);
         if !lasting.is_empty() {
+            self.on_admits(&lasting, time);
             self.store(lasting, Vec::new());
             self.check_joined(time);
             self.on_membership(time);
@@ -295,8 +314,8 @@ impl Engine {
     }
 }
 
-/// Whether this is the word of another that `device` is out: nothing more is said to it.
-fn is_removal_of(device: &DeviceId, object: &Object) -> bool {
+/// Whether this is the word of another that `device` is out: it has what it knows of it for itself.
+pub(super) fn is_removal_of(device: &DeviceId, object: &Object) -> bool {
     matches!(object.body(), Body::Remove(remove)
         if remove.target == Target::Device(*device) && !remove.is_leave())
 }

@@ -12,7 +12,7 @@ use crate::membership::Membership;
 use crate::membership::admin;
 use crate::membership::object::Capabilities;
 
-/// The longest wait, with a stale epoch, for another admin to be first (specified: README §11).
+/// The longest wait, with a stale epoch, for another admin to be first (specified: README §9).
 const STALE_FOR: Duration = Duration::from_secs(60);
 /// The longest wait with members to confirm (chosen: joins come in bursts).
 const CONFIRM_WITHIN: Duration = Duration::from_secs(30);

@@ -4,8 +4,9 @@
 //! ask(epoch) ──►          ◄── secret(epoch, K), or secret(epoch): not held
 //! ```
 //!
-//! Whoever asks has had the other end's Removes before (its exchange has settled), so that no secret comes before the
-//! Removes that led to it. A secret says who can be heard, never who belongs: any current member may have it.
+//! Whoever asks has had the other end's Removes before (an exchange that began when the Epoch was known has settled, or
+//! the removed set is the one that the Epoch names), so that no secret comes before the Removes that led to it: else a
+//! device that slept through a removal would hand it on to whom it takes for a member. A secret says who can be heard, never who belongs: any current member may have it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ use crate::wire::message::Message;
 
 /// A question is asked again after this long, ± 20 %, times the number of attempts.
 const AGAIN_AFTER: Duration = Duration::from_millis(400);
+/// Removes and the Epoch behind them are told together and come in any order: so long is waited for the rest before an
+/// exchange brings it (chosen: above any round trip on earth).
+const TOGETHER: Duration = Duration::from_secs(1);
 /// A question asked so often counts as answered: not held.
 const MAX_ATTEMPTS: u32 = 8;
 
@@ -55,6 +59,11 @@ impl Asking {
         id.map(|id| Message::Ask { id })
     }
 
+    /// Asks nothing until then.
+    fn wait(&mut self, id: ObjectId, until: Instant) {
+        self.asked = Some((id, until, 0));
+    }
+
     /// When [`Asking::poll`] is to be asked again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.asked.map(|(_, again_at, _)| again_at)
@@ -76,6 +85,18 @@ impl Engine {
     /// The next question for a secret to `device`, if one is due.
     pub(super) fn poll_ask(&mut self, device: &DeviceId, time: Time) -> Option<Message<'static>> {
         let peer = self.peers.get_mut(device).filter(|peer| peer.exchange.is_settled())?;
+        let is_stale = self.roster.membership().epoch().is_some_and(|epoch| epoch.is_stale);
+        let known_at =
+            self.epoch_at.filter(|at| is_stale && peer.exchange_at.is_none_or(|began| began < *at));
+        if let Some((known_at, id)) = known_at.zip(self.roster.missing_secrets().next()) {
+            // Removes that led to it may be missing here, of devices that are members for this one.
+            if time.now < known_at + TOGETHER {
+                peer.asking.wait(id, known_at + TOGETHER);
+                return None;
+            }
+            peer.begin_exchange(time.now);
+            return peer.exchange.poll_question(&mut self.rng, time.now);
+        }
         peer.asking.poll(self.roster.missing_secrets(), &mut self.rng, time.now)
     }
 

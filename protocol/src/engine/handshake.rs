@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 
+use super::control::is_removal_of;
 use super::epochs::Asking;
 use super::news::News;
 use super::outbox::Event;
@@ -18,6 +19,7 @@ use crate::forward::{Outbound, Update, send_packet};
 use crate::gate;
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
+use crate::membership::object::{Kind, Object};
 use crate::random;
 use crate::tunnel::handshake::{Context, Initiation};
 use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
@@ -26,6 +28,7 @@ use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
 use crate::wire::hello::Hello;
 use crate::wire::ip::{self, Ipv4};
+use crate::wire::message::{CLOSE_REMOVED, Message};
 
 /// Attempts of one handshake before the member counts as unreachable: about 22 s, so that a connect fails while its
 /// user still waits for it. A packet starts anew.
@@ -242,8 +245,7 @@ impl Engine {
         } else if !matches!(peer.settlement, Settlement::Open { .. }) || !was_up {
             peer.settlement = Settlement::Open { theirs: false, again_at: time.now };
         }
-        peer.exchange = Exchange::start();
-        peer.asking = Asking::default();
+        peer.begin_exchange(time.now);
     }
 
     /// A session with `device` can be sent on, by way of `remote`.
@@ -365,20 +367,37 @@ impl Engine {
         };
         peer.path.unselect();
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
-        peer.exchange = Exchange::default();
         peer.news = News::default();
-        peer.asking = Asking::default();
+        // What belongs to a handshake that is answered and not confirmed yet stays.
+        let is_pending = |(index, _)| peer.sessions.find(index).is_some();
+        if !peer.answered.is_some_and(is_pending) {
+            peer.exchange = Exchange::default();
+            peer.asking = Asking::default();
+        }
         peer.rekey_at = None;
         self.refresh_route(device, time);
     }
 
     /// Takes in a goodbye that came on session `index`. Of a session that another followed it is late: the other end
-    /// has started again since, and the later session lives.
-    pub(super) fn on_close(&mut self, device: &DeviceId, index: u32, time: Time) {
+    /// has started again since, and the later session lives. A member that says that this device was removed is alone in
+    /// saying so, and may lie: its user is told, and nothing else is done about it.
+    pub(super) fn on_close(&mut self, device: &DeviceId, (index, reason): (u32, u8), time: Time) {
         let Some(peer) = self.peers.get(device) else { return };
         let closed = peer.sessions.find(index).map(|session| session.finished_at);
         if peer.sessions.iter().all(|session| closed.is_some_and(|closed| session.began_at <= closed)) {
             self.close(device, time);
+            if let Some(peer) = self.peers.get_mut(device).filter(|_| reason == CLOSE_REMOVED) {
+                peer.reach = Reach::Denied;
+            }
+        }
+    }
+
+    /// The last that `device` hears, on a live session: that others removed it. Whoever left knows that it did.
+    pub(super) fn tell_removed(&mut self, device: &DeviceId, time: Time) {
+        let by_others = |object: &Object| is_removal_of(device, object);
+        let is_by_others = self.roster.objects().of_kind(Kind::Remove).any(by_others);
+        if is_by_others && self.roster.membership().is_removed(device) {
+            self.send_message(device, &Message::Close { reason: CLOSE_REMOVED }, time);
         }
     }
 
@@ -397,7 +416,9 @@ impl Engine {
         if let Some(attempt) = peer.attempt.take() {
             self.indices.remove(&attempt.index);
         }
-        peer.reach = Reach::Unreachable;
+        if peer.reach == Reach::Unknown {
+            peer.reach = Reach::Unreachable;
+        }
         peer.pings = Pings::default();
         let (fresh, stale) = peer.take_held(time.now);
         self.out.events.extend((0..stale).map(|_| Event::Dropped(DropReason::PacketQueue)));

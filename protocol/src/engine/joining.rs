@@ -1,7 +1,7 @@
 //! Getting in: this device's question, the answer, and the time until its own reducer agrees.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::outbox::{Event, JoinFailure};
 use super::peer::Peer;
@@ -16,6 +16,9 @@ use crate::random;
 use crate::tunnel::timers::retry_pause;
 use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
+
+/// From becoming a member to telling where this device is.
+const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 
 /// A device that holds an invite and is no member yet.
 pub(super) struct Joining {
@@ -161,7 +164,8 @@ impl Engine {
         self.on_membership(time);
         self.announce_start(time);
         self.out.events.push_back(Event::Joined);
-        self.publish(time);
+        // Its Presence ends the answers to its question; by then this machine has written down that it is in.
+        self.publish_at = Some(time.now + PUBLISH_AFTER);
         self.keep_up(time);
     }
 

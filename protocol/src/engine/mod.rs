@@ -133,19 +133,26 @@ pub struct Engine {
     indices: BTreeMap<u32, DeviceId>,
     next_link: u32,
     storing: witness::Storing,
+    let_in: witness::LetIn,
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
+    /// Its own history may be older than it once was.
+    went_back: bool,
     counters: Counters,
     lan: Lan,
-    /// Others have removed this device: it is silent.
+    /// Others have removed this device, or it left: it is silent.
     is_removed: bool,
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     spread: Option<Spread>,
     upkeep: Upkeep,
+    /// When an Epoch was last heard of.
+    epoch_at: Option<Instant>,
     duty: Duty,
     clocks: Clocks,
+    /// When a device that has just become a member tells where it is.
+    publish_at: Option<Instant>,
     former_statics: Vec<StaticSecret>,
     leaving: Option<Leaving>,
     trials: Bucket,
@@ -196,15 +203,19 @@ impl Engine {
             indices: BTreeMap::new(),
             next_link: 0,
             storing: witness::Storing::default(),
+            let_in: witness::LetIn::default(),
             has_settled: false,
+            went_back: false,
             counters: Counters::default(),
             lan: Lan::default(),
             is_removed: false,
             addresses: None,
             spread: None,
             upkeep: Upkeep::default(),
+            epoch_at: None,
             duty: Duty::default(),
             clocks: Clocks::default(),
+            publish_at: None,
             former_statics: Vec::new(),
             leaving: None,
             trials: Bucket::new(TRIALS),
@@ -300,6 +311,9 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.do_duty(time);
+            if self.publish_at.take_if(|at| time.now >= *at).is_some() {
+                self.publish(time);
+            }
             self.leave_in_time(time);
         }
     }
@@ -313,6 +327,7 @@ impl Engine {
             (self.spread_at(), "spread"),
             (self.upkeep_at(), "upkeep"),
             (self.duty_at(), "duty"),
+            (self.publish_at, "presence"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -390,20 +405,28 @@ impl Engine {
             .copied()
             .collect();
         for device in gone {
+            self.tell_removed(&device, time);
             self.remove_peer(&device, time);
         }
         self.choose_static();
         self.watch_duty(time);
     }
 
-    /// Others have removed this device, or its own word of leaving came back: from here on it is silent.
+    /// Others have removed this device, or its own word of leaving came back.
     fn on_removed(&mut self, time: Time) {
+        self.fall_silent(time);
+        self.out.events.push_back(Event::Removed);
+        // Whoever waits for the farewell is answered: there is nobody left to tell.
+        self.end_farewell(time);
+    }
+
+    /// From here on this device has no peers and says nothing: it was removed, or left.
+    fn fall_silent(&mut self, time: Time) {
         self.is_removed = true;
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.remove_peer(&device, time);
         }
-        self.out.events.push_back(Event::Removed);
     }
 
     /// Makes sure that there is a peer for `device`, with this static key and alias.

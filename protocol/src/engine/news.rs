@@ -151,7 +151,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         let (told, had_some) = peer.news.on_have(ids);
         if had_some {
-            self.spread_was_known();
+            self.spread_was_known(device);
         }
         if told > 0 {
             self.on_told(ids, time);

@@ -29,6 +29,8 @@ const MAX_PINGS: usize = 16;
 /// thousand; what is beyond comes with a later one. Each object costs signatures, a run of the reducer and a place in
 /// the log, and a member can make them without end.
 const OBJECTS: Rate = Rate { per_second: 4.0, burst: 8_192.0 };
+/// Charters, Removes and Epochs taken from one member: the burst is the removals of a large VPI's life.
+const URGENT_OBJECTS: Rate = Rate { per_second: 4.0, burst: 4_096.0 };
 
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
@@ -66,6 +68,8 @@ pub(super) enum Reach {
     Unknown,
     /// The last handshake had no answer.
     Unreachable,
+    /// It said that this device was removed, and has not answered since.
+    Denied,
 }
 
 /// Everything about one other member but what the objects say.
@@ -85,6 +89,8 @@ pub(super) struct Peer {
     pub(super) timers: Timers,
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
+    /// When that began.
+    pub(super) exchange_at: Option<Instant>,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -101,6 +107,8 @@ pub(super) struct Peer {
     pub(super) route: Option<Route>,
     /// Objects of this member's that may still be taken.
     pub(super) objects: Bucket,
+    /// Those of them that decide who may be talked to: they never wait behind others.
+    pub(super) urgent_objects: Bucket,
 }
 
 /// Pings that somebody asked for.
@@ -146,6 +154,7 @@ impl Peer {
             timers: Timers::default(),
             rekey_at: None,
             exchange: Exchange::default(),
+            exchange_at: None,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),
@@ -158,7 +167,15 @@ impl Peer {
             last_seen_secs: None,
             route: None,
             objects: Bucket::new(OBJECTS),
+            urgent_objects: Bucket::new(URGENT_OBJECTS),
         }
+    }
+
+    /// Begins an exchange anew, and with it the questions for secrets.
+    pub(super) fn begin_exchange(&mut self, now: Instant) {
+        self.exchange = Exchange::start();
+        self.exchange_at = Some(now);
+        self.asking = Asking::default();
     }
 
     /// Sets what the objects say; returns whether the forwarder must be told.
@@ -213,16 +230,20 @@ impl Peer {
             }
             Settlement::Open { .. } | Settlement::Rekey | Settlement::Done => None,
         };
+        // What is said in a session waits for one.
+        let said = |at: Option<Instant>| at.filter(|_| self.path.remote().is_some());
         let expiry = self.sessions.iter().map(|session| session.began_at + REJECT_AFTER).min();
+        let end = self.sessions.sends_until().filter(|_| self.path.remote().is_some());
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
-            (self.exchange.poll_timeout(), "exchange"),
-            (self.news.poll_timeout(), "news"),
-            (self.asking.poll_timeout(), "epoch secret"),
+            (said(self.exchange.poll_timeout()), "exchange"),
+            (said(self.news.poll_timeout()), "news"),
+            (said(self.asking.poll_timeout()), "epoch secret"),
             (settle, "settle"),
+            (end, "link's end"),
             (expiry, "session"),
         ]
         .into_iter()

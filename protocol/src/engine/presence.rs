@@ -41,14 +41,14 @@ impl Engine {
     pub(super) fn publish(&mut self, time: Time) {
         let Some(addresses) = self.addresses.clone() else { return };
         let own = self.config.device.public();
-        if self.roster.membership().member(&own).is_none() {
+        if self.roster.membership().member(&own).is_none() || self.publish_at.is_some() {
             return;
         }
         let newest = self.roster.objects().presence_of(&own);
         if newest.is_some_and(|(_, presence)| presence.candidates == addresses) {
             return;
         }
-        // Above every former one, also one that a disk forgot: members bring it back.
+        // Above every former one, also one that a disk forgot: members bring it back. Seconds, which are a count (README §10).
         let counter =
             newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_secs());
         let (vpi, device) = (&self.config.vpi, &self.config.device);

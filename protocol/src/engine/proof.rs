@@ -42,6 +42,7 @@ impl Engine {
         [join.cloned(), admit.cloned(), rekey, invite]
             .into_iter()
             .flatten()
+            .filter(|object| self.roster.to_tell(&object.id()).is_some())
             .filter(|object| {
                 let with_it = bytes + 2 + object.bytes().len();
                 let fits = with_it <= MAX_PROOF_BYTES;

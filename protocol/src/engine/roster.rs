@@ -1,6 +1,6 @@
 //! What this node holds of who belongs: objects, the membership they make, epoch secrets and the keys from them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, StaticKey, VpiId};
@@ -10,7 +10,7 @@ use crate::membership::{Insertion, Membership, ObjectSet};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
 
-/// An object dated further ahead of the clock than this waits (specified: README §10).
+/// An object dated further ahead of the clock than this waits (specified: README §9).
 const AHEAD_SECONDS: u64 = 24 * 3_600;
 /// Objects that wait for their time at most; the oldest gives way, and comes back by an exchange.
 const MAX_PARKED: usize = 64;
@@ -31,8 +31,12 @@ pub(super) struct Roster {
     epochs: Epochs,
     /// The keys of each held epoch, the newest first: in the order of the reducer, then those that no Epoch names.
     keys: Vec<EpochKeys>,
+    /// The epochs whose secrets are worth asking for, the newest first.
+    missing: Vec<ObjectId>,
     /// Objects dated far ahead of this node's clock, as bytes: they count once the clock has come near.
     parked: VecDeque<(ObjectId, Vec<u8>)>,
+    /// Objects of this device's making that are not on disk yet: whoever asks is not told of them.
+    unsaved: BTreeSet<ObjectId>,
 }
 
 impl Roster {
@@ -45,8 +49,9 @@ impl Roster {
         for object in objects {
             set.insert(&object);
         }
-        let (keys, parked) = (Vec::new(), VecDeque::new());
-        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, parked };
+        let (keys, missing) = (Vec::new(), Vec::new());
+        let (parked, unsaved) = (VecDeque::new(), BTreeSet::new());
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked, unsaved };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
             let mut known = roster.membership().epochs();
@@ -105,8 +110,7 @@ impl Roster {
 
     /// The epochs whose secrets are worth asking for, the newest first.
     pub(super) fn missing_secrets(&self) -> impl Iterator<Item = ObjectId> {
-        let known = self.membership().epochs().take(MAX_EPOCHS);
-        known.filter(|state| self.epochs.by_hash(&state.secret_hash).is_none()).map(|state| state.id)
+        self.missing.iter().copied()
     }
 
     /// The secret of the Epoch object `id`, if it is held.
@@ -161,6 +165,9 @@ impl Roster {
             })
         };
         self.keys = order.iter().map(derived).collect();
+        let is_held = |hash: &[u8; 32]| self.keys.iter().any(|keys| keys.hash == *hash);
+        let known = self.objects.membership().epochs().take(MAX_EPOCHS);
+        self.missing = known.filter(|state| !is_held(&state.secret_hash)).map(|state| state.id).collect();
     }
 
     /// The keys of every held epoch with this tag.
@@ -270,12 +277,37 @@ impl Roster {
         }
     }
 
+    /// Keeps these objects, which this device made, to itself until they are on disk.
+    pub(super) fn keep_back(&mut self, ids: impl IntoIterator<Item = ObjectId>) {
+        self.unsaved.extend(ids);
+    }
+
+    /// These objects are on disk, and may be told.
+    pub(super) fn let_go(&mut self, ids: impl IntoIterator<Item = ObjectId>) {
+        for id in ids {
+            self.unsaved.remove(&id);
+        }
+    }
+
+    /// An object that others may have.
+    pub(super) fn to_tell(&self, id: &ObjectId) -> Option<&Object> {
+        self.objects.get(id).filter(|_| !self.unsaved.contains(id))
+    }
+
     /// One page of ids, to answer a question.
     pub(super) fn list(&self, kind: u8, page: u16) -> Message<'static> {
         let ids = Kind::from_number(u64::from(kind))
-            .map(|kind| self.objects.ids(kind, usize::from(page)))
+            .map(|kind| self.page_of(kind, usize::from(page)))
             .unwrap_or_default();
         debug_assert!(ids.len() <= PAGE_IDS, "a page of the set fits a message");
         Message::List { kind, page, ids }
+    }
+
+    fn page_of(&self, kind: Kind, page: usize) -> Vec<ObjectId> {
+        if self.unsaved.is_empty() {
+            return self.objects.ids(kind, page);
+        }
+        let told = self.objects.of_kind(kind).map(Object::id).filter(|id| !self.unsaved.contains(id));
+        told.skip(page.saturating_mul(PAGE_IDS)).take(PAGE_IDS).collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::random::{Rng, jittered};
 use crate::wire::hello::Digests;
 
 /// Members that knew already after which nobody else is woken (specified: README §9).
-const ENOUGH: u8 = 3;
+const ENOUGH: usize = 3;
 /// The longest pause between two that are woken (specified: README §9).
 const PAUSE: Duration = Duration::from_secs(2);
 /// The author's pause: ten a second, ± 20 % (specified: README §9).
@@ -27,7 +27,7 @@ pub(super) struct Spread {
     next_at: Instant,
     woken: BTreeSet<DeviceId>,
     /// Members that knew already.
-    knew: u8,
+    knew: BTreeSet<DeviceId>,
 }
 
 impl Spread {
@@ -45,14 +45,14 @@ impl Engine {
     pub(super) fn begin_spread(&mut self, is_authors: bool, time: Time) {
         let is_authors = is_authors || self.spread.as_ref().is_some_and(|spread| spread.is_authors);
         let next_at = time.now + Spread::pause(is_authors, &mut self.rng);
-        self.spread = Some(Spread { is_authors, next_at, woken: BTreeSet::new(), knew: 0 });
+        self.spread = Some(Spread { is_authors, next_at, woken: BTreeSet::new(), knew: BTreeSet::new() });
     }
 
     /// A member knew already.
-    pub(super) fn spread_was_known(&mut self) {
+    pub(super) fn spread_was_known(&mut self, device: &DeviceId) {
         let Some(spread) = &mut self.spread else { return };
-        spread.knew = spread.knew.saturating_add(1);
-        if !spread.is_authors && spread.knew >= ENOUGH {
+        spread.knew.insert(*device);
+        if !spread.is_authors && spread.knew.len() >= ENOUGH {
             self.spread = None;
         }
     }
@@ -65,7 +65,7 @@ impl Engine {
         }
         let was_woken = self.spread.as_ref().is_some_and(|spread| spread.woken.contains(device));
         if is_equal && was_woken {
-            self.spread_was_known();
+            self.spread_was_known(device);
         }
     }
 

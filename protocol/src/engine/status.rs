@@ -25,6 +25,8 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// What a user should be told.
     pub alarms: Vec<Alarm>,
+    /// A member that says that this device was removed, and has not answered it since: its word alone.
+    pub told_removed_by: Option<DeviceId>,
 }
 
 /// What an engine did since it started, and what it holds.
@@ -129,6 +131,7 @@ impl Engine {
             epoch: self.epoch(),
             members,
             alarms: membership.alarms().cloned().collect(),
+            told_removed_by: self.told_removed_by(),
         }
     }
 
@@ -179,6 +182,12 @@ impl Engine {
     #[must_use]
     pub fn is_removed(&self) -> bool {
         self.is_removed
+    }
+
+    /// A member that says that this device was removed, and has not answered it since.
+    #[must_use]
+    pub fn told_removed_by(&self) -> Option<DeviceId> {
+        self.peers.iter().find(|(_, peer)| peer.reach == Reach::Denied).map(|(device, _)| *device)
     }
 
     /// Devices that were removed and whose alias is still kept.
@@ -262,10 +271,11 @@ impl Peer {
             MemberState::Direct
         } else if self.attempt.is_some() || self.sessions.current(now).is_some() {
             MemberState::Connecting
-        } else if self.reach == Reach::Unreachable {
-            MemberState::Unreachable
         } else {
-            MemberState::Idle
+            match self.reach {
+                Reach::Unreachable | Reach::Denied => MemberState::Unreachable,
+                Reach::Unknown => MemberState::Idle,
+            }
         }
     }
 }

@@ -1,19 +1,18 @@
 //! What is done from time to time, so that what was lost or missed comes all the same: anti-entropy.
 //!
-//! While links are up, one of them has its exchange anew once a minute; once in six hours a member is woken for it. An
-//! idle node thus wakes four times a day.
+//! While applications use links, one of these has its exchange anew once a minute; once in six hours a member is woken
+//! for it. An idle node thus has four exchanges a day of its own.
 
 use std::time::{Duration, Instant};
 
-use super::epochs::Asking;
 use super::news::Origin;
+use super::peer::Peer;
 use super::spread::pick;
 use super::{Engine, Time};
 use crate::identity::DeviceId;
-use crate::membership::exchange::Exchange;
 use crate::random::jittered;
 
-/// Between two exchanges over live links, ± 20 % (specified: README §9).
+/// Between two exchanges over links in use, ± 20 % (specified: README §9).
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// Between two members woken for an exchange, ± 20 % (specified: README §9).
 const WAKE_EVERY: Duration = Duration::from_secs(6 * 3_600);
@@ -41,10 +40,11 @@ impl Engine {
         self.plan_refresh(time);
     }
 
-    /// Plans the next exchange while there is a link to have it on.
+    /// Plans the next exchange while there is a link to have it on: one that came up for an exchange, and that nobody
+    /// uses, needs no other.
     pub(super) fn plan_refresh(&mut self, time: Time) {
-        let is_up = self.peers.values().any(|peer| peer.path.remote().is_some());
-        if !is_up {
+        let is_in_use = self.peers.values().any(|peer| self.is_in_use(peer, time));
+        if !is_in_use {
             self.upkeep.refresh_at = None;
         } else if self.upkeep.refresh_at.is_none() {
             self.upkeep.refresh_at = Some(time.now + jittered(REFRESH_EVERY, &mut self.rng));
@@ -62,15 +62,20 @@ impl Engine {
         let live: Vec<DeviceId> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.sessions.current(time.now).is_some() && peer.exchange.is_done())
+            .filter(|(_, peer)| self.is_in_use(peer, time) && peer.exchange.is_done())
             .map(|(device, _)| *device)
             .collect();
         let Some(device) = pick(&live, &mut self.rng) else { return };
         if let Some(peer) = self.peers.get_mut(&device) {
-            peer.exchange = Exchange::start();
-            peer.asking = Asking::default();
+            peer.begin_exchange(time.now);
         }
         self.send_due_messages(&device, time);
+    }
+
+    /// Says whether an application has used the link lately, and it is up.
+    fn is_in_use(&self, peer: &Peer, time: Time) -> bool {
+        let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
+        is_used && peer.sessions.current(time.now).is_some()
     }
 
     /// Wakes one member that has an address.

@@ -11,11 +11,34 @@ use crate::gate;
 use crate::identity::{InviteId, ObjectId, Secret};
 use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
-use crate::membership::object::{Kind, Object};
+use crate::membership::object::{Body, Kind, Object};
 use crate::membership::witness::{self, Verdict};
 use crate::random;
 use crate::veil::{self, Veiled};
 use crate::wire::header::VeilHeader;
+
+/// Joins remembered that others let in (chosen: those of a burst in the largest VPI, 200 kB).
+const MAX_LET_IN: usize = 4_096;
+
+/// Joins that other members let in, and this node's wall clock, in milliseconds, when it heard of it. What was asked
+/// before was answered elsewhere: it is sent again by whoever saw it on the way. A joiner that missed its answer asks
+/// anew. Not kept over a restart: what was asked before that is not answered either.
+#[derive(Default)]
+pub(super) struct LetIn(VecDeque<(ObjectId, u64)>);
+
+impl LetIn {
+    fn add(&mut self, join: ObjectId, wall_ms: u64) {
+        if self.0.len() >= MAX_LET_IN {
+            self.0.pop_front();
+        }
+        self.0.push_back((join, wall_ms));
+    }
+
+    /// Whether the question with this Join was answered elsewhere, if it was asked at `asked_ms`.
+    fn has_answered(&self, join: &ObjectId, asked_ms: u64) -> bool {
+        self.0.iter().any(|(known, heard_ms)| known == join && asked_ms <= *heard_ms)
+    }
+}
 
 /// What may be said only once something is on disk.
 pub(super) enum Acknowledgement {
@@ -79,7 +102,10 @@ impl Engine {
         match acknowledgement {
             Acknowledgement::Answer(transmit) => self.out.transmits.push_back(transmit),
             Acknowledgement::Reply(event) => self.out.events.push_back(event),
-            Acknowledgement::News(news) => self.pass_on(&news, Origin::Own, time),
+            Acknowledgement::News(news) => {
+                self.roster.let_go(news.iter().map(|(_, id)| *id));
+                self.pass_on(&news, Origin::Own, time);
+            }
             Acknowledgement::Farewell => self.say_farewell(time),
         }
     }
@@ -110,6 +136,10 @@ impl Engine {
         if question.bodies().1.invite_id != invite {
             return Err(DropReason::JoinRefused);
         }
+        let is_of_old = self.roster.newest_keys().is_none_or(|newest| newest.tag != header.epoch_tag);
+        if is_of_old && self.has_had_its_answer(&question) {
+            return Err(DropReason::JoinRefused);
+        }
         let answer = self.answer_to(&question, &asked, time)?.encode();
         debug_assert!(answer.len() <= content.body.len(), "an answer is never longer than its question");
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
@@ -117,6 +147,14 @@ impl Engine {
         let datagram = answer.seal(key, &header);
         self.acknowledge(Acknowledgement::Answer(Transmit { to: source, datagram }), time);
         Ok(())
+    }
+
+    /// Whoever is in and has told where it is has had its answer. Under an older epoch such a question is an ex-member's,
+    /// who knows the Join and holds the secret.
+    fn has_had_its_answer(&self, question: &Question) -> bool {
+        let device = question.bodies().0.device;
+        self.roster.membership().member(&device).is_some()
+            && self.roster.objects().presence_of(&device).is_some()
     }
 
     /// Decides on a question and does what it asks for; the answer may leave once everything is on disk.
@@ -132,6 +170,10 @@ impl Engine {
         if let Verdict::Silent(reason) = verdict {
             return Err(reason);
         }
+        let join = question.join_object().id();
+        if matches!(verdict, Verdict::Known(_)) && self.let_in.has_answered(&join, asked.time_ms) {
+            return Err(DropReason::VeilReplayed);
+        }
         self.gate.answer_join(asked, time.now)?;
         let admit = match verdict {
             Verdict::Silent(reason) => return Err(reason),
@@ -142,6 +184,18 @@ impl Engine {
         let newest = self.roster.newest_epoch().ok_or(DropReason::JoinRefused)?;
         let witness = (own, self.config.static_secret.public());
         Answer::admitted(&mut self.rng, question, admit, newest, witness).ok_or(DropReason::JoinRefused)
+    }
+
+    /// Takes in that others let somebody in. Whom this device let in itself, it knows by the nonce of the question.
+    pub(super) fn on_admits(&mut self, objects: &[Object], time: Time) {
+        let own = self.config.device.public();
+        for object in objects {
+            let Body::Admit(admit) = object.body() else { continue };
+            let mut admits = self.roster.objects().admits_of(&admit.join_id);
+            if admits.all(|(_, admit)| admit.witness != own) {
+                self.let_in.add(admit.join_id, time.wall_ms);
+            }
+        }
     }
 
     /// The one transaction of an admission: Invite, Join and Admit together.

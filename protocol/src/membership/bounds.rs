@@ -35,6 +35,10 @@ pub const MAX_LOOSE_CHARTERS: usize = 8;
 /// signed before its key was stolen must not give way to what the thief signs.
 const MAX_AT_PLACE: usize = 2;
 
+/// Departures kept of devices that no invite here let ask (chosen: what comes before the Join it belongs to; anybody with a
+/// key can make one, and a later exchange brings back what was refused).
+const MAX_LOOSE_DEPARTURES: usize = 256;
+
 /// Bytes of one admin's chain (chosen: an invite, a removal and an epoch for each of 4,096 members are 4 MiB).
 /// Removes stand before all else in it.
 pub const MAX_CHAIN_BYTES: usize = 8 << 20;
@@ -51,8 +55,29 @@ impl ObjectSet {
             let is_forged = previous.is_some_and(|(_, previous)| rank(previous, object, charter).is_none());
             return is_forged.then_some(Refusal::NotByRoots);
         }
+        if let Body::Remove(remove) = object.body()
+            && remove.is_leave()
+            && !self.has_asked(&remove.signer)
+            && self.loose_departures() >= MAX_LOOSE_DEPARTURES
+        {
+            return Some(Refusal::Bound);
+        }
         let (_, charter) = self.charter()?;
         is_strange(charter, object).then_some(Refusal::Stranger)
+    }
+
+    /// Whether a Join by `device` is here that an invite here permits.
+    fn has_asked(&self, device: &DeviceId) -> bool {
+        let permits = |join: &Join| self.invites().any(|(_, invite)| fits(invite, join));
+        self.joins_of(device).any(|(_, join)| permits(join))
+    }
+
+    fn loose_departures(&self) -> usize {
+        let is_loose = |object: &&Object| match object.body() {
+            Body::Remove(remove) => remove.is_leave() && !self.has_asked(&remove.signer),
+            _ => false,
+        };
+        self.of_kind(Kind::Remove).filter(is_loose).take(MAX_LOOSE_DEPARTURES).count()
     }
 
     /// Whether taking `object` makes a bound choose by who belongs.

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::identity::{InviteId, Secret, StaticKey, StaticSecret, VpiId, derive, sha256};
 use crate::random::{self, Rng};
 
-/// Secrets that are kept, at most (specified: README §3).
+/// Secrets that are kept, at most (specified: README §15).
 pub const MAX_EPOCHS: usize = 32;
 
 /// Bytes of a sealed secret.
@@ -34,13 +34,18 @@ pub struct EpochSecret {
     vpi: VpiId,
     number: u64,
     secret: Secret,
+    /// Derived once: both are asked for with every datagram.
+    tag: EpochTag,
+    hash: [u8; 32],
 }
 
 impl EpochSecret {
     /// The secret of epoch `number` of `vpi`.
     #[must_use]
     pub fn new(vpi: VpiId, number: u64, secret: Secret) -> Self {
-        Self { vpi, number, secret }
+        let [first, second, ..] = derive::<32>(&vpi, &secret.0, "tag", &[]);
+        let hash = secret_hash(&secret);
+        Self { vpi, number, secret, tag: [first, second], hash }
     }
 
     /// The VPI whose epoch it is.
@@ -64,8 +69,7 @@ impl EpochSecret {
     /// By which veils name the epoch.
     #[must_use]
     pub fn tag(&self) -> EpochTag {
-        let [first, second, ..] = derive::<32>(&self.vpi, &self.secret.0, "tag", &[]);
-        [first, second]
+        self.tag
     }
 
     /// The key of member-class veils.
@@ -89,7 +93,7 @@ impl EpochSecret {
     /// What the Epoch object says of it.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
-        secret_hash(&self.secret)
+        self.hash
     }
 }
 

@@ -140,6 +140,11 @@ impl Exchange {
         Some(whole)
     }
 
+    /// Notes that something that was listed and given was not taken: the exchange is not complete.
+    pub fn on_refused(&mut self) {
+        self.is_lacking = true;
+    }
+
     /// The next question to send, if one is due.
     pub fn poll_question(&mut self, rng: &mut Rng, now: Instant) -> Option<Message<'static>> {
         self.advance();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::sealer::Sealer;
-use super::timers::REJECT_AFTER;
+use super::timers::{REJECT_AFTER, SEND_UNTIL};
 
 /// Which end of the handshake this node was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Says whether the session may still be used.
+    /// Says whether the session may still receive.
     #[must_use]
     pub fn is_live(&self, now: Instant) -> bool {
         now < self.began_at + REJECT_AFTER
@@ -59,10 +59,16 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// The session to send on, if one is live.
+    /// The session to send on, if there is one that is not too old for it.
     #[must_use]
     pub fn current(&self, now: Instant) -> Option<&Session> {
-        self.current.as_ref().filter(|session| session.is_live(now))
+        self.current.as_ref().filter(|session| now < session.began_at + SEND_UNTIL)
+    }
+
+    /// When the session to send on gets too old for it.
+    #[must_use]
+    pub fn sends_until(&self) -> Option<Instant> {
+        self.current.as_ref().map(|session| session.began_at + SEND_UNTIL)
     }
 
     /// The session whose receiver index is `index`, in whichever slot.

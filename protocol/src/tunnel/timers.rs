@@ -11,6 +11,9 @@ use crate::random::{Rng, jittered};
 
 /// A session older than this neither sends nor receives (specified).
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// A session older than this is sent on no more (chosen: its two ends count from moments that are a flight apart, and what
+/// is under way at its end must still be received).
+pub const SEND_UNTIL: Duration = Duration::from_secs(175);
 /// The default age at which a session in use is renewed (specified); the setting `rekey_after` takes 10–120 s.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// Datagrams after which a session is renewed whatever its age (specified: README §6).

@@ -20,6 +20,11 @@ pub const NEWS_PAGE: u16 = u16::MAX;
 /// Bytes of an object in one piece at most.
 pub const PIECE_BYTES: usize = 1_000;
 
+/// The reason of a close: the node stops.
+pub const CLOSE_STOPS: u8 = 0;
+/// The reason of a close: the receiver was removed, as the sender has learnt.
+pub const CLOSE_REMOVED: u8 = 1;
+
 /// The range of first bytes that are in-session messages.
 pub const TYPES: std::ops::RangeInclusive<u8> = 0x01..=0x3f;
 
@@ -96,7 +101,7 @@ pub enum Message<'m> {
     },
     /// The sender forgets the session.
     Close {
-        /// 0 the node stops.
+        /// [`CLOSE_STOPS`], [`CLOSE_REMOVED`] or another, which says nothing.
         reason: u8,
     },
 }

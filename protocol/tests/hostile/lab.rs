@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) stored: Vec<Object>,
     pub(crate) dropped: Vec<DropReason>,
     pub(crate) is_joined: bool,
+    /// Words of where a device is that it was to remember.
+    pub(crate) presences: Vec<Object>,
     /// What it sent to the group of announcements.
     pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
@@ -264,6 +266,7 @@ impl Node {
             stored: Vec::new(),
             dropped: Vec::new(),
             is_joined: false,
+            presences: Vec::new(),
             announced: Vec::new(),
             sealers: Vec::new(),
             token: None,
@@ -289,6 +292,7 @@ impl Node {
             }
             Event::Invited { outcome, .. } => self.token = Some(outcome.unwrap()),
             Event::Joined => self.is_joined = true,
+            Event::Presence(object) => self.presences.push(object),
             Event::Announce(datagram) => self.announced.push(datagram),
             Event::Dropped(reason) => self.dropped.push(reason),
             _ => {}

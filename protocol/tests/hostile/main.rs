@@ -8,6 +8,7 @@
 
 mod lab;
 mod lan;
+mod review;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -31,6 +31,8 @@ impl View {
 
 /// Bytes of a sealed `have` of one object.
 const HAVE_BYTES: usize = 65;
+/// Bytes of a sealed `close`.
+const CLOSE_BYTES: usize = 34;
 
 /// What is known of all hosts together.
 #[derive(Default)]
@@ -55,6 +57,8 @@ struct Known {
     gone: BTreeSet<DeviceId>,
     /// Devices that it holds a Remove of.
     removed: BTreeSet<DeviceId>,
+    /// Of these, those that it took for members until this very step.
+    parting: BTreeSet<DeviceId>,
     /// It said that it was removed itself.
     is_silent: bool,
 }
@@ -103,7 +107,7 @@ impl Records {
             }
             let maker = maker(object).and_then(|device| hosts.iter().position(|host| host.id() == device));
             let Some(maker) = maker.filter(|maker| *maker != number) else { continue };
-            if !hosts[maker].disk.has(&object.id()) {
+            if !hosts[maker].disk.had(&object.id()) {
                 let kind = object.kind();
                 return Err(format!(
                     "{number} has heard of a {kind:?} that {maker} made and has not on disk"
@@ -160,7 +164,7 @@ impl Records {
     /// # Errors
     /// If it is not on disk, or there are two at one place of a chain.
     pub(crate) fn on_acknowledged(&mut self, object: &Object, host: &Host) -> Result<(), String> {
-        if !host.disk.has(&object.id()) {
+        if !host.disk.had(&object.id()) {
             return Err(format!("a {:?} was acknowledged that is not on disk", object.kind()));
         }
         self.place(object)
@@ -195,6 +199,8 @@ impl Records {
             return Err(format!("alarm at {}: {alarm:?}", host.name));
         }
         let devices: BTreeSet<DeviceId> = node.engine.names().map(|(device, _)| device).collect();
+        let ended = known.members.difference(&devices).filter(|device| known.removed.contains(*device));
+        known.parting = ended.copied().collect();
         known.gone.extend(known.members.difference(&devices));
         known.gone.extend(&known.removed);
         known.gone.retain(|device| !devices.contains(device));
@@ -211,34 +217,34 @@ impl Records {
     ///
     /// # Errors
     /// If another host made something else of those it has.
-    pub(crate) fn compare(&mut self, number: usize, view: View) -> Result<(), String> {
+    pub(crate) fn compare(&mut self, number: usize, view: &View) -> Result<(), String> {
         let known = self.hosts.entry(number).or_default();
         let ids: Vec<u8> = known.objects.iter().flat_map(|id| *id.as_bytes()).collect();
         let (first, same) = self.views.entry(sha256(&[&ids])).or_insert_with(|| (number, view.clone()));
-        if *same == view {
+        if same == view {
             return Ok(());
         }
         Err(format!("of the same objects {first} makes {same:?}, but {number} makes {view:?}"))
     }
 
     /// After every step of host `number`: of who is no member any more it has no link, no alias, and it sends nothing
-    /// to where that device was.
+    /// to where that device was; but in the step in which it is removed, the one word that it is.
     ///
     /// # Errors
     /// What it still has.
     pub(crate) fn check_gone(
-        &self,
+        &mut self,
         number: usize,
         hosts: &[Host],
         (transmits, known): (&[Transmit], &[(SocketAddr, usize)]),
         took_objects: bool,
     ) -> Result<(), String> {
         let Some(record) =
-            self.hosts.get(&number).filter(|record| record.is_silent || !record.gone.is_empty())
+            self.hosts.get_mut(&number).filter(|record| record.is_silent || !record.gone.is_empty())
         else {
             return Ok(());
         };
-        let host = &hosts[number];
+        let (host, mut parting) = (&hosts[number], std::mem::take(&mut record.parting));
         if record.is_silent && !transmits.is_empty() {
             return Err(format!("{number} was removed, and sends {} datagrams", transmits.len()));
         }
@@ -260,7 +266,11 @@ impl Records {
             };
             // Whoever brings the word of its own end is told that it was heard: a device that leaves waits for it.
             let is_have = transmit.datagram.len() == HAVE_BYTES && took_objects;
-            if let Some(holder) = holder.filter(|holder| is_gone(&hosts[*holder].id()) && !is_have) {
+            let Some(holder) = holder.filter(|holder| is_gone(&hosts[*holder].id()) && !is_have) else {
+                continue;
+            };
+            let is_last_word = transmit.datagram.len() == CLOSE_BYTES && parting.remove(&hosts[holder].id());
+            if !is_last_word {
                 let length = transmit.datagram.len();
                 return Err(format!("{number} sent {length} bytes to {holder}, for it no member any more"));
             }

@@ -1,10 +1,11 @@
-//! The story in which everything happens at once: two to four members under loss, crashes, new addresses and a
-//! stranger; once it is over, all is well within 30 s.
+//! The story in which everything happens at once: two to five members under loss, crashes, new addresses, removals and
+//! a stranger; once it is over, all is well within 30 s.
 
 use std::time::Duration;
 
 use super::many::idle;
-use super::setup::{agreed, converge, founder, invite, joined, joiner, pairs, talk, tear};
+use super::removal::remove;
+use super::setup::{acquaint, converge, founder, invite, joined, joiner, members, pairs, talk, tear};
 use super::{ms, secs};
 use crate::action::Action;
 use crate::net::cut::Group;
@@ -13,6 +14,8 @@ use crate::world::World;
 
 /// How long after the faults packets must flow.
 const RECOVERY: Duration = Duration::from_secs(30);
+/// If any member has the word of one that left, the founder has it after this time: an exchange with each is had by then.
+const HEARD_WITHIN: Duration = Duration::from_secs(60);
 
 /// Everything.
 pub(super) fn chaos(world: &mut World) -> Result<(), String> {
@@ -46,6 +49,9 @@ pub(super) fn chaos(world: &mut World) -> Result<(), String> {
         world.later(after, action);
     }
     simultaneous_start(world, count);
+    if count > 3 && world.chance.percent(60) {
+        removals(world, count, length);
+    }
     world.run_for(length)?;
     recover(world, count)
 }
@@ -58,6 +64,17 @@ fn disturb_join(world: &mut World, (witness, joiner): (usize, usize)) {
     world.later(after, Action::Crash { host, tear });
     let away = world.chance.between(ms(1), secs(4));
     world.later(after + away, Action::Start { host });
+}
+
+/// The founder removes one or two, or some of them leave; whether it comes to that, chance decides.
+fn removals(world: &mut World, count: usize, length: Duration) {
+    for _ in 0..1 + world.chance.below(2) {
+        let after = world.chance.between(ms(0), length);
+        let target = 1 + world.chance.below(count as u64 - 1) as usize;
+        let leaves = world.chance.percent(30);
+        let wish = if leaves { Action::Leave { host: target } } else { Action::Remove { admin: 0, target } };
+        world.later(after, wish);
+    }
 }
 
 /// Two hosts start to speak at one instant.
@@ -128,9 +145,11 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
         world.act(Action::Wake { host })?;
         world.start(host)?;
     }
+    let left = remaining(world, count)?;
     // Who lost news of a member hears of it with the next rekey of a link in use.
-    converge(world, count)?;
-    for (first, second) in pairs(count) {
+    converge(world, left.len())?;
+    for (first, second) in pairs(left.len()) {
+        let (first, second) = (left[first], left[second]);
         let (from, to) = if world.chance.percent(50) { (first, second) } else { (second, first) };
         // Where both have moved, nobody but a third could tell them.
         world.act(Action::Remember { host: from, of: to })?;
@@ -138,6 +157,29 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
         talk(world, (from, to), RECOVERY)?;
         talk(world, (to, from), RECOVERY)?;
     }
-    agreed(world, count)?;
+    // Where somebody left, an admin's node may have made the next epoch meanwhile.
+    converge(world, left.len())?;
     idle(world, secs(600))
+}
+
+/// Who is still a member: those whom the founder has not removed, and who have not left. One that left where nobody heard
+/// it is removed.
+fn remaining(world: &mut World, count: usize) -> Result<Vec<usize>, String> {
+    acquaint(world)?;
+    for to in 1..count {
+        world.act(Action::Connect { from: 0, to })?;
+    }
+    // Whoever leaves has left.
+    world.run_for(secs(10))?;
+    for host in 1..count {
+        let device = world.hosts[host].id();
+        let is_gone =
+            |world: &World| world.hosts[0].node.as_ref().is_some_and(|node| !node.is_member(&device));
+        let is_silent = world.hosts[host].node.as_ref().is_some_and(|node| node.engine.is_removed());
+        if is_silent && !world.run_until(HEARD_WITHIN, is_gone)? {
+            remove(world, 0, host)?;
+        }
+        world.hosts[host].is_out = is_silent || is_gone(world);
+    }
+    Ok(members(world, count))
 }

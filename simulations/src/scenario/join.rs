@@ -27,7 +27,8 @@ pub(super) fn used_up(world: &mut World) -> Result<(), String> {
     if !world.run_until(secs(120), refused)? {
         return Err("the second taker heard nothing".to_owned());
     }
-    world.hosts.pop();
+    world.act(Action::Close { host: second })?;
+    world.hosts[second].is_out = true;
     world.internet = Conditions::perfect(ms(20));
     talk(world, (a, first), secs(30))?;
     agreed(world, 2)

@@ -8,15 +8,15 @@ use crate::net::link::Conditions;
 use crate::world::World;
 
 /// Links end this long after the last packet: `idle_after`, then the last session's end.
-const LINKS_END: Duration = secs(300 + 180 + 30);
+pub(super) const LINKS_END: Duration = secs(300 + 180 + 30);
 /// Wake-ups of a node in an idle hour at most (chosen: one in five minutes).
 const IDLE_WAKES: u32 = 12;
 /// Datagrams of a node in an idle hour at most.
 const IDLE_DATAGRAMS: u64 = 60;
 
-/// Eight to twelve members.
+/// Eight to ten members.
 pub(super) fn many(world: &mut World) -> Result<(), String> {
-    let count = 8 + world.chance.below(5) as usize;
+    let count = 8 + world.chance.below(3) as usize;
     let delay = world.chance.between(ms(1), ms(100));
     world.internet = Conditions { jitter: ms(20), ..Conditions::perfect(delay) };
     group(world, count, secs(120))?;

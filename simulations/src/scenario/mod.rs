@@ -1,14 +1,19 @@
 //! What one seed stands for: a story drawn from it, and what must be true at the story's end.
 
+mod backup;
 mod chaos;
 mod clocks;
+pub(crate) mod idle;
 mod join;
+mod lan;
 mod many;
 mod partition;
 mod removal;
 mod restart;
+mod revocation;
 mod setup;
 mod sleep;
+mod statics;
 
 use std::time::Duration;
 
@@ -31,23 +36,29 @@ struct Story {
 }
 
 const STORIES: &[Story] = &[
-    Story { name: "chaos", weight: 18, play: chaos::chaos },
-    Story { name: "restart", weight: 5, play: restart::restart },
+    Story { name: "chaos", weight: 13, play: chaos::chaos },
+    Story { name: "restart", weight: 4, play: restart::restart },
     Story { name: "both-at-once", weight: 5, play: restart::both_at_once },
     Story { name: "rekeys", weight: 4, play: restart::rekeys },
     Story { name: "used-up", weight: 4, play: join::used_up },
-    Story { name: "two-takers", weight: 6, play: join::two_takers },
-    Story { name: "lost-answer", weight: 5, play: join::lost_answer },
+    Story { name: "two-takers", weight: 5, play: join::two_takers },
+    Story { name: "lost-answer", weight: 6, play: join::lost_answer },
     Story { name: "forgotten-invite", weight: 5, play: join::forgotten_invite },
-    Story { name: "partition", weight: 8, play: partition::partition },
-    Story { name: "sleepers", weight: 7, play: sleep::sleepers },
-    Story { name: "skewed-clocks", weight: 6, play: clocks::skewed },
-    Story { name: "set-clocks", weight: 4, play: clocks::set },
-    Story { name: "removal", weight: 10, play: removal::removal },
-    Story { name: "removed-asleep", weight: 5, play: removal::asleep },
-    Story { name: "two-admins", weight: 5, play: removal::two_admins },
-    Story { name: "back-again", weight: 1, play: removal::back_again },
-    Story { name: "many", weight: 2, play: many::many },
+    Story { name: "partition", weight: 5, play: partition::partition },
+    Story { name: "sleepers", weight: 5, play: sleep::sleepers },
+    Story { name: "skewed-clocks", weight: 5, play: clocks::skewed },
+    Story { name: "set-clocks", weight: 5, play: clocks::set },
+    Story { name: "removal", weight: 7, play: removal::removal },
+    Story { name: "removed-asleep", weight: 2, play: removal::asleep },
+    Story { name: "two-admins", weight: 4, play: removal::two_admins },
+    Story { name: "back-again", weight: 2, play: removal::back_again },
+    Story { name: "revocation", weight: 4, play: revocation::revocation },
+    Story { name: "leaving", weight: 4, play: revocation::leaving },
+    Story { name: "backup", weight: 3, play: backup::backup },
+    Story { name: "static-keys", weight: 3, play: statics::statics },
+    Story { name: "neighbours", weight: 3, play: lan::neighbours },
+    Story { name: "idle-day", weight: 1, play: idle::idle_day },
+    Story { name: "many", weight: 1, play: many::many },
 ];
 
 /// The names of all stories.

@@ -6,11 +6,14 @@ use std::time::Duration;
 use protocol::engine::Event;
 use protocol::membership::object::{Admin, Body, Capabilities, Charter, Object};
 
+use super::revocation::leave;
 use super::setup::{RECOVERY, acquaint, add_member, agreed, all_talk, group, members, pairs, tear};
 use super::{ms, secs};
 use crate::action::Action;
+use crate::host::Host;
 use crate::net::cut::Group;
 use crate::net::link::Conditions;
+use crate::traffic::Sent;
 use crate::world::World;
 
 /// Every connected member has closed its sessions with the target within this time (specified).
@@ -39,13 +42,20 @@ pub(super) fn removal(world: &mut World) -> Result<(), String> {
     }
     let before = world.chance.between(ms(0), secs(2));
     world.run_for(before)?;
-    if world.chance.percent(30) {
-        leave(world, victim)?;
+    let leaves = world.chance.percent(30);
+    if leaves {
+        if leave(world, victim)? == 0 {
+            return Err(format!("{victim} left, and told nobody"));
+        }
     } else {
         remove(world, 0, victim)?;
     }
     let device = world.hosts[victim].id();
     world.run_for(CLOSED_WITHIN)?;
+    let told = world.hosts[victim].node.as_ref().and_then(|node| node.engine.told_removed_by());
+    if told.is_none() != leaves {
+        return Err(format!("{victim} leaves: {leaves}, and is told that it was removed by {told:?}"));
+    }
     for host in &others {
         if world.hosts[*host].node.as_ref().is_some_and(|node| node.is_member(&device)) {
             return Err(format!("{host} has not closed with {victim} after {CLOSED_WITHIN:?}"));
@@ -53,30 +63,31 @@ pub(super) fn removal(world: &mut World) -> Result<(), String> {
     }
     haunt(world, victim)?;
     world.run_for(secs(12))?;
-    match world
-        .ledger
-        .iter()
-        .filter(|sent| sent.at >= since && !touches(sent, victim))
-        .filter(|sent| sent.arrived_at.is_none())
-        .count()
-    {
-        0 => {}
-        lost => return Err(format!("{lost} packets of others were lost to the removal of {victim}")),
-    }
+    none_lost(world, since, victim)?;
     one_view(world, count - 1)?;
     let everyone = members(world, count);
     all_talk(world, &everyone, RECOVERY)?;
     agreed(world, count - 1)
 }
 
-fn touches(sent: &crate::traffic::Sent, host: usize) -> bool {
-    sent.from == host || sent.to == host
+/// Of what was sent since then, everything arrived but what `victim` sent or should have had.
+fn none_lost(world: &World, since: Duration, victim: usize) -> Result<(), String> {
+    let touches = |sent: &Sent| sent.from == victim || sent.to == victim;
+    let others = world.ledger.iter().filter(|sent| sent.at >= since && !touches(sent));
+    let lost: Vec<&Sent> = others.filter(|sent| sent.arrived_at.is_none()).collect();
+    match lost.first() {
+        None => Ok(()),
+        Some(Sent { from, to, at, .. }) => Err(format!(
+            "{} packets of others were lost to the removal of {victim}, the first from {from} to {to} at {at:?}",
+            lost.len()
+        )),
+    }
 }
 
 /// Some sleep through three removals and then hear one member only, which need not be the admin.
 pub(super) fn asleep(world: &mut World) -> Result<(), String> {
     world.internet = Conditions::perfect(world.chance.between(ms(1), ms(100)));
-    let count = 6 + world.chance.below(4) as usize;
+    let count = 6 + world.chance.below(2) as usize;
     group(world, count, secs(60))?;
     let everyone: Vec<_> = (0..count).collect();
     all_talk(world, &everyone, RECOVERY)?;
@@ -191,52 +202,39 @@ fn name_admin(world: &mut World, second: usize) -> Result<(), String> {
     world.start(0)
 }
 
-/// Has `admin` remove `target`; an admin that started anew asks again until it has settled.
-fn remove(world: &mut World, admin: usize, target: usize) -> Result<(), String> {
+/// Has `admin` remove `target`.
+pub(super) fn remove(world: &mut World, admin: usize, target: usize) -> Result<(), String> {
+    sign(world, admin, Action::Remove { admin, target })?;
+    world.hosts[target].is_out = true;
+    Ok(())
+}
+
+/// Has `admin` sign what `wish` wishes; one that started anew is asked again until it has settled.
+pub(super) fn sign(world: &mut World, admin: usize, wish: Action) -> Result<(), String> {
     let give_up_at = world.now + secs(60);
     loop {
         world.heard.clear();
-        world.act(Action::Remove { admin, target })?;
+        world.act(wish)?;
         let signed = |world: &World| {
             world.heard.iter().any(|(host, event)| *host == admin && matches!(event, Event::Signed { .. }))
         };
         if !world.run_until(secs(5), signed)? {
-            return Err("nothing came of a removal".to_owned());
+            return Err(format!("nothing came of {wish:?}"));
         }
         let outcome = world.heard.drain(..).find_map(|(_, event)| match event {
             Event::Signed { outcome, .. } => Some(outcome),
             _ => None,
         });
         match outcome {
-            Some(Ok(())) => break,
+            Some(Ok(())) => return Ok(()),
             Some(Err(error)) if world.now >= give_up_at => return Err(error.to_string()),
             _ => world.run_for(secs(1))?,
         }
     }
-    world.hosts[target].is_out = true;
-    Ok(())
-}
-
-/// `host` leaves, and is told that somebody has its word.
-fn leave(world: &mut World, host: usize) -> Result<(), String> {
-    world.heard.clear();
-    world.act(Action::Leave { host })?;
-    let left = |world: &World| world.heard.iter().any(|(_, event)| matches!(event, Event::Left { .. }));
-    if !world.run_until(secs(10), left)? {
-        return Err(format!("{host} did not come to an end with leaving"));
-    }
-    world.hosts[host].is_out = true;
-    match world.heard.iter().find_map(|(_, event)| match event {
-        Event::Left { outcome, .. } => Some(outcome),
-        _ => None,
-    }) {
-        Some(Ok(told)) if *told > 0 => Ok(()),
-        other => Err(format!("{host} left: {other:?}")),
-    }
 }
 
 /// Who was removed goes on: speaks to all, starts anew, is elsewhere; and a stranger sends on what it said before.
-fn haunt(world: &mut World, victim: usize) -> Result<(), String> {
+pub(super) fn haunt(world: &mut World, victim: usize) -> Result<(), String> {
     world.hosts[victim].is_out = true;
     for to in (0..world.hosts.len()).filter(|host| *host != victim) {
         let after = world.chance.between(ms(1), secs(2));
@@ -267,7 +265,7 @@ fn speak(world: &mut World, hosts: &[usize]) {
 }
 
 /// The members that are left, `count` of them, have one view.
-fn one_view(world: &mut World, count: usize) -> Result<(), String> {
+pub(super) fn one_view(world: &mut World, count: usize) -> Result<(), String> {
     let left = members(world, world.hosts.len());
     if left.len() != count {
         return Err(format!("{left:?} are left of {count}"));
@@ -276,9 +274,9 @@ fn one_view(world: &mut World, count: usize) -> Result<(), String> {
 }
 
 /// These hosts have one view and one epoch within [`ONE_VIEW_WITHIN`], and nobody who is out is in it.
-fn one_view_of(world: &mut World, hosts: &[usize]) -> Result<(), String> {
+pub(super) fn one_view_of(world: &mut World, hosts: &[usize]) -> Result<(), String> {
     let give_up_at = world.now + ONE_VIEW_WITHIN;
-    let out: Vec<_> = world.hosts.iter().filter(|host| host.is_out).map(|host| host.id()).collect();
+    let out: Vec<_> = world.hosts.iter().filter(|host| host.is_out).map(Host::id).collect();
     loop {
         let views: Vec<_> = hosts.iter().map(|host| world.hosts[*host].view(world.instant(*host))).collect();
         let is_one = views.iter().all(|view| view.is_some() && *view == views[0]);

@@ -131,7 +131,8 @@ pub(super) fn pair(world: &mut World, rekey_after: Duration) -> Result<(usize, u
     let members = [world.hosts[founder].address];
     let token = invite(world, founder, 1, &members)?;
     let other = joiner(world, &token, rekey_after)?;
-    joined(world, other, secs(5))?;
+    // With 300 ms one way, and a first question that came before its time by the founder's clock.
+    joined(world, other, secs(8))?;
     talk(world, (founder, other), secs(2))?;
     Ok((founder, other))
 }

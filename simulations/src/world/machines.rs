@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use protocol::engine::Command;
+use protocol::identity::StaticSecret;
+
 use super::{Occurrence, World};
 use crate::host::{Input, Sleep};
 
@@ -48,6 +51,15 @@ impl World {
         }
         self.hosts[host].crash(survivors);
         self.hosts[host].asleep = None;
+    }
+
+    /// Another static key is on the host's disk; its node, if it runs, is told to use it.
+    pub(crate) fn new_static(&mut self, host: usize) -> Result<(), String> {
+        let secret = StaticSecret::from_bytes(self.chance.bytes());
+        let machine = &mut self.hosts[host];
+        let former = std::mem::replace(&mut machine.static_secret, secret.clone());
+        machine.former_statics.push(former);
+        self.give(host, Input::Command(Command::Rekey(secret)))
     }
 
     /// The machine sleeps: no timer fires, nothing is heard, no write ends.

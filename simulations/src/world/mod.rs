@@ -32,6 +32,13 @@ enum Occurrence {
         bytes: Vec<u8>,
         sender: Option<usize>,
     },
+    /// Something at the multicast group's port of `to`.
+    Announcement {
+        from: SocketAddr,
+        to: usize,
+        bytes: Vec<u8>,
+        sender: Option<usize>,
+    },
     Stored {
         host: usize,
         boot: u64,
@@ -53,6 +60,8 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) internet: Conditions,
     pub(crate) cuts: Cuts,
+    /// All hosts stand on one network, on which they announce themselves.
+    pub(crate) has_lan: bool,
     /// How long a store takes; zero: it is done before the next thing happens.
     pub(crate) disk_delay: Duration,
     /// What hosts said that a scenario wants to know: (host, event).
@@ -85,6 +94,7 @@ impl World {
             ledger: Ledger::default(),
             internet: Conditions::perfect(Duration::from_millis(10)),
             cuts: Cuts::default(),
+            has_lan: false,
             disk_delay: Duration::ZERO,
             heard: Vec::new(),
             sent: 0,
@@ -108,7 +118,8 @@ impl World {
         let number = self.hosts.len();
         let address = SocketAddr::from(([192, 0, 2, number as u8 + 1], 41_414));
         let name = format!("host-{number}");
-        self.hosts.push(Host::new(name, address, rekey_after, &mut self.chance));
+        let host = Host::new(name, address, rekey_after, &mut self.chance);
+        self.hosts.push(Host { is_on_lan: self.has_lan, ..host });
         self.watches.push(Watch::default());
         self.known.push((address, number));
         number
@@ -215,6 +226,9 @@ impl World {
             Some((_, Occurrence::Datagram { from, to, bytes, sender })) => {
                 self.deliver((from, to), bytes, sender)
             }
+            Some((_, Occurrence::Announcement { from, to, bytes, sender })) => {
+                self.hear((from, to), bytes, sender)
+            }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
             Some((_, Occurrence::Look { host, objects, seen })) => self.compare((host, objects), seen),
             Some((_, Occurrence::Action(action))) => self.act(action),
@@ -247,6 +261,22 @@ impl World {
         self.take(host, outputs)
     }
 
+    /// A host hears what came to the multicast group.
+    fn hear(
+        &mut self,
+        (from, to): (SocketAddr, usize),
+        bytes: Vec<u8>,
+        sender: Option<usize>,
+    ) -> Result<(), String> {
+        let is_cut = sender.is_some_and(|sender| self.cuts.has(sender, to));
+        if is_cut || !self.hosts[to].is_awake() {
+            return Ok(());
+        }
+        self.trace.line(self.now, format_args!("{to} hears {} from {from}", bytes.len()));
+        let outputs = self.handle(to, Input::Announcement { from, bytes });
+        self.take(to, outputs)
+    }
+
     /// The adversary sends one datagram to every host.
     pub(crate) fn attack(&mut self) {
         for host in 0..self.hosts.len() {
@@ -254,6 +284,10 @@ impl World {
             let after = self.chance.between(Duration::from_micros(1), Duration::from_millis(50));
             let adversary::Shot { from, to, bytes } = shot;
             self.schedule(after, Occurrence::Datagram { from, to, bytes, sender: None });
+            if self.has_lan {
+                let (from, bytes) = (adversary::address(), self.adversary.announcement(&mut self.chance));
+                self.schedule(after, Occurrence::Announcement { from, to: host, bytes, sender: None });
+            }
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::{adversary, report};
 /// Objects that come one after the other wait this long for each other in an engine, and longer if their timer is late;
 /// what it makes of them is compared after that.
 const REST: Duration = Duration::from_millis(110);
+/// The port of the multicast group.
+const LAN_PORT: u16 = 41_413;
 
 impl World {
     /// Gives a running node an input and takes what comes of it.
@@ -101,7 +103,7 @@ impl World {
         let rests = self.hosts[host].is_awake() && self.records.count(host) == objects;
         let Some(node) = self.hosts[host].node.as_ref().filter(|_| rests) else { return Ok(()) };
         if let Some(seen) = seen {
-            return self.records.compare(host, seen);
+            return self.records.compare(host, &seen);
         }
         let seen = Some(View::of(node, self.instant(host)));
         self.schedule(REST, Occurrence::Look { host, objects, seen });
@@ -124,6 +126,18 @@ impl World {
         for after in arrivals {
             let bytes = bytes.to_vec();
             self.schedule(after, Occurrence::Datagram { from, to, bytes, sender: Some(host) });
+        }
+    }
+
+    /// What `host` announces is heard by the others of its network, and by the adversary.
+    fn announce(&mut self, host: usize, bytes: &[u8]) {
+        self.adversary.overhear(bytes);
+        let from = SocketAddr::new(self.hosts[host].address.ip(), LAN_PORT);
+        for to in (0..self.hosts.len()).filter(|to| *to != host) {
+            for after in self.internet.arrivals(bytes.len(), &mut self.chance) {
+                let (bytes, sender) = (bytes.to_vec(), Some(host));
+                self.schedule(after, Occurrence::Announcement { from, to, bytes, sender });
+            }
         }
     }
 
@@ -171,7 +185,14 @@ impl World {
                 self.records.on_removed(host);
                 self.heard.push((host, event));
             }
-            Event::JoinFailed(_) | Event::Left { .. } | Event::Announce(_) | Event::Pong { .. } => {
+            Event::Announce(datagram) => self.announce(host, &datagram),
+            Event::Left { ref outcome, .. } => {
+                if outcome.is_ok() {
+                    self.records.on_removed(host);
+                }
+                self.heard.push((host, event));
+            }
+            Event::JoinFailed(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
             Event::Link { .. } | Event::Dropped(_) => {}

@@ -1,7 +1,7 @@
 //! The secrets: one file each, mode 0600, written by rename.
 //!
 //! ```text
-//! device | <vpi>/root | <vpi>/recovery | <vpi>/static-<counter> | <vpi>/epoch-<number>-<tag hex>
+//! device | <vpi>/device | <vpi>/root | <vpi>/recovery | <vpi>/static-<counter> | <vpi>/epoch-<number>-<tag hex>
 //! file = 64 hexadecimal digits, '-', 8 digits of CRC32C over file name and secret, '\n'
 //! ```
 //!
@@ -19,7 +19,7 @@ use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use super::replace::{PRIVATE, remove, replace};
+use super::replace::{PRIVATE, remove, replace, set_aside};
 use super::state::{check_mode, make_folder};
 
 #[cfg(test)]
@@ -31,6 +31,7 @@ const FILE_BYTES: usize = 64 + 1 + 8 + 1;
 /// Name of the folder of keys in the state folder.
 pub(super) const FOLDER: &str = "keys";
 
+const DEVICE: &str = "device";
 const RECOVERY: &str = "recovery";
 
 const ADVICE: &str = "restore it from a backup; it is never made anew by itself";
@@ -60,15 +61,32 @@ impl Keys {
     ///
     /// # Errors
     /// [`StoreError::Damaged`] and [`StoreError::Loose`] for a file that is there; it is never replaced.
+    /// [`StoreError::Lost`] for one that is gone while there are secrets of VPIs.
     pub(crate) fn device(&self) -> Result<SigningSecret, StoreError> {
-        let path = self.dir.join("device");
-        if let Some(seed) = load(&path)? {
-            return Ok(SigningSecret::from_seed(&seed.0));
+        let path = self.dir.join(DEVICE);
+        if load(&path)?.is_none() && !self.vpis()?.is_empty() {
+            return Err(StoreError::Lost(path));
         }
-        let mut seed = Secret([0; 32]);
-        getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
-        store(&path, &seed.0)?;
-        Ok(SigningSecret::from_seed(&seed.0))
+        drawn(&path)
+    }
+
+    /// The device key of this node in `vpi`: the one drawn for that VPI alone, if there is one, else [`Keys::device`].
+    ///
+    /// # Errors
+    /// As for [`Keys::device`].
+    pub(crate) fn device_in(&self, vpi: &VpiId) -> Result<SigningSecret, StoreError> {
+        match load(&self.folder(vpi).join(DEVICE))? {
+            Some(seed) => Ok(SigningSecret::from_seed(&seed.0)),
+            None => self.device(),
+        }
+    }
+
+    /// Draws a device key for `vpi` alone: a removal names the former one for ever. One that is there stays.
+    ///
+    /// # Errors
+    /// As for [`Keys::device`].
+    pub(super) fn draw_device_in(&self, vpi: &VpiId) -> Result<(), StoreError> {
+        drawn(&self.make_vpi_folder(vpi)?.join(DEVICE)).map(drop)
     }
 
     /// The public half of the device key in the state folder `state`, if one was drawn; takes no lock.
@@ -76,7 +94,7 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Loose`]; [`StoreError::Io`], also for whoever may not read it.
     pub(crate) fn peek_device(state: &Path) -> Result<Option<DeviceId>, StoreError> {
-        let seed = load(&state.join(FOLDER).join("device"))?;
+        let seed = load(&state.join(FOLDER).join(DEVICE))?;
         Ok(seed.map(|seed| SigningSecret::from_seed(&seed.0).public()))
     }
 
@@ -148,12 +166,30 @@ impl Keys {
         self.put(vpi, &static_file(counter), &Zeroizing::new(key.to_bytes()))
     }
 
-    /// All kept epoch secrets of `vpi`, ascending.
+    /// All kept epoch secrets of `vpi`, ascending. Damaged ones are set aside, and members give them again; not the last
+    /// one, without which no member could be asked.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], [`StoreError::Loose`], [`StoreError::Io`], as for every secret.
+    /// [`StoreError::Damaged`] when none is whole; [`StoreError::Loose`], [`StoreError::Io`].
     pub(crate) fn epochs(&self, vpi: &VpiId) -> Result<Vec<(EpochName, Secret)>, StoreError> {
-        self.named(vpi, epoch_name, |secret| secret)
+        let folder = self.folder(vpi);
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+        for (name, file) in names(&folder)?.into_iter().filter_map(|file| Some((epoch_name(&file)?, file))) {
+            match load(&folder.join(&file)) {
+                Ok(secret) => whole.extend(secret.map(|secret| (name, secret))),
+                Err(StoreError::Damaged { path, .. }) => damaged.push(path),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(path) = damaged.first().filter(|_| whole.is_empty()) {
+            return Err(StoreError::Damaged { path: path.clone(), advice: ADVICE });
+        }
+        for path in &damaged {
+            set_aside(path)?;
+            tracing::warn!(path = %path.display(), "an epoch secret was damaged and set aside; members have it");
+        }
+        whole.sort_by_key(|(name, _)| *name);
+        Ok(whole)
     }
 
     /// Keeps an epoch secret; to be called before the Epoch that names it is kept.
@@ -215,6 +251,10 @@ pub(super) fn read_private(path: &Path, limit: usize) -> Result<Option<Zeroizing
         file => file.map_err(StoreError::io("open", path))?,
     };
     let found = file.metadata().map_err(StoreError::io("look at", path))?;
+    if !found.is_file() {
+        // What is no file holds no secret: to the caller it is a damaged one.
+        return Ok(Some(Zeroizing::new(Vec::new())));
+    }
     check_mode(path, found.mode(), PRIVATE)?;
     // Room for all from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 64));
@@ -253,6 +293,17 @@ fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
         names.extend(name.into_string());
     }
     Ok(names)
+}
+
+/// The signing key at `path`, drawn and written if there is none.
+fn drawn(path: &Path) -> Result<SigningSecret, StoreError> {
+    if let Some(seed) = load(path)? {
+        return Ok(SigningSecret::from_seed(&seed.0));
+    }
+    let mut seed = Secret([0; 32]);
+    getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
+    store(path, &seed.0)?;
+    Ok(SigningSecret::from_seed(&seed.0))
 }
 
 fn store(path: &Path, secret: &[u8; 32]) -> Result<(), StoreError> {

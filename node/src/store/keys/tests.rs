@@ -138,3 +138,38 @@ fn a_kept_key_is_never_overwritten_by_another() {
     assert!(matches!(error, StoreError::Exists(_)), "{error}");
     assert_eq!(keys.epochs(&VPI).unwrap()[0].1, Secret([5; 32]));
 }
+
+#[test]
+fn a_damaged_epoch_secret_is_set_aside_unless_it_is_the_last() {
+    let (_dir, keys) = keys();
+    let other = EpochName { number: 5, tag: [1, 2] };
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, other, &Secret([6; 32])).unwrap();
+    let files = [EPOCH, other].map(|name| keys.folder(&VPI).join(epoch_file(name)));
+
+    fs::write(&files[0], "").unwrap();
+    assert_eq!(keys.epochs(&VPI).unwrap(), [(other, Secret([6; 32]))]);
+    assert!(!files[0].exists());
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    assert_eq!(keys.epochs(&VPI).unwrap().len(), 2);
+
+    for file in &files {
+        fs::remove_file(file).unwrap();
+        fs::create_dir(file).unwrap();
+    }
+    assert!(matches!(keys.epochs(&VPI), Err(StoreError::Damaged { .. })));
+    assert!(files.iter().all(|file| file.is_dir()), "what cannot be fetched again stays where it is");
+}
+
+#[test]
+fn a_device_key_that_is_gone_is_not_made_anew_while_vpis_know_it() {
+    let (_dir, keys) = keys();
+    keys.device().unwrap();
+    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    fs::remove_file(keys.dir.join("device")).unwrap();
+
+    let error = keys.device().unwrap_err();
+
+    assert!(matches!(&error, StoreError::Lost(path) if path.ends_with("device")), "{error}");
+    assert!(!keys.dir.join("device").exists());
+}

@@ -11,6 +11,7 @@
 //! lost record costs that object and nothing else, and peers bring it again. The checksum finds accidents only: every
 //! payload is verified by its signatures like one from the network.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::replace::{PRIVATE, append_durably, beside, read, replace, sync_folder_of};
+use super::replace::{PRIVATE, append_durably, beside, make_way, read, replace, sync_folder_of};
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ pub(crate) const PAYLOAD_MAX_BYTES: usize = 4_096;
 /// Begins every record; not text, and not the beginning of an envelope.
 const MARK: [u8; 4] = [0xb7, b'v', b'o', 0x1a];
 const HEADER_BYTES: usize = 12;
+/// `objects.log.copy`: the log as it was at the last opening.
+const COPY: &str = "copy";
 
 /// The open log of one VPI.
 #[derive(Debug)]
@@ -50,6 +53,10 @@ pub(crate) struct Damage {
     pub(crate) bad_bytes: usize,
     /// Length of the tail that was cut: an append that a crash interrupted, never acknowledged.
     pub(crate) torn_bytes: usize,
+    /// Whether something that is no file was moved out of the way.
+    pub(crate) is_moved: bool,
+    /// Records that came back from the copy.
+    pub(crate) recovered: usize,
 }
 
 impl Damage {
@@ -60,26 +67,71 @@ impl Damage {
 }
 
 impl ObjectLog {
-    /// Opens the log at `path`, made when absent, and gives the payloads of all whole records in order.
+    /// Opens the log at `path`, made when absent, and gives what `read` makes of the payloads of all whole records in
+    /// order, each once. What `read` does not take counts as damage.
     ///
-    /// A damaged log is repaired before this returns: bad bytes are moved to `objects.log.damaged`.
+    /// A damaged log is repaired before this returns: bad bytes are moved to `objects.log.damaged`, and what the copy of
+    /// the last opening has more is appended. Then the copy is made anew, if it differs.
     ///
     /// # Errors
     /// [`StoreError::Io`] only; no content of the file is an error.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Vec<u8>>, Damage), StoreError> {
+    pub(crate) fn open<T>(
+        path: &Path,
+        mut read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<(Self, Vec<T>, Damage), StoreError> {
+        let is_moved = make_way(path)?;
         let mut file = open_file(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
-        let scan = Scan::of(&bytes);
-        let damage = scan.damage(bytes.len());
+        let mut found = Vec::new();
+        let mut known = BTreeSet::new();
+        let mut take = |payload: &[u8]| match known.contains(payload) {
+            true => true,
+            false => read(payload).is_some_and(|made| {
+                found.push(made);
+                known.insert(payload.to_vec())
+            }),
+        };
+        let mut scan = Scan::of(&bytes);
+        scan.judge(&bytes, &mut take);
+        let mut damage = scan.damage(bytes.len());
         if !damage.is_none() {
             file = repair(path, file, &bytes, &scan, damage)?;
         }
+        damage.is_moved = is_moved;
         let end = scan.good.iter().map(ExactSizeIterator::len).sum::<usize>() as u64;
-        let payload =
-            |record: &Range<usize>| bytes.get(record.start + HEADER_BYTES..record.end).map(<[u8]>::to_vec);
-        let payloads = scan.good.iter().filter_map(payload).collect();
-        Ok((Self { path: path.to_owned(), file, end, is_tail_clean: true }, payloads, damage))
+        let mut log = Self { path: path.to_owned(), file, end, is_tail_clean: true };
+        // A log that was cut between two records looks whole.
+        damage.recovered = log.recover(&known, &mut read, &mut found)?;
+        log.copy()?;
+        Ok((log, found, damage))
+    }
+
+    /// Appends what only the copy has. Who belongs is a function of the set: more of it is never worse.
+    fn recover<T>(
+        &mut self,
+        known: &BTreeSet<Vec<u8>>,
+        mut read: impl FnMut(&[u8]) -> Option<T>,
+        found: &mut Vec<T>,
+    ) -> Result<usize, StoreError> {
+        let copy = beside(&self.path, COPY);
+        make_way(&copy)?;
+        let mut lost: BTreeSet<Vec<u8>> = Self::peek(&copy)?.into_iter().collect();
+        lost.retain(|payload| {
+            let made = (!known.contains(payload)).then(|| read(payload)).flatten();
+            made.map(|made| found.push(made)).is_some()
+        });
+        self.append(&lost.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        Ok(lost.len())
+    }
+
+    /// Keeps a second copy of the log as it is, so that a disk that spoils one file does not leave this device without
+    /// the charter and without anybody whom it could ask.
+    fn copy(&self) -> Result<(), StoreError> {
+        let copy = beside(&self.path, COPY);
+        let log = read(&self.path)?.unwrap_or_default();
+        make_way(&copy)?;
+        if read(&copy)?.unwrap_or_default() == log { Ok(()) } else { replace(&copy, &log) }
     }
 
     /// The payloads of all whole records at `path`, in order, for whoever only looks: nothing is made, locked or repaired.
@@ -183,6 +235,15 @@ impl Scan {
             }
         }
         scan
+    }
+
+    /// Counts records that `take` refuses as bad.
+    fn judge(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8]) -> bool) {
+        let bad = self.good.extract_if(.., |record| {
+            !bytes.get(record.start + HEADER_BYTES..record.end).is_some_and(&mut take)
+        });
+        self.bad.extend(bad);
+        self.bad.sort_by_key(|stretch| stretch.start);
     }
 
     fn damage(&self, length: usize) -> Damage {

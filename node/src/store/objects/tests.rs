@@ -18,9 +18,21 @@ fn records() -> Vec<Vec<u8>> {
 }
 
 fn written(path: &Path, records: &[Vec<u8>]) -> Vec<u8> {
-    let (mut log, _, _) = ObjectLog::open(path).unwrap();
+    let (mut log, _, _) = open(path).unwrap();
     log.append(&records.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
     fs::read(path).unwrap()
+}
+
+/// Opens a log of any records.
+fn open(path: &Path) -> Result<(ObjectLog, Vec<Vec<u8>>, Damage), StoreError> {
+    ObjectLog::open(path, |payload| Some(payload.to_vec()))
+}
+
+/// The same where the log alone is left.
+fn open_alone(path: &Path) -> (ObjectLog, Vec<Vec<u8>>, Damage) {
+    // There is none of an empty log.
+    let _ = fs::remove_file(beside(path, COPY));
+    open(path).unwrap()
 }
 
 /// Where each record ends.
@@ -42,7 +54,7 @@ fn what_was_appended_is_read_again() {
     written(&path, &records[..2]);
     written(&path, &records[2..]);
 
-    let (_, read, damage) = ObjectLog::open(&path).unwrap();
+    let (_, read, damage) = open(&path).unwrap();
 
     assert_eq!(read, records);
     assert!(damage.is_none());
@@ -63,12 +75,12 @@ fn every_truncation_keeps_all_whole_records_and_cuts_the_rest() {
         let kept = ends.iter().filter(|end| **end <= length).count();
         let torn = length - kept.checked_sub(1).map_or(0, |last| ends[last]);
 
-        let (mut log, read, damage) = ObjectLog::open(&path).unwrap();
+        let (mut log, read, damage) = open_alone(&path);
         assert_eq!(read, records[..kept], "at {length}");
         assert_eq!(damage, Damage { torn_bytes: torn, ..Damage::default() }, "at {length}");
 
         log.append(&[b"after"]).unwrap();
-        let (_, read, damage) = ObjectLog::open(&path).unwrap();
+        let (_, read, damage) = open(&path).unwrap();
         assert_eq!(read.last().unwrap(), b"after");
         assert_eq!(read.len(), kept + 1);
         assert!(damage.is_none());
@@ -108,13 +120,15 @@ fn a_bad_record_is_moved_aside_and_the_log_is_whole_afterwards() {
     bytes.extend_from_slice(&MARK);
     fs::write(&path, &bytes).unwrap();
 
-    let (mut log, read, damage) = ObjectLog::open(&path).unwrap();
+    let (mut log, read, damage) = open_alone(&path);
     log.append(&[b"after"]).unwrap();
 
-    assert_eq!(damage, Damage { bad_stretches: 1, bad_bytes: to - from, torn_bytes: MARK.len() });
+    let expected =
+        Damage { bad_stretches: 1, bad_bytes: to - from, torn_bytes: MARK.len(), ..Damage::default() };
+    assert_eq!(damage, expected);
     assert_eq!(read, [&records[..1], &records[2..]].concat());
     assert_eq!(fs::read(beside(&path, "damaged")).unwrap(), [&bytes[from..to], &MARK].concat());
-    let (_, read, damage) = ObjectLog::open(&path).unwrap();
+    let (_, read, damage) = open(&path).unwrap();
     assert_eq!(read, [&records[..1], &records[2..], &[b"after".to_vec()]].concat());
     assert!(damage.is_none());
 }
@@ -131,7 +145,7 @@ fn a_tail_that_was_allocated_and_never_written_is_cut() {
         bytes.resize(4_096, 0);
         fs::write(&path, &bytes).unwrap();
 
-        let (_, read, damage) = ObjectLog::open(&path).unwrap();
+        let (_, read, damage) = open_alone(&path);
 
         assert_eq!(read, records[..4], "at {length}");
         assert_eq!(damage, Damage { torn_bytes: 4_096 - from, ..Damage::default() }, "at {length}");
@@ -148,7 +162,7 @@ fn bytes_that_are_no_log_yield_no_record() {
 
     for bytes in [zeros, marks, lengths] {
         fs::write(&path, &bytes).unwrap();
-        let (_, read, damage) = ObjectLog::open(&path).unwrap();
+        let (_, read, damage) = open(&path).unwrap();
         assert!(read.is_empty());
         assert_eq!(damage.torn_bytes, bytes.len());
     }
@@ -158,7 +172,7 @@ fn bytes_that_are_no_log_yield_no_record() {
 fn records_of_no_length_or_too_long_are_refused_before_writing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("objects.log");
-    let (mut log, _, _) = ObjectLog::open(&path).unwrap();
+    let (mut log, _, _) = open(&path).unwrap();
 
     for record in [vec![], vec![0; PAYLOAD_MAX_BYTES + 1]] {
         let error = log.append(&[b"first", &record]).unwrap_err();
@@ -166,7 +180,51 @@ fn records_of_no_length_or_too_long_are_refused_before_writing() {
     }
     log.append(&[&[0; PAYLOAD_MAX_BYTES]]).unwrap();
 
-    assert_eq!(ObjectLog::open(&path).unwrap().1, [vec![0; PAYLOAD_MAX_BYTES]]);
+    assert_eq!(open(&path).unwrap().1, [vec![0; PAYLOAD_MAX_BYTES]]);
+}
+
+#[test]
+fn whatever_happens_to_the_log_the_copy_fills_it_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let records = records();
+    let whole = written(&path, &records);
+    let sorted = |mut records: Vec<Vec<u8>>| {
+        records.sort();
+        records
+    };
+    open(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        for bytes in [flipped, whole[..at].to_vec()] {
+            fs::write(&path, &bytes).unwrap();
+            let (_, read, _) = open(&path).unwrap();
+            assert_eq!(sorted(read), sorted(records.clone()), "at {at}");
+            fs::write(&path, &whole).unwrap();
+            open(&path).unwrap();
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let (_, read, damage) = open(&path).unwrap();
+    assert_eq!(sorted(read), sorted(records.clone()));
+    assert!(damage.is_moved && damage.recovered == records.len() && beside(&path, "damaged-2").is_dir());
+}
+
+#[test]
+fn records_of_others_are_set_aside_and_doubles_are_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let written = written(&path, &[b"a1".to_vec(), b"b1".to_vec(), b"a2".to_vec(), b"a1".to_vec()]);
+    let ours = |payload: &[u8]| payload.starts_with(b"a").then(|| payload.to_vec());
+
+    let (_, read, damage) = ObjectLog::open(&path, ours).unwrap();
+
+    assert_eq!(read, [b"a1", b"a2"]);
+    assert_eq!((damage.bad_stretches, damage.bad_bytes), (1, HEADER_BYTES + 2));
+    assert_eq!(fs::read(&path).unwrap().len(), written.len() - HEADER_BYTES - 2);
+    assert!(ObjectLog::open(&path, ours).unwrap().2.is_none());
 }
 
 /// Set in the process that [`an_append_the_disk_refuses_leaves_the_log_as_it_was`] starts again under a file size limit.
@@ -193,7 +251,7 @@ fn an_append_the_disk_refuses_leaves_the_log_as_it_was() {
         .unwrap();
 
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let (_, read, damage) = ObjectLog::open(&path).unwrap();
+    let (_, read, damage) = open(&path).unwrap();
     assert_eq!(read.last().unwrap(), b"a short one still fits");
     assert_eq!(read.len(), 6);
     assert!(damage.is_none());
@@ -201,8 +259,8 @@ fn an_append_the_disk_refuses_leaves_the_log_as_it_was() {
 
 /// Appends until the disk refuses, then something short.
 fn fill(path: &Path) {
-    let (mut log, _, _) = ObjectLog::open(path).unwrap();
-    let refused = (0..10).map(|_| log.append(&[&[3; PAYLOAD_MAX_BYTES]])).find_map(Result::err);
+    let (mut log, _, _) = open(path).unwrap();
+    let refused = (0..10).map(|number| log.append(&[&[number; PAYLOAD_MAX_BYTES]])).find_map(Result::err);
     assert!(matches!(refused, Some(StoreError::Io { .. })));
     log.append(&[b"a short one still fits"]).unwrap();
 }

@@ -14,7 +14,7 @@ use crate::wire::cbor::{
     CborError, Extensions, IN_MEMORY, MapReader, MapWriter, read_bytes, read_list, read_uint,
 };
 
-/// The longest life of an invite, in seconds: 30 days (specified: README §12).
+/// The longest life of an invite, in seconds: 30 days (specified: README §10).
 pub const MAX_INVITE_SECONDS: u64 = 30 * 24 * 3_600;
 
 /// Uses of one invite, at most (chosen: the default member cap).

@@ -68,6 +68,12 @@ impl Object {
         Ok(Self(Arc::new(Opened { id, body, bytes: bytes.into() })))
     }
 
+    /// The kind that an envelope says it holds; nothing is verified. `None` if it has no known one.
+    #[must_use]
+    pub fn kind_in(bytes: &[u8]) -> Option<Kind> {
+        kind_of(envelope::Envelope::read(bytes).ok()?.body).ok()
+    }
+
     /// Signs `body` as an object of `vpi` with `signers`, the secrets of exactly the keys it names, in any order.
     ///
     /// # Errors
