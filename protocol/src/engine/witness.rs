@@ -13,6 +13,7 @@ use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
 use crate::membership::object::{Body, Kind, Object};
 use crate::membership::witness::{self, Verdict};
+use crate::path::is_candidate;
 use crate::random;
 use crate::veil::{self, Veiled};
 use crate::wire::header::VeilHeader;
@@ -141,6 +142,11 @@ impl Engine {
             return Err(DropReason::JoinRefused);
         }
         let answer = self.answer_to(&question, &asked, time)?.encode();
+        // Whoever is let in by several members calls one of them; the others know where to wake it.
+        if let Some(peer) = self.peers.get_mut(&question.bodies().0.device).filter(|_| is_candidate(&source))
+        {
+            peer.path.add_candidate(source);
+        }
         debug_assert!(answer.len() <= content.body.len(), "an answer is never longer than its question");
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
         let answer = Veiled { time_ms: time.wall_ms, kind: veil::ANSWER, body: answer };
