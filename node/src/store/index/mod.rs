@@ -88,6 +88,8 @@ pub(crate) struct Index {
     work: Work,
     /// More waits than later times of known paths, which may wait for something else.
     is_urgent: bool,
+    /// The first path of a VPI waits, without which a node that is killed would know nobody: it waits for no pause.
+    is_first: bool,
     /// No keeper starts before.
     not_before: Instant,
     /// The end of the pauses of all keepers so far.
@@ -124,6 +126,7 @@ impl Index {
             known: BTreeMap::new(),
             work: Work::Idle,
             is_urgent: false,
+            is_first: false,
             not_before: Instant::now(),
             paused_until: Instant::now(),
             failures: 0,
@@ -174,6 +177,7 @@ impl Index {
             return;
         }
         if self.known.len() < DEVICES_MAX || self.known.contains_key(&key) {
+            self.is_first |= !self.known.keys().any(|(of, _)| *of == vpi);
             self.known.insert(key, path);
         }
         self.gather(time.now);
@@ -228,7 +232,7 @@ impl Index {
             self.is_urgent = true;
         }
         if self.is_urgent && self.failures < ATTEMPTS {
-            self.work = Work::Gathering { until: self.not_before.max(now) };
+            self.work = Work::Gathering { until: self.next_at(now) };
         }
     }
 
@@ -254,13 +258,21 @@ impl Index {
     /// Something is to be written.
     fn gather(&mut self, now: Instant) {
         self.is_urgent = true;
-        if matches!(self.work, Work::Idle) {
-            self.work = Work::Gathering { until: self.not_before.max(now) };
+        match self.work {
+            Work::Idle | Work::Gathering { .. } => self.work = Work::Gathering { until: self.next_at(now) },
+            Work::Writing { .. } => {}
         }
+    }
+
+    /// When the next keeper may start.
+    fn next_at(&self, now: Instant) -> Instant {
+        let must_wait = !self.is_first || self.failures > 0;
+        if must_wait { self.not_before.max(now) } else { now }
     }
 
     fn write(&mut self) {
         let batch = self.waiting.take(REQUESTS_MAX);
+        self.is_first = false;
         self.is_urgent &= !self.waiting.is_empty();
         let requests = batch.requests();
         debug!(facts = requests.len(), "a keeper of the index starts");

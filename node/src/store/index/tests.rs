@@ -170,6 +170,9 @@ fn a_few_keepers_follow_each_other_and_then_they_pause() {
     });
     assert!(pauses[..2].iter().all(Duration::is_zero), "{pauses:?}");
     assert!(pauses[7] > PAUSE, "{pauses:?}");
+    let now = time();
+    index.remember_path(VpiId([9; 32]), (last(1).device, last(1).remote), now);
+    assert_eq!(index.due_at(), Some(now.now), "the first path of a VPI waits for no pause");
 }
 
 #[test]
