@@ -57,19 +57,40 @@ pub struct Question {
     pub source: SocketAddr,
 }
 
+/// What a question can be. Each has its own share, so that who can make one sort in any source's name, with an old secret or
+/// a used token, does not use up a member's share of another.
+#[derive(Clone, Copy, Debug)]
+pub enum Lane {
+    /// An initiation under the newest epoch.
+    Newest,
+    /// An initiation under another.
+    OldEpoch,
+    /// A joiner's question.
+    Join,
+    /// A LAN announcement.
+    Announcement,
+}
+
+/// How much of one sort is looked at: from one source, and in all.
+#[derive(Debug)]
+struct Share {
+    sources: Buckets<IpAddr>,
+    all: Option<Bucket>,
+}
+
+impl Share {
+    fn new(all: Option<Rate>) -> Self {
+        Self { sources: Buckets::new(SOURCE), all: all.map(Bucket::new) }
+    }
+}
+
 /// Decides who is answered.
 #[derive(Debug)]
 pub struct Gate {
     started_at: Instant,
     seen: BTreeMap<[u8; 24], ()>,
     order: VecDeque<(Instant, [u8; 24])>,
-    sources: Buckets<IpAddr>,
-    /// The same for joins and older epochs: who holds an old secret or a used token, and may write any source, must not use
-    /// up the share of a member.
-    other_sources: Buckets<IpAddr>,
-    joins: Bucket,
-    announcements: Bucket,
-    old_epochs: Bucket,
+    lanes: [Share; 4],
     peers: Buckets<StaticKey>,
     newest: BTreeMap<StaticKey, (u64, Instant)>,
     /// The newest initiation of each peer that was heard and left unanswered for its rate.
@@ -84,11 +105,7 @@ impl Gate {
             started_at,
             seen: BTreeMap::new(),
             order: VecDeque::new(),
-            sources: Buckets::new(SOURCE),
-            other_sources: Buckets::new(SOURCE),
-            joins: Bucket::new(JOINS),
-            announcements: Bucket::new(ANNOUNCEMENTS),
-            old_epochs: Bucket::new(OLD_EPOCHS),
+            lanes: [None, Some(OLD_EPOCHS), Some(JOINS), Some(ANNOUNCEMENTS)].map(Share::new),
             peers: Buckets::new(PEER),
             newest: BTreeMap::new(),
             unanswered: BTreeMap::new(),
@@ -96,17 +113,22 @@ impl Gate {
     }
 
     /// Says whether a question is worth reading: −120 s ≤ age ≤ min(120 s, time since the start), not answered before,
-    /// and not one of too many from its source.
+    /// and not one of too many in its lane, from its source or in all.
     ///
     /// # Errors
     /// The reason for silence.
-    pub fn look(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
+    pub fn look(
+        &mut self,
+        lane: Lane,
+        question: &Question,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         self.is_fresh(question, wall_ms, now)?;
-        if self.sources.take(prefix(question.source.ip()), now) {
-            Ok(())
-        } else {
-            Err(DropReason::RateLimited)
-        }
+        let Some(share) = self.lanes.get_mut(lane as usize) else { return Err(DropReason::RateLimited) };
+        let fits = share.sources.take(prefix(question.source.ip()), now)
+            && share.all.as_mut().is_none_or(|all| all.take(now));
+        if fits { Ok(()) } else { Err(DropReason::RateLimited) }
     }
 
     /// Says whether the question is of now, and none that was answered.
@@ -126,40 +148,6 @@ impl Gate {
         Ok(())
     }
 
-    fn look_at_other(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
-        self.is_fresh(question, wall_ms, now)?;
-        let source = prefix(question.source.ip());
-        if self.other_sources.take(source, now) { Ok(()) } else { Err(DropReason::RateLimited) }
-    }
-
-    /// Says the same of a joiner's question, of which there may also be too many in all.
-    ///
-    /// # Errors
-    /// The reason for silence.
-    pub fn look_at_join(
-        &mut self,
-        question: &Question,
-        wall_ms: u64,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        self.look_at_other(question, wall_ms, now)?;
-        if self.joins.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
-    }
-
-    /// Says the same of an initiation under an epoch that is not the newest, of which there may also be too many in all.
-    ///
-    /// # Errors
-    /// The reason for silence.
-    pub fn look_under_old(
-        &mut self,
-        question: &Question,
-        wall_ms: u64,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        self.look_at_other(question, wall_ms, now)?;
-        if self.old_epochs.take(now) { Ok(()) } else { Err(DropReason::RateLimited) }
-    }
-
     /// Says whether a LAN announcement counts: the same, once, and not one of too many in all. From then on it does not.
     ///
     /// # Errors
@@ -170,10 +158,7 @@ impl Gate {
         wall_ms: u64,
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.look(question, wall_ms, now)?;
-        if !self.announcements.take(now) {
-            return Err(DropReason::RateLimited);
-        }
+        self.look(Lane::Announcement, question, wall_ms, now)?;
         self.remember(question.nonce, now)
     }
 
@@ -303,7 +288,7 @@ mod tests {
             (u64::MAX, Err(DropReason::VeilTime)),
             (0, Err(DropReason::VeilTime)),
         ] {
-            assert_eq!(gate.look(&question(1, time_ms), WALL, now), expected, "{time_ms}");
+            assert_eq!(gate.look(Lane::Newest, &question(1, time_ms), WALL, now), expected, "{time_ms}");
         }
     }
 
@@ -312,8 +297,8 @@ mod tests {
         let started_at = Instant::now();
         let mut gate = Gate::new(started_at);
         let now = started_at + Duration::from_secs(5);
-        assert_eq!(gate.look(&question(1, WALL - 5_001), WALL, now), Err(DropReason::VeilTime));
-        assert_eq!(gate.look(&question(1, WALL - 4_999), WALL, now), Ok(()));
+        assert_eq!(gate.look(Lane::Newest, &question(1, WALL - 5_001), WALL, now), Err(DropReason::VeilTime));
+        assert_eq!(gate.look(Lane::Newest, &question(1, WALL - 4_999), WALL, now), Ok(()));
     }
 
     #[test]
@@ -321,8 +306,14 @@ mod tests {
         let (mut gate, now) = gate();
         let day = Duration::from_secs(86_400);
         assert_eq!(gate.answer(&question(1, WALL), &MEMBER, true, now), Ok(()));
-        assert_eq!(gate.look(&question(2, WALL + 86_400_000), WALL + 86_400_000, now + day), Ok(()));
-        assert_eq!(gate.look(&question(1, WALL), WALL, now + day), Err(DropReason::VeilReplayed));
+        assert_eq!(
+            gate.look(Lane::Newest, &question(2, WALL + 86_400_000), WALL + 86_400_000, now + day),
+            Ok(())
+        );
+        assert_eq!(
+            gate.look(Lane::Newest, &question(1, WALL), WALL, now + day),
+            Err(DropReason::VeilReplayed)
+        );
     }
 
     #[test]
@@ -348,7 +339,7 @@ mod tests {
         for seconds in [0, 1, 60, 119, 240] {
             let later = now + Duration::from_secs(seconds);
             let verdict = gate
-                .look(&first, WALL + seconds * 1_000, later)
+                .look(Lane::Newest, &first, WALL + seconds * 1_000, later)
                 .and_then(|()| gate.answer(&first, &MEMBER, true, later));
             assert!(verdict.is_err(), "after {seconds} s");
         }
@@ -382,7 +373,7 @@ mod tests {
         for seconds in [1, 11, 60, 119] {
             let later = now + Duration::from_secs(seconds);
             let again = gate
-                .look(&made(5), WALL + seconds * 1_000, later)
+                .look(Lane::Newest, &made(5), WALL + seconds * 1_000, later)
                 .and_then(|()| gate.answer(&made(5), &MEMBER, true, later));
             assert_eq!(again, Err(DropReason::VeilReplayed), "after {seconds} s");
         }
@@ -400,13 +391,13 @@ mod tests {
             question.nonce[..8].copy_from_slice(&step.to_be_bytes());
             // A source of its own for each.
             question.source = SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9));
-            let looked = gate.look_at_join(&question, wall_ms, now);
+            let looked = gate.look(Lane::Join, &question, wall_ms, now);
             answered += u64::from(looked.and_then(|()| gate.answer_join(&question, now)).is_ok());
         }
         assert!(answered < 400 * 50 + 200, "{answered} in 400 seconds");
         let (now, wall_ms) = (start + Duration::from_secs(400), WALL + 400_000);
         let initiation = question(9, wall_ms);
-        assert_eq!(gate.look(&initiation, wall_ms, now), Ok(()));
+        assert_eq!(gate.look(Lane::Newest, &initiation, wall_ms, now), Ok(()));
         assert_eq!(gate.answer(&initiation, &MEMBER, true, now), Ok(()));
     }
 
@@ -450,13 +441,13 @@ mod tests {
             let mut q = question(0, WALL);
             q.nonce[..4].copy_from_slice(&n.to_be_bytes());
             q.source = SocketAddr::new(IpAddr::from(n.to_be_bytes()), 1);
-            let _ = gate.look(&q, WALL, now);
+            let _ = gate.look(Lane::Newest, &q, WALL, now);
             let _ = gate.answer_join(&q, now);
         }
         assert_eq!(gate.seen.len(), MAX_NONCES);
-        assert_eq!(gate.sources.buckets.len(), MAX_BUCKETS);
+        assert_eq!(gate.lanes[0].sources.buckets.len(), MAX_BUCKETS);
         let later = now + REMEMBER;
-        assert_eq!(gate.look(&question(1, WALL), WALL, later), Ok(()), "time makes room");
+        assert_eq!(gate.look(Lane::Newest, &question(1, WALL), WALL, later), Ok(()), "time makes room");
         assert_eq!(gate.seen.len(), KEPT_NONCES);
     }
 }

@@ -16,7 +16,7 @@ use super::roster::EpochKeys;
 use super::{Engine, Time, statics};
 use crate::drop::DropReason;
 use crate::forward::{Outbound, Update, send_packet};
-use crate::gate;
+use crate::gate::{self, Lane};
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
 use crate::membership::object::{Kind, Object};
@@ -106,10 +106,8 @@ impl Engine {
         time: Time,
     ) -> Result<(), DropReason> {
         let Unveiled { header, clear, keys, content } = unveiled;
-        let looked = match self.roster.is_newest(&keys.hash) {
-            true => self.gate.look(question, time.wall_ms, time.now),
-            false => self.gate.look_under_old(question, time.wall_ms, time.now),
-        };
+        let lane = if self.roster.is_newest(&keys.hash) { Lane::Newest } else { Lane::OldEpoch };
+        let looked = self.gate.look(lane, question, time.wall_ms, time.now);
         if looked == Err(DropReason::VeilTime) {
             self.clocks.on_stray(question.time_ms, time);
         }

@@ -7,7 +7,7 @@ use super::news::Origin;
 use super::outbox::{Event, Ticket, Transmit};
 use super::{Engine, Time};
 use crate::drop::DropReason;
-use crate::gate;
+use crate::gate::{self, Lane};
 use crate::identity::{InviteId, ObjectId, Secret};
 use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
@@ -132,7 +132,7 @@ impl Engine {
             return Err(DropReason::VeilType);
         }
         let asked = gate::Question { nonce: header.nonce, time_ms: content.time_ms, source };
-        self.gate.look_at_join(&asked, time.wall_ms, time.now)?;
+        self.gate.look(Lane::Join, &asked, time.wall_ms, time.now)?;
         let question = Question::decode(&self.config.vpi, &content.body)?;
         if question.bodies().1.invite_id != invite {
             return Err(DropReason::JoinRefused);
