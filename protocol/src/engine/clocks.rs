@@ -35,6 +35,10 @@ impl Clocks {
     /// Notes an authentic datagram that was dropped for its time.
     pub(super) fn on_stray(&mut self, time_ms: u64, time: Time) {
         let ahead = ahead_ms(time_ms, time);
+        // Made before this process started: nothing is wrong with a clock.
+        if ahead.unsigned_abs() < SAME_MS {
+            return;
+        }
         let is_same = |(_, other_ms, other): &(Instant, u64, i64)| {
             other_ms.abs_diff(time_ms) >= APART_MS && other.abs_diff(ahead) < SAME_MS
         };
