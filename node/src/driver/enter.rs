@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use protocol::alias::preferred_prefix;
 use protocol::engine::{Command, Engine, InviteRequest, JoinFailure, Time};
 use protocol::identity::{Secret, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
-use protocol::membership::founding::{Founding, InviteError, InviteWish, found};
+use protocol::membership::founding::{Founding, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::object::{self, MAX_VPI_NAME, Object};
 use protocol::membership::token::Token;
@@ -344,7 +345,7 @@ impl Node {
 }
 
 /// Answers whoever asked for an invite.
-pub(super) fn answer_invite(call: &Call, outcome: Result<Box<Token>, InviteError>) {
+pub(super) fn answer_invite(call: &Call, outcome: Result<Box<Token>, AdminError>) {
     match outcome {
         Ok(token) => {
             let invite = token.invite();

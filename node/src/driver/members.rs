@@ -187,6 +187,7 @@ fn exit_of(error: AdminError) -> Exit {
         | AdminError::Epochs
         | AdminError::Chain
         | AdminError::Unsettled => Exit::Refused,
+        AdminError::Wish(_) => Exit::Refused,
         AdminError::Object(_) => Exit::Failed,
     }
 }

@@ -9,7 +9,6 @@ use protocol::forward::Forwarder;
 use protocol::identity::{SigningSecret, StaticSecret, VpiId};
 use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
-use protocol::membership::founding::InviteError;
 use protocol::membership::object::Object;
 use protocol::membership::token::Token;
 use protocol::wire::hello::Suites;
@@ -36,7 +35,7 @@ pub(super) enum Happening {
     /// It cannot become one.
     JoinFailed(JoinFailure),
     /// An invite is made, or not.
-    Invited(Ticket, Result<Box<Token>, InviteError>),
+    Invited(Ticket, Result<Box<Token>, AdminError>),
     /// A removal or a revocation is signed and on disk, or not.
     Signed(Ticket, Result<(), AdminError>),
     /// This device left, and so many members know; or it may not.

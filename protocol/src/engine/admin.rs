@@ -11,7 +11,7 @@ use super::witness::Acknowledgement;
 use super::{Config, Engine, InviteRequest, Removal, Time};
 use crate::identity::{DeviceId, InviteId, ObjectId};
 use crate::membership::admin::{self, Admin, AdminError};
-use crate::membership::founding::{self, Addresses, InviteError, Inviter};
+use crate::membership::founding::{self, Addresses};
 use crate::membership::object::{Kind, Object};
 use crate::membership::token::{MAX_ADDRESSES, Token};
 use crate::random::Rng;
@@ -35,19 +35,13 @@ impl Engine {
         &mut self,
         request: &InviteRequest,
         time: Time,
-    ) -> Result<Box<Token>, InviteError> {
-        if !self.may_sign(request.offline) {
-            return Err(InviteError::Unsettled);
-        }
-        let inviter = Inviter {
-            admin: &self.config.device,
-            membership: self.roster.membership(),
-            epoch: self.roster.newest_epoch().ok_or(InviteError::Chain)?,
-            wall_secs: time.wall_secs(),
-        };
+    ) -> Result<Box<Token>, AdminError> {
+        self.check_settled(request.offline)?;
         let members = self.token_addresses(&request.members, time);
         let addresses = Addresses { members: &members, beacons: &[] };
-        let token = founding::invite(&mut self.rng, &inviter, &request.wish, addresses)?;
+        let epoch = self.roster.newest_epoch().ok_or(AdminError::Chain)?;
+        let admin = at_work(&self.config, &self.roster, time);
+        let token = founding::invite(&mut self.rng, &admin, epoch, &request.wish, addresses)?;
         let taken = self.roster.insert([token.invite_object().clone()]);
         self.on_news(taken, Origin::Own, time);
         Ok(Box::new(token))
@@ -66,8 +60,8 @@ impl Engine {
 
     /// Removes a member; its sessions end in this very step.
     pub(super) fn remove(&mut self, removal: &Removal, time: Time) -> Result<(), AdminError> {
-        self.check_settled(removal.offline)?;
-        self.sign_now(|rng, admin| admin::remove(rng, admin, &removal.target, removal.reason), time)
+        let Removal { target, reason, offline } = removal;
+        self.sign(*offline, |rng, admin| admin::remove(rng, admin, target, *reason), time)
     }
 
     /// Takes an invite back.
@@ -76,25 +70,17 @@ impl Engine {
         (invite, offline): (InviteId, bool),
         time: Time,
     ) -> Result<(), AdminError> {
-        self.check_settled(offline)?;
-        self.sign_now(|rng, admin| admin::revoke(rng, admin, &invite), time)
+        self.sign(offline, |rng, admin| admin::revoke(rng, admin, &invite), time)
     }
 
-    /// Signs what `make` makes, if this admin's history is known to be whole.
+    /// Signs what `make` makes, if this admin's history is known to be whole, or need not be: `offline`.
     pub(super) fn sign(
         &mut self,
+        offline: bool,
         make: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<admin::Signed, AdminError>,
         time: Time,
     ) -> Result<(), AdminError> {
-        self.check_settled(false)?;
-        self.sign_now(make, time)
-    }
-
-    fn sign_now(
-        &mut self,
-        make: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<admin::Signed, AdminError>,
-        time: Time,
-    ) -> Result<(), AdminError> {
+        self.check_settled(offline)?;
         let admin = at_work(&self.config, &self.roster, time);
         let signed = make(&mut self.rng, &admin)?;
         self.carry_out(signed, time);
@@ -117,11 +103,8 @@ impl Engine {
 
     /// A disk that went back would make this admin sign a second history (README §9).
     fn check_settled(&self, offline: bool) -> Result<(), AdminError> {
-        if self.may_sign(offline) { Ok(()) } else { Err(AdminError::Unsettled) }
-    }
-
-    fn may_sign(&self, offline: bool) -> bool {
-        self.has_settled || (self.peers.is_empty() && !self.went_back) || offline
+        let may_sign = offline || self.has_settled || (self.peers.is_empty() && !self.went_back);
+        if may_sign { Ok(()) } else { Err(AdminError::Unsettled) }
     }
 
     /// Says that this device leaves; who hears it tells the others.
@@ -198,10 +181,5 @@ impl Engine {
 
 /// This node as an admin at work.
 fn at_work<'a>(config: &'a Config, roster: &'a Roster, time: Time) -> Admin<'a> {
-    Admin {
-        key: &config.device,
-        set: roster.objects(),
-        membership: roster.membership(),
-        wall_secs: time.wall_secs(),
-    }
+    Admin { key: &config.device, set: roster.objects(), wall_secs: time.wall_secs() }
 }

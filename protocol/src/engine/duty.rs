@@ -51,11 +51,11 @@ impl Engine {
     pub(super) fn do_duty(&mut self, time: Time) {
         let confirms = self.duty.confirm_at.take_if(|at| time.now >= *at).is_some();
         if confirms {
-            let _ = self.sign(|_, admin| admin::confirm(admin), time);
+            let _ = self.sign(false, |_, admin| admin::confirm(admin), time);
         }
         let makes_epoch = self.duty.epoch_at.take_if(|at| time.now >= *at).is_some();
         if makes_epoch {
-            let _ = self.sign(admin::next_epoch, time);
+            let _ = self.sign(false, admin::next_epoch, time);
         }
         if confirms || makes_epoch {
             self.watch_duty(time);

@@ -9,7 +9,6 @@ use crate::forward::Update;
 use crate::identity::DeviceId;
 use crate::membership::admin::AdminError;
 use crate::membership::epoch::EpochSecret;
-use crate::membership::founding::InviteError;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 
@@ -48,7 +47,7 @@ pub enum Event {
         /// The request's.
         ticket: Ticket,
         /// The token, or why there is none.
-        outcome: Result<Box<Token>, InviteError>,
+        outcome: Result<Box<Token>, AdminError>,
     },
     /// What was to be signed is signed and on disk, or why not.
     Signed {

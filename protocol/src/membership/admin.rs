@@ -31,8 +31,6 @@ pub struct Admin<'a> {
     pub key: &'a SigningSecret,
     /// All that the node holds.
     pub set: &'a ObjectSet,
-    /// Who belongs, over that set.
-    pub membership: &'a Membership,
     /// Unix seconds.
     pub wall_secs: u64,
 }
@@ -69,6 +67,9 @@ pub enum AdminError {
     /// The number of the epoch in force is the last.
     #[error("an admin used up the epoch numbers; a charter that retires it must come first")]
     Epochs,
+    /// A wish is out of range.
+    #[error("the invite's name, uses or end is out of range: {0}")]
+    Wish(#[source] ObjectError),
     /// The clock or a counter is beyond what an object may hold.
     #[error("the object cannot be made: {0}")]
     Object(#[from] ObjectError),
@@ -94,7 +95,7 @@ pub fn remove(
     target: &DeviceId,
     reason: Reason,
 ) -> Result<Signed, AdminError> {
-    let membership = admin.membership;
+    let membership = admin.membership();
     admin.may(Capabilities::REMOVE)?;
     if membership.charter().is_some_and(|charter| charter.admin(target).is_some()) {
         return Err(AdminError::TargetIsAdmin);
@@ -120,10 +121,10 @@ pub fn remove(
 /// An [`AdminError`], which says what to do.
 pub fn revoke(rng: &mut Rng, admin: &Admin<'_>, invite: &InviteId) -> Result<Signed, AdminError> {
     admin.may(Capabilities::REMOVE)?;
-    if admin.membership.is_revoked(invite) {
+    if admin.membership().is_revoked(invite) {
         return Err(AdminError::AlreadyRemoved);
     }
-    admin.membership.invite(invite).ok_or(AdminError::UnknownInvite)?;
+    admin.membership().invite(invite).ok_or(AdminError::UnknownInvite)?;
     admin.end(rng, vec![(Target::Invite(*invite), Reason::Revoked)])
 }
 
@@ -134,8 +135,8 @@ pub fn revoke(rng: &mut Rng, admin: &Admin<'_>, invite: &InviteId) -> Result<Sig
 pub fn next_epoch(rng: &mut Rng, admin: &Admin<'_>) -> Result<Signed, AdminError> {
     admin.may(Capabilities::EPOCH)?;
     let mut chain = Links::of(admin)?;
-    let number = next_number(admin.membership).ok_or(AdminError::Epochs)?;
-    let epoch = chain.add_epoch(rng, number, admin.membership)?;
+    let number = next_number(admin.membership()).ok_or(AdminError::Epochs)?;
+    let epoch = chain.add_epoch(rng, number, admin.membership())?;
     Ok(Signed { objects: chain.objects, epoch: Some(epoch) })
 }
 
@@ -232,16 +233,21 @@ pub fn presence(
     Object::sign(vpi, &body, &[device])
 }
 
-impl Admin<'_> {
-    fn may(&self, capability: Capabilities) -> Result<(), AdminError> {
-        let may = self.membership.may(&self.key.public(), capability);
+impl<'a> Admin<'a> {
+    /// Who belongs, over what the node holds.
+    pub(super) fn membership(&self) -> &'a Membership {
+        self.set.membership()
+    }
+
+    pub(super) fn may(&self, capability: Capabilities) -> Result<(), AdminError> {
+        let may = self.membership().may(&self.key.public(), capability);
         if may { Ok(()) } else { Err(AdminError::NotAllowed) }
     }
 
     /// Signs the end of `targets`, before it what spares everybody else, behind it the next epoch.
     fn end(&self, rng: &mut Rng, targets: Vec<(Target, Reason)>) -> Result<Signed, AdminError> {
         let is_pardoned = |target: &Target| {
-            self.membership.charter().is_some_and(|charter| charter.pardons.contains(target))
+            self.membership().charter().is_some_and(|charter| charter.pardons.contains(target))
         };
         if targets.first().is_some_and(|(target, _)| is_pardoned(target)) {
             return Err(AdminError::Pardoned);
@@ -261,9 +267,9 @@ impl Admin<'_> {
 
     /// Who belongs once the chains of all who removed something are complete.
     fn standing(&self) -> Cow<'_, Membership> {
-        let removed = self.membership.removals.pending();
+        let removed = self.membership().removals.pending();
         if removed.is_empty() {
-            return Cow::Borrowed(self.membership);
+            return Cow::Borrowed(self.membership());
         }
         Cow::Owned(reduce_supposing(self.set, &Supposed { removed, ..Supposed::default() }))
     }
@@ -272,7 +278,7 @@ impl Admin<'_> {
     /// invite used up: such an invite is one more target. Who would lose its place is confirmed; that may take another's.
     fn foresee(&self, mut targets: Vec<(Target, Reason)>) -> (Vec<(Target, Reason)>, Supposed, Membership) {
         let before = self.standing();
-        let mut supposed = Supposed { removed: self.membership.removals.pending(), ..Supposed::default() };
+        let mut supposed = Supposed { removed: self.membership().removals.pending(), ..Supposed::default() };
         supposed.removed.extend(targets.iter().map(|(target, _)| *target));
         loop {
             let after = reduce_supposing(self.set, &supposed);
@@ -280,7 +286,7 @@ impl Admin<'_> {
                 |membership: &Membership, member: &Member| membership.member(&member.device).is_some();
             let came_in = after
                 .members()
-                .filter(|member| !was_in(self.membership, member) && !was_in(&before, member))
+                .filter(|member| !was_in(self.membership(), member) && !was_in(&before, member))
                 .filter_map(|member| self.set.get(&member.join?));
             let freed: BTreeSet<Target> = came_in
                 .filter_map(|object| match object.body() {
@@ -325,8 +331,8 @@ struct Links<'a> {
 
 impl<'a> Links<'a> {
     fn of(admin: &Admin<'a>) -> Result<Self, AdminError> {
-        let next = admin.membership.next_link(&admin.key.public()).ok_or(AdminError::Chain)?;
-        let vpi = *admin.membership.vpi();
+        let next = admin.membership().next_link(&admin.key.public()).ok_or(AdminError::Chain)?;
+        let vpi = *admin.membership().vpi();
         Ok(Self { key: admin.key, vpi, time: admin.wall_secs, next, objects: Vec::new() })
     }
 

@@ -4,12 +4,12 @@
 
 use std::net::SocketAddr;
 
+use super::admin::{Admin, AdminError};
 use super::epoch::{EpochSecret, secret_hash};
 use super::object::{
-    Admin, Body, Capabilities, Charter, Epoch, Invite, Object, ObjectError, Policy, Rekey, Root,
+    self, Body, Capabilities, Charter, Epoch, Invite, Object, ObjectError, Policy, Rekey, Root,
 };
 use super::reducer::removed_digest;
-use super::standing::Membership;
 use super::token::{Token, TokenSecrets, invite_secret};
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, SigningSecret, StaticKey, VpiId};
 use crate::random::{self, Rng};
@@ -95,7 +95,7 @@ fn charter_0(founding: &Founding<'_>) -> Charter {
         signers: roots.iter().map(|root| root.key).collect(),
         roots,
         threshold: 1,
-        admins: vec![Admin {
+        admins: vec![object::Admin {
             device: founding.device.public(),
             name: founding.device_name.to_owned(),
             capabilities: Capabilities::ALL,
@@ -106,25 +106,6 @@ fn charter_0(founding: &Founding<'_>) -> Charter {
         nonce: founding.nonce,
         extensions: Extensions::default(),
     }
-}
-
-/// Why no invite can be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InviteError {
-    /// The charter does not let this device invite.
-    #[error("this device may not invite; ask an admin of the VPI")]
-    NotAllowed,
-    /// The admin's own chain is forked or not all here.
-    #[error("this admin's history is forked or not complete here; connect to another member first")]
-    Chain,
-    /// No other member has confirmed since the start that this admin's history is not older than it was.
-    #[error(
-        "this node has not met another member since it started, so its records may be old; run one, or say --offline"
-    )]
-    Unsettled,
-    /// A wish is out of range.
-    #[error("the invite's name, uses or end is out of range: {0}")]
-    Wish(#[from] ObjectError),
 }
 
 /// What an invite should be like.
@@ -149,38 +130,22 @@ pub struct Addresses<'a> {
     pub beacons: &'a [String],
 }
 
-/// An admin at work: its key, what it knows, and when.
-#[derive(Clone, Copy, Debug)]
-pub struct Inviter<'a> {
-    /// The admin's device key.
-    pub admin: &'a SigningSecret,
-    /// Who belongs, over all that the node holds.
-    pub membership: &'a Membership,
-    /// The secret of the epoch in force.
-    pub epoch: &'a EpochSecret,
-    /// Unix seconds.
-    pub wall_secs: u64,
-}
-
 /// Makes the next object of the admin's chain, an Invite, and the token around it. The caller stores
 /// [`Token::invite_object`] before it shows the token.
 ///
 /// # Errors
-/// An [`InviteError`], which says what to do.
+/// An [`AdminError`], which says what to do.
 pub fn invite(
     rng: &mut Rng,
-    inviter: &Inviter<'_>,
+    admin: &Admin<'_>,
+    epoch: &EpochSecret,
     wish: &InviteWish,
     addresses: Addresses<'_>,
-) -> Result<Token, InviteError> {
-    let Inviter { admin, membership, epoch, wall_secs } = *inviter;
-    let device = admin.public();
-    let charter = membership.charter().ok_or(InviteError::NotAllowed)?;
-    let may_invite = charter.admin(&device).is_some_and(|a| a.capabilities.has(Capabilities::INVITE));
-    if !may_invite {
-        return Err(InviteError::NotAllowed);
-    }
-    let (seq, previous) = membership.next_link(&device).ok_or(InviteError::Chain)?;
+) -> Result<Token, AdminError> {
+    admin.may(Capabilities::INVITE)?;
+    let (membership, wall_secs, device) = (admin.membership(), admin.wall_secs, admin.key.public());
+    let charter = membership.charter().ok_or(AdminError::NotAllowed)?;
+    let (seq, previous) = membership.next_link(&device).ok_or(AdminError::Chain)?;
     let vpi = *membership.vpi();
     let seed = Secret(random::bytes(rng));
     let invite_id = InviteId(random::bytes(rng));
@@ -200,7 +165,7 @@ pub fn invite(
         admitters: Vec::new(),
         extensions: Extensions::default(),
     });
-    let object = Object::sign(&vpi, &body, &[admin])?;
+    let object = Object::sign(&vpi, &body, &[admin.key]).map_err(AdminError::Wish)?;
     let secrets =
         TokenSecrets { seed, join_veil_key: epoch.join_veil_key(&invite_id), epoch_tag: epoch.tag() };
     let token = Token::new(vpi, object, secrets, addresses.members, addresses.beacons);

@@ -124,7 +124,7 @@ fn no_epoch_of_one_admin_keeps_another_from_removing() {
         extensions: Extensions::default(),
     };
     set.insert(&Object::sign(&lab.vpi, &Body::Epoch(body), &[admin]).unwrap());
-    let at_work = Admin { key: admin, set: &set, membership: set.membership(), wall_secs: SECONDS };
+    let at_work = Admin { key: admin, set: &set, wall_secs: SECONDS };
     let target = lab.id(FRIEND);
     let removed = admin::remove(&mut Rng::from_seed([1; 32]), &at_work, &target, Reason::Lost);
     assert!(removed.is_ok(), "{removed:?}");

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use protocol::engine::{Command, Event, InviteRequest};
 use protocol::identity::{Secret, SigningSecret};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
-use protocol::membership::founding::{Founding, InviteError, InviteWish, found};
+use protocol::membership::founding::{Founding, InviteWish, found};
 
 use super::{ms, secs};
 use crate::action::Action;
@@ -82,7 +83,7 @@ pub(super) fn invite(
             _ => None,
         });
         match outcome.ok_or("an invite got lost")? {
-            Err(InviteError::Unsettled) if world.now < give_up_at => world.run_for(secs(1))?,
+            Err(AdminError::Unsettled) if world.now < give_up_at => world.run_for(secs(1))?,
             outcome => return Ok(outcome.map_err(|error| error.to_string())?.to_text().to_string()),
         }
     }

@@ -11,7 +11,7 @@ use rand_core::SeedableRng as _;
 
 use super::admin::{Admin, AdminError, Signed};
 use super::epoch::EpochSecret;
-use super::founding::{Addresses, Founding, InviteWish, Inviter, found, invite};
+use super::founding::{Addresses, Founding, InviteWish, found, invite};
 use super::join::{Joiner, Question};
 use super::object::{Admit, Body, Capabilities, Charter, Confirm, Object, Reason, Rekey, Remove, Target};
 use super::token::Token;
@@ -69,18 +69,13 @@ impl Home {
 
     /// Makes an invite without storing it.
     fn token(&mut self, wish: &InviteWish) -> Token {
-        let membership = self.membership();
-        let inviter = Inviter {
-            admin: &key(FOUNDER),
-            membership: &membership,
-            epoch: &self.epoch,
-            wall_secs: START + 10,
-        };
+        let key = key(FOUNDER);
+        let inviter = Admin { key: &key, set: &self.set, wall_secs: START + 10 };
         let addresses = Addresses {
             members: &["192.0.2.1:41414".parse().unwrap(), "[2001:db8::1]:41414".parse().unwrap()],
             beacons: &["/ip4/192.0.2.9/tcp/443".to_owned()],
         };
-        invite(&mut self.rng, &inviter, wish, addresses).unwrap()
+        invite(&mut self.rng, &inviter, &self.epoch, wish, addresses).unwrap()
     }
 
     /// Makes and stores an invite for `uses` joins.
@@ -105,8 +100,8 @@ impl Home {
         n: u8,
         work: impl FnOnce(&mut Rng, &Admin<'_>) -> Result<Signed, AdminError>,
     ) -> Result<Signed, AdminError> {
-        let (key, membership) = (key(n), self.membership());
-        let admin = Admin { key: &key, set: &self.set, membership: &membership, wall_secs: START + 200 };
+        let key = key(n);
+        let admin = Admin { key: &key, set: &self.set, wall_secs: START + 200 };
         let removal = work(&mut self.rng, &admin)?;
         for object in &removal.objects {
             self.insert(object);

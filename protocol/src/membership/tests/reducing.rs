@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::identity::sha256;
-use crate::membership::founding::InviteError;
 use crate::membership::object::{Epoch, Kind};
 use crate::membership::{Alarm, MAX_ADMITS, MAX_SET_BYTES, Refusal, SPARE_JOINS, Waiting, removed_digest};
 
@@ -115,10 +114,10 @@ fn a_fork_voids_later_allows_and_keeps_earlier_ones() {
     let alarm = Alarm::ChainForked { admin: device(FOUNDER), seq: 2 };
     assert_eq!(membership.alarms().collect::<Vec<_>>(), [&alarm]);
     assert_eq!(membership.next_link(&device(FOUNDER)), None);
-    let inviter =
-        Inviter { admin: &key(FOUNDER), membership: &membership, epoch: &home.epoch, wall_secs: NOW };
-    let refused = invite(&mut home.rng, &inviter, &wish(1), Addresses::default());
-    assert_eq!(refused.unwrap_err(), InviteError::Chain);
+    let (key, epoch) = (key(FOUNDER), home.epoch.clone());
+    let admin = Admin { key: &key, set: &home.set, wall_secs: NOW };
+    let refused = invite(&mut home.rng, &admin, &epoch, &wish(1), Addresses::default());
+    assert_eq!(refused.unwrap_err(), AdminError::Chain);
 }
 
 #[test]

@@ -54,10 +54,10 @@ fn a_use_that_a_removal_frees_lets_nobody_in() {
     home.admit(&token, 7, FOUNDER, NOW);
     home.admit(&token, 8, FOUNDER, NOW + 1);
     assert_eq!(home.membership().waiting(&device(8)), Some(Waiting::Contested));
-    let (key, membership) = (key(FOUNDER), home.membership());
+    let key = key(FOUNDER);
     // Long after the invite's end, too.
     let wall_secs = START + 90 * 24 * 3_600;
-    let admin = Admin { key: &key, set: &home.set, membership: &membership, wall_secs };
+    let admin = Admin { key: &key, set: &home.set, wall_secs };
     let removal = admin::remove(&mut home.rng, &admin, &device(7), Reason::Lost).unwrap();
     for object in &removal.objects {
         home.insert(object);
@@ -211,7 +211,7 @@ fn two_admins_that_remove_at_once_converge_by_the_stale_rule() {
     let epoch = *membership.epoch().unwrap();
     assert!(epoch.is_stale && epoch.number == 1);
     let (key, set) = (key(7), &home.set);
-    let admin = Admin { key: &key, set, membership: &membership, wall_secs: NOW };
+    let admin = Admin { key: &key, set, wall_secs: NOW };
     let Signed { objects, epoch: secret } = admin::next_epoch(&mut home.rng, &admin).unwrap();
     let secret = secret.unwrap();
     home.insert(&objects[0]);

@@ -122,14 +122,13 @@ fn a_whole_token_that_contradicts_itself_is_invalid() {
 #[test]
 fn a_token_holds_no_more_addresses_than_its_bound() {
     let mut home = Home::new();
-    let membership = home.membership();
-    let inviter =
-        Inviter { admin: &key(FOUNDER), membership: &membership, epoch: &home.epoch, wall_secs: START };
+    let (key, epoch) = (key(FOUNDER), home.epoch.clone());
+    let admin = Admin { key: &key, set: &home.set, wall_secs: START };
     let members = vec!["192.0.2.1:1".parse().unwrap(); 9];
     let beacons =
         ["/ip4/192.0.2.9/tcp/443".to_owned(), String::new(), "x".repeat(256)].map(|b| vec![b; 3]).concat();
     let addresses = Addresses { members: &members, beacons: &beacons };
-    let token = invite(&mut home.rng, &inviter, &wish(1), addresses).unwrap();
+    let token = invite(&mut home.rng, &admin, &epoch, &wish(1), addresses).unwrap();
     assert_eq!(token.members().len(), MAX_ADDRESSES);
     assert_eq!(token.beacons().len(), 3);
     assert_eq!(Token::parse(&token.to_text()).unwrap(), token);
