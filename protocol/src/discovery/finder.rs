@@ -139,11 +139,10 @@ impl Finder {
         }
     }
 
-    /// Takes every value that a lookup of `key` gave, none included. `None` if nobody waits for that key.
+    /// Takes a key that was looked up and every value that was found there, none included. `None` if nobody waits for that key.
     pub fn handle_found(
         &mut self,
-        key: &[u8; KEY_BYTES],
-        values: &[Vec<u8>],
+        (key, values): (&[u8; KEY_BYTES], &[Vec<u8>]),
         rng: &mut Rng,
         wall_secs: u64,
         now: Instant,

@@ -9,7 +9,7 @@
 //!      └──────────────────────────── a record to put ◄──────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::lobby::{Contact, Lobby};
@@ -112,12 +112,11 @@ impl Keeper {
         None
     }
 
-    /// Takes every value that a lookup of `key` gave; returns how many were no record of that lobby, or `None` if nobody
+    /// Takes a key that was looked up and every value that was found there, none included; returns how many were no record of that lobby, equal ones counted once, or `None` if nobody
     /// waits for that key.
     pub fn handle_found(
         &mut self,
-        key: &[u8; KEY_BYTES],
-        values: &[Vec<u8>],
+        (key, values): (&[u8; KEY_BYTES], &[Vec<u8>]),
         rng: &mut Rng,
         wall_secs: u64,
         now: Instant,
@@ -127,9 +126,10 @@ impl Keeper {
         let kept = self.kept.values_mut().find(waits)?;
         let State::Reading { lobby, .. } = &kept.state else { return None };
         let lobby = lobby.clone();
-        let looked_at = values.iter().take(MAX_VALUES);
-        let valid: Vec<_> = looked_at.clone().filter_map(|value| lobby.open(value, wall_secs).ok()).collect();
-        let invalid = looked_at.len() - valid.len();
+        // Most beacons give the same bytes; each is worth one look.
+        let different: BTreeSet<&[u8]> = values.iter().take(MAX_VALUES).map(Vec::as_slice).collect();
+        let valid: Vec<_> = different.iter().filter_map(|value| lobby.open(value, wall_secs).ok()).collect();
+        let invalid = different.len() - valid.len();
         let newest = valid.into_iter().max_by_key(|(checked, _)| checked.sequence);
         let fresh = newest.filter(|(checked, _)| checked.sequence.saturating_add(FRESH_SECS) > wall_secs);
         let own = kept.written.as_ref();

@@ -68,7 +68,7 @@ fn a_lookup_without_a_word_gives_way_after_ten_seconds() {
     lab.now += Duration::from_secs(10);
     let second = lab.poll().unwrap();
     assert_ne!(first.key, second.key);
-    let late = lab.finder.handle_found(&first.key, &[value(1, 1, 2)], &mut lab.rng, WALL, lab.now);
+    let late = lab.finder.handle_found((&first.key, &[value(1, 1, 2)]), &mut lab.rng, WALL, lab.now);
     assert_eq!(late, None, "nobody waits for it");
 }
 
@@ -151,7 +151,7 @@ impl Lab {
     }
 
     fn found(&mut self, lookup: &Lookup, values: &[Vec<u8>]) -> (Option<Object>, usize) {
-        let found = self.finder.handle_found(&lookup.key, values, &mut self.rng, WALL, self.now).unwrap();
+        let found = self.finder.handle_found((&lookup.key, values), &mut self.rng, WALL, self.now).unwrap();
         assert_eq!(found.device, lookup.device);
         (found.presence, found.invalid)
     }

@@ -110,7 +110,7 @@ impl Lab {
             for (keeper, rng) in &mut self.keepers {
                 while let Some(key) = keeper.poll_lookup(rng, self.wall, self.now) {
                     let values: Vec<_> = self.dht.get(&key).cloned().into_iter().collect();
-                    assert_eq!(keeper.handle_found(&key, &values, rng, self.wall, self.now), Some(0));
+                    assert_eq!(keeper.handle_found((&key, &values), rng, self.wall, self.now), Some(0));
                 }
                 while let Some(record) = keeper.poll_record(rng, self.wall, self.now) {
                     self.puts += 1;
