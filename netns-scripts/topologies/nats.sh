@@ -110,10 +110,12 @@ nat_host() {
     lab_host "$1" "$2" "$1-$2" "$3 $4"
 }
 
-# gateway NAMESPACE CIDR: a router with a switch for its inside.
+# gateway NAMESPACE CIDR: a router with a switch for its inside. What comes back to the switch by hairpinning is routed: where
+# bridges call netfilter, as with docker, it would be switched, and the source would not be translated.
 gateway() {
     ns "$1"
     router "$1"
+    echoed ip netns exec "$1" sysctl -eqw net.bridge.bridge-nf-call-iptables=0
     switch "$1" lan
     address "$1" lan "$2"
 }
