@@ -1,11 +1,12 @@
-//! The lab judges itself: each NAT is what the head of its file says, in the words of RFC 4787.
+//! The lab judges itself: each NAT is what the head of its file says, in the words of RFC 4787; and nodes behind them work.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use tests::member::{find_member, group};
 use tests::nat::{Behaviour, Findings, measure};
-use tests::{Lab, Nat, Site, nats};
+use tests::{Host, Lab, Nat, Site, nats};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// A timeout that can be waited for, and that a busy machine does not reach between two steps of a measurement.
@@ -31,6 +32,32 @@ fn every_nat_is_what_its_file_says() {
             check(*site, findings).with_context(|| line(*site, findings))?;
         }
         nobody_outside_knows_a_way_in(lab)
+    });
+}
+
+/// Nodes in the place of sockets: who is behind any NAT that lets UDP through joins at a public member, and is known there
+/// by its NAT's address.
+#[test]
+fn a_member_behind_any_nat_joins_at_a_public_one() {
+    let behind: Vec<_> = Nat::ALL.into_iter().filter(|nat| *nat != Nat::UdpBlocked).collect();
+    let sites: Vec<_> = behind.iter().map(|nat| Site::behind(*nat)).collect();
+    nats("nats-join", 1, &sites, |lab| {
+        let names: Vec<_> = names().take(sites.len()).collect();
+        let everyone: Vec<_> = ["p1"].into_iter().chain(names.iter().map(String::as_str)).collect();
+        let members = group(lab, &everyone)?;
+        let founder = &members[0].host;
+        for (member, nat) in members[1..].iter().zip(&behind) {
+            let Host { name, outside, .. } = &member.host;
+            let alias = member.alias_of("p1")?.to_string();
+            member.host.run("ping", &["-c", "1", "-W", "5", &alias], LIMIT)?.success()?;
+            let seen = find_member(founder, name)?.with_context(|| format!("p1 knows no {name}"))?;
+            let remote = seen["path"]["remote"].as_str().unwrap_or_default();
+            ensure!(
+                remote.starts_with(&format!("{outside}:")),
+                "{nat}: {name} is at {remote}, not at {outside}"
+            );
+        }
+        Ok(())
     });
 }
 

@@ -79,7 +79,7 @@ fn a_sequence_begins_again_and_loses_what_would_clash() {
         Dependence::AddressAndPortDependent,
         Ports::Sequential { first: 20_000, count: 2 },
     );
-    let mut bench = Bench::of(vec![behaviour]);
+    let mut bench = Bench::of(&[behaviour]);
     let ports = [1, 2].map(|port| bench.out(&format!("10.1.0.1:{port}"), FAR).unwrap().port());
     assert_eq!(ports, [20_000, 20_001]);
     assert_eq!(bench.out("10.1.0.1:3", FAR), None, "20000 is somebody else's for this remote");
@@ -90,8 +90,8 @@ fn a_sequence_begins_again_and_loses_what_would_clash() {
 fn insides_meet_outside_only_with_hairpinning() {
     let neighbour = "10.1.0.2:5000";
     for has_hairpin in [false, true] {
-        let layers = Kind::Translating.layers().into_iter();
-        let mut bench = Bench::of(layers.map(|layer| Behaviour { has_hairpin, ..layer }).collect());
+        let [layer] = Kind::Translating.layers()[..] else { panic!("one layer") };
+        let mut bench = Bench::of(&[Behaviour { has_hairpin, ..layer }]);
         let seen = bench.out(HOST, FAR).unwrap();
         let own = bench.out(neighbour, FAR).unwrap();
         let turned = bench.site.outward((at(neighbour), seen), bench.now, &mut bench.chance);
@@ -106,7 +106,7 @@ fn insides_meet_outside_only_with_hairpinning() {
 fn a_carrier_turns_round_what_its_customers_send_each_other() {
     let mut layers = Kind::Carrier.layers();
     layers[1].has_hairpin = true;
-    let mut bench = Bench::of(layers);
+    let mut bench = Bench::of(&layers);
     let neighbour = "10.1.0.2:5000";
     let (seen, own) = (bench.out(HOST, FAR).unwrap(), bench.out(neighbour, FAR).unwrap());
     let turn = |bench: &mut Bench, from: &str, to| {
@@ -153,8 +153,8 @@ impl Bench {
         Self { site: Site::new(kind, OUTSIDE), now: Duration::ZERO, chance: Chance::new(7) }
     }
 
-    fn of(behaviours: Vec<Behaviour>) -> Self {
-        let site = Site::of(&behaviours, OUTSIDE);
+    fn of(behaviours: &[Behaviour]) -> Self {
+        let site = Site::of(behaviours, OUTSIDE);
         Self { site, now: Duration::ZERO, chance: Chance::new(7) }
     }
 
