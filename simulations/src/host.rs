@@ -40,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) clock: Clock,
     /// Since when it sleeps, in true time, and how: no timer, no datagram, no application.
     pub(crate) asleep: Option<Sleep>,
+    /// The site at which it stands; without one it is on the internet itself.
+    pub(crate) site: Option<usize>,
     /// It is on the network on which announcements are heard.
     pub(crate) is_on_lan: bool,
     /// The founder's root key.
@@ -110,6 +112,7 @@ impl Host {
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
             clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
             asleep: None,
+            site: None,
             is_on_lan: false,
             root: None,
             is_out: false,

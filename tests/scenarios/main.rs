@@ -29,6 +29,8 @@ mod many;
 #[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
+mod nats;
+#[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
 mod reach;

@@ -1,13 +1,15 @@
 //! The lab: drives the real `vpi` binary inside the networks of `netns-scripts`, and measures what users would see.
 //!
 //! ```text
-//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch; or `internet`: each behind a router
+//!  scenario ──► Lab ── run.sh up lan ──► namespaces a, b, c … on one switch; or `internet`: each behind a router;
+//!                │                                            or `nats`: behind NATs of chosen kinds
 //!                │
 //!                ├── Host     runs commands and opens sockets inside one namespace
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
 //!                ├── service  sshd, PostgreSQL, redis
 //!                ├── Capture  tcpdump at a switch port, read back as frames
+//!                ├── nat      kinds of NAT, and what each one is measured to do
 //!                ├── probe    what a stranger sends, and the check that nothing answers
 //!                └── Rogue    what a member sends that misuses its keys (bin/rogue, which alone links the protocol)
 //! ```
@@ -18,6 +20,7 @@
 
 pub mod capture;
 pub mod member;
+pub mod nat;
 pub mod node;
 pub mod probe;
 pub mod process;
@@ -28,7 +31,8 @@ pub mod traffic;
 pub mod wait;
 
 pub use member::{Member, Pair};
+pub use nat::{Nat, Site};
 pub use node::Node;
 pub use process::Answer;
 pub use rogue::Rogue;
-pub use topology::{Host, Lab, internet, one_at_a_time, scenario};
+pub use topology::{Host, Lab, internet, nats, one_at_a_time, scenario};

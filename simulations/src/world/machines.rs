@@ -32,11 +32,12 @@ impl World {
         Ok(())
     }
 
-    /// The host is at another address from here on.
+    /// The host is at another address from here on, of the internet itself.
     pub(crate) fn roam(&mut self, host: usize) {
         let port = 1_024 + self.known.len() as u16;
         let address = SocketAddr::from(([198, 51, 100, host as u8 + 1], port));
         self.hosts[host].address = address;
+        self.hosts[host].site = None;
         self.known.push((address, host));
         self.trace.line(self.now, format_args!("{host} is at {address}"));
     }

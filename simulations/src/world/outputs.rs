@@ -125,7 +125,8 @@ impl World {
         let is_data = bytes.first() == Some(&DATA);
         let diverts = is_data && self.chance.percent(self.internet.diverted_percent);
         self.has_diverted |= diverts;
-        let from = if diverts { adversary::address() } else { self.hosts[host].address };
+        let from = if diverts { Some(adversary::address()) } else { self.leaves(host, to) };
+        let Some(from) = from else { return };
         for after in arrivals {
             let bytes = bytes.to_vec();
             self.schedule(after, Occurrence::Datagram { from, to, bytes, sender: Some(host) });
