@@ -255,6 +255,7 @@ impl Node {
                 self.engine.handle_message((index, from), &message, time)
             }
             Inbound::Veiled { from, bytes } => self.engine.handle_datagram(from, bytes, time),
+            Inbound::Stun { from, bytes } => self.engine.handle_stun(from, bytes, time),
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };

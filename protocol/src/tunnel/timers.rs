@@ -25,6 +25,9 @@ const RESPONDER_EXTRA: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// Sending for this long without hearing anything means that the session is dead (specified: keepalive + retry).
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Sending for this long without hearing anything makes a link doubtful: other paths are looked at (chosen: above the
+/// resolution of what is noted, and far below the time after which the session counts as dead).
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// Pauses between the attempts of one handshake (specified: README §6); the last one repeats.
 const RETRIES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
@@ -84,6 +87,18 @@ impl Timers {
     #[must_use]
     pub fn is_dead(&self, now: Instant) -> bool {
         self.unanswered_since.is_some_and(|since| now >= since + DEAD_AFTER)
+    }
+
+    /// Says whether what was sent has gone unanswered for so long that the path may be dead.
+    #[must_use]
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| now >= at)
+    }
+
+    /// When the link becomes doubtful, unless something is heard.
+    #[must_use]
+    pub fn silent_at(&self) -> Option<Instant> {
+        self.unanswered_since.map(|since| since + SILENT_AFTER)
     }
 
     /// When a keepalive is owed, if one is.

@@ -109,7 +109,7 @@ fn a_member_that_floods_messages_is_held_back_before_the_queue_of_all() {
     let sealer = lab.nodes[ROGUE].sealer(to).unwrap();
     let now = lab.time().now;
     let kept = (0..5_000)
-        .map(|_| sealer.seal_message(&Message::Echo { id: 7 }.encode()).unwrap())
+        .map(|_| sealer.seal_message(&Message::Echo { id: 7, observed: None }.encode()).unwrap())
         .filter_map(|mut datagram| match lab.nodes[VICTIM].forwarder.inbound(from, &mut datagram, now) {
             Inbound::Message { .. } => Some(()),
             _ => None,
@@ -244,7 +244,7 @@ fn saying(lab: &Lab, rng: &mut Rng) -> Vec<u8> {
     let (page, offset) = (edge(rng), edge(rng));
     let message = match rng.next_u32() % 14 {
         0 => Message::Probe { id: rng.next_u64(), length: 9 + below(rng, 1_400) }.encode(),
-        1 => Message::Echo { id: rng.next_u64() }.encode(),
+        1 => Message::Echo { id: rng.next_u64(), observed: None }.encode(),
         2 => Message::Ids { kind, page }.encode(),
         3 => {
             let ids = (0..below(rng, 33)).map(|_| ObjectId(random::bytes(rng))).collect();
