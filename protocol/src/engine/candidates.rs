@@ -230,7 +230,7 @@ impl Engine {
         peer.is_looking = wants_direct || peer.quiet == Quiet::Looking;
         let may_tell = peer.told_at.is_none_or(|at| time.now >= at + TELL_PAUSE);
         let is_round_due = peer.punch.again_at().is_none_or(|at| time.now >= at);
-        let is_far = peer.path.rtt().is_none_or(|rtt| rtt >= NEAR);
+        let is_far = peer.path.rtt().is_some_and(|rtt| rtt >= NEAR);
         let probe = if is_asking { peer.path.ping(&mut self.rng, time.now) } else { None };
         if peer.is_looking && is_round_due {
             peer.has_compared = true;

@@ -7,6 +7,7 @@ pub(crate) mod idle;
 mod join;
 mod lan;
 mod many;
+mod nearer;
 mod partition;
 mod removal;
 mod restart;
@@ -57,6 +58,7 @@ const STORIES: &[Story] = &[
     Story { name: "backup", weight: 3, play: backup::backup },
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
+    Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },
 ];

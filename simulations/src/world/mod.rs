@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) ledger: Ledger,
     pub(crate) internet: Conditions,
+    /// The network that some hosts are on beside the internet.
+    pub(crate) near: Conditions,
     pub(crate) cuts: Cuts,
     /// All hosts stand on one network, on which they announce themselves.
     pub(crate) has_lan: bool,
@@ -93,6 +95,7 @@ impl World {
             hosts: Vec::new(),
             ledger: Ledger::default(),
             internet: Conditions::perfect(Duration::from_millis(10)),
+            near: Conditions::perfect(Duration::from_millis(1)),
             cuts: Cuts::default(),
             has_lan: false,
             disk_delay: Duration::ZERO,
@@ -246,7 +249,7 @@ impl World {
         bytes: Vec<u8>,
         sender: Option<usize>,
     ) -> Result<(), String> {
-        let running = |host: &Host| host.address == to && host.is_awake();
+        let running = |host: &Host| host.addresses().contains(&to) && host.is_awake();
         let Some(host) = self.hosts.iter().position(running) else { return Ok(()) };
         if sender.is_some_and(|sender| self.cuts.has(sender, host)) {
             return Ok(());
