@@ -35,6 +35,8 @@ const REFLEXIVE_PLACES: usize = 3;
 const CHECKS: Rate = Rate { per_second: 64.0, burst: 256.0 };
 /// Between two sets told to one member (specified: README §14: it takes one a second).
 const TELL_PAUSE: Duration = Duration::from_millis(1_200);
+/// Between two comparisons of a direct path in use with others, ± 20 % (chosen: what changes is told, or shows at once).
+const COMPARE_EVERY: Duration = Duration::from_secs(120);
 /// A direct path with a round trip below this is not compared with others: none is much nearer.
 const NEAR: Duration = Duration::from_millis(5);
 /// The round trip of a path that was not measured yet.
@@ -110,7 +112,7 @@ impl Engine {
         self.ask_servers(Duration::ZERO, time);
         for peer in self.peers.values_mut() {
             peer.punch.start_over();
-            peer.has_compared = false;
+            peer.compare_at = None;
         }
     }
 
@@ -216,10 +218,14 @@ impl Engine {
         };
         let is_silent = peer.timers.is_silent(time.now);
         peer.quiet = match peer.quiet {
-            _ if !is_silent => Quiet::No,
-            Quiet::Asked(at) if time.now >= at + ASKED_FOR => Quiet::Looking,
+            Quiet::Looking(silent, since) if silent == used && !peer.path.has_echoed_since(since) => {
+                peer.quiet
+            }
+            Quiet::Looking(..) => Quiet::No,
+            Quiet::No | Quiet::Asked(_) if !is_silent => Quiet::No,
+            Quiet::Asked(at) if time.now >= at + ASKED_FOR => Quiet::Looking(used, time.now),
             Quiet::No => Quiet::Asked(time.now),
-            Quiet::Asked(_) | Quiet::Looking => peer.quiet,
+            Quiet::Asked(_) => peer.quiet,
         };
         let is_asking = peer.quiet == Quiet::Asked(time.now);
         let wants_direct = match used {
@@ -227,16 +233,15 @@ impl Engine {
             Remote::Relayed { .. } => is_in_use,
             Remote::Udp(_) => false,
         };
-        peer.is_looking = wants_direct || peer.quiet == Quiet::Looking;
+        peer.is_looking = wants_direct || peer.is_silent();
         let may_tell = peer.told_at.is_none_or(|at| time.now >= at + TELL_PAUSE);
         let is_round_due = peer.punch.again_at().is_none_or(|at| time.now >= at);
         let is_far = peer.path.rtt().is_some_and(|rtt| rtt >= NEAR);
         let probe = if is_asking { peer.path.ping(&mut self.rng, time.now) } else { None };
+        let is_compared = peer.compare_at.is_some_and(|at| time.now < at);
         if peer.is_looking && is_round_due {
-            peer.has_compared = true;
             self.ask_round(device, Tempo::Punch, time);
-        } else if !peer.has_compared && is_in_use && peer.is_lower && is_far && may_tell {
-            peer.has_compared = true;
+        } else if !peer.is_looking && !is_compared && is_in_use && peer.is_lower && is_far && may_tell {
             self.ask_round(device, Tempo::Compare, time);
         }
         if let Some(probe) = probe {
@@ -251,6 +256,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.punch.begin(targets, tempo, time.now + peer.path.rtt().unwrap_or(UNKNOWN_RTT) / 2);
         peer.punch.plan_next(&mut self.rng, time.now);
+        peer.compare_at = Some(time.now + random::jittered(COMPARE_EVERY, &mut self.rng));
         if tempo == Tempo::Punch {
             self.ask_servers(ASK_EVERY, time);
         }
@@ -296,7 +302,7 @@ impl Engine {
     fn targets(&self, device: &DeviceId) -> Vec<SocketAddr> {
         let Some(peer) = self.peers.get(device) else { return Vec::new() };
         let own = self.addresses.as_deref().unwrap_or_default();
-        let used = peer.path.remote().and_then(Remote::udp).filter(|_| peer.quiet != Quiet::Looking);
+        let used = peer.path.remote().and_then(Remote::udp).filter(|_| !peer.is_silent());
         let told = peer.punch.told().map(|candidate| candidate.address);
         let mut targets: Vec<SocketAddr> = Vec::new();
         for address in told.chain(peer.path.candidates()) {
@@ -352,7 +358,7 @@ impl Engine {
             rtt: checked.rtt,
             sent_at: checked.sent_at,
             is_nearer: used.is_some_and(|used| peer.kind_of(&checked.address) < peer.kind_of(&used)),
-            is_silent: peer.quiet == Quiet::Looking,
+            is_silent: peer.is_silent(),
         };
         let is_taken = peer.path.consider(found, peer.is_lower, time.now);
         self.on_observed(device, observed, time);
@@ -378,6 +384,11 @@ impl Engine {
 }
 
 impl Peer {
+    /// Says whether the path that is used did not answer.
+    fn is_silent(&self) -> bool {
+        matches!(self.quiet, Quiet::Looking(..))
+    }
+
     /// How the member knows that it is at `address`; where it did not say, as its own.
     fn kind_of(&self, address: &SocketAddr) -> Kind {
         let mut told = self.punch.told();

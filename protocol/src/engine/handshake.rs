@@ -369,7 +369,7 @@ impl Engine {
         };
         peer.path.unselect();
         peer.punch.start_over();
-        peer.has_compared = false;
+        peer.compare_at = None;
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
         peer.news = News::default();
         // What belongs to a handshake that is answered and not confirmed yet stays.

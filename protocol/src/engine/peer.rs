@@ -81,8 +81,8 @@ pub(super) enum Quiet {
     No,
     /// It was asked at this moment, because nothing came for a while.
     Asked(Instant),
-    /// It does not: others are looked at.
-    Looking,
+    /// It did not since then: others are looked at. What is heard by way of others says nothing of it.
+    Looking(Remote, Instant),
 }
 
 /// Everything about one other member but what the objects say.
@@ -98,8 +98,8 @@ pub(super) struct Peer {
     pub(super) quiet: Quiet,
     /// A better path is wanted.
     pub(super) is_looking: bool,
-    /// Since the link came up, other direct paths were looked at.
-    pub(super) has_compared: bool,
+    /// When the direct path that is used is compared with others again, if it was; asked when an application uses the link.
+    pub(super) compare_at: Option<Instant>,
     /// When it was told this device's candidates.
     pub(super) told_at: Option<Instant>,
     /// Where it announced itself on the LAN.
@@ -172,7 +172,7 @@ impl Peer {
             punch: Punch::default(),
             quiet: Quiet::No,
             is_looking: false,
-            has_compared: false,
+            compare_at: None,
             told_at: None,
             heard: Heard::default(),
             sessions: Sessions::default(),
@@ -252,7 +252,7 @@ impl Peer {
         match self.quiet {
             Quiet::No => Some(silent_at),
             Quiet::Asked(at) => Some(at + ASKED_FOR),
-            Quiet::Looking => None,
+            Quiet::Looking(..) => None,
         }
     }
 

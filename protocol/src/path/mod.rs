@@ -14,6 +14,7 @@ pub mod stun;
 
 use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
@@ -51,6 +52,9 @@ const NEARER_BY: Duration = Duration::from_millis(5);
 /// After a choice of its own a leading end does not follow the other to another path: that one has not heard of the
 /// choice yet, or made one itself at the same moment.
 const FOLLOWS_NOT_FOR: Duration = Duration::from_secs(3);
+/// After a change of paths datagrams that were under way on the former one come for as long as its round trip, within
+/// these bounds.
+const LEFT_FOR: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_millis(1_000);
 /// Before a worse path is taken because the other end uses it, the used one has this long to answer.
 const DOUBT: Duration = Duration::from_secs(1);
 
@@ -168,6 +172,8 @@ pub struct Path {
     doubt: Option<Doubt>,
     /// Until when no other end's choice is followed.
     leads_until: Option<Instant>,
+    /// The far end used before, and until when datagrams that were under way may still come from there.
+    left: Option<(Remote, Instant)>,
 }
 
 impl Path {
@@ -218,6 +224,12 @@ impl Path {
         self.selected.as_ref().and_then(|selected| selected.rtt)
     }
 
+    /// Says whether the used path has echoed since then.
+    #[must_use]
+    pub fn has_echoed_since(&self, since: Instant) -> bool {
+        self.selected.as_ref().is_some_and(|selected| selected.echoed_at.is_some_and(|at| at >= since))
+    }
+
     /// Uses `remote`, where a handshake just completed. `rtt` is the handshake's, if this end initiated it. Returns
     /// whether another address was used before.
     pub fn select(&mut self, remote: Remote, rtt: Option<Duration>, now: Instant) -> bool {
@@ -228,6 +240,10 @@ impl Path {
             selected.rtt = selected.rtt.or(rtt);
             return false;
         }
+        self.left = self.selected.take().map(|left| {
+            let under_way = left.rtt.unwrap_or(*LEFT_FOR.end());
+            (left.remote, now + under_way.clamp(*LEFT_FOR.start(), *LEFT_FOR.end()))
+        });
         self.selected = Some(Selected {
             remote,
             packet_bytes: BASE_PACKET_BYTES,
@@ -250,8 +266,7 @@ impl Path {
             selected.echoed_at = Some(now);
             return false;
         }
-        let has_echoed = selected.echoed_at.is_some_and(|at| at >= found.sent_at);
-        let is_lost = found.is_silent && !has_echoed;
+        let is_lost = found.is_silent && selected.echoed_at.is_none_or(|at| at < found.sent_at);
         if !is_lost && !(leads && selected.is_worse_than(&found)) {
             return false;
         }
@@ -268,6 +283,7 @@ impl Path {
         self.challenge = None;
         self.doubt = None;
         self.leads_until = None;
+        self.left = None;
     }
 
     /// Notes that an authentic datagram came from `source`: if it is not the used far end, it is challenged; a worse one
@@ -275,7 +291,8 @@ impl Path {
     pub fn on_source(&mut self, source: Remote, now: Instant) {
         let Some(used) = self.remote().filter(|used| *used != source) else { return };
         let leads = self.leads_until.is_some_and(|until| now < until);
-        if leads && source.rank() <= used.rank() {
+        let is_left = self.left.is_some_and(|(left, until)| left == source && now < until);
+        if is_left || leads && source.rank() <= used.rank() {
             return;
         }
         if source.rank() < used.rank() {

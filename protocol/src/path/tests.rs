@@ -209,3 +209,16 @@ fn a_better_source_is_challenged_at_once() {
     assert_eq!((challenge.to, challenge.length), (remote(1), SHORTEST_BYTES));
     assert!(path.on_echo(challenge.id, now).unwrap().changed);
 }
+
+#[test]
+fn what_was_under_way_on_the_former_path_does_not_bring_it_back() {
+    let now = Instant::now();
+    let mut path = used(remote(1), 300, now);
+    path.select(remote(2), None, now);
+    path.on_source(remote(1), now + Duration::from_millis(299));
+    assert!(path.challenge.is_none());
+    path.on_source(remote(3), now);
+    assert!(path.challenge.take().is_some(), "another one is challenged");
+    path.on_source(remote(1), now + Duration::from_millis(300));
+    assert!(path.challenge.is_some());
+}

@@ -17,15 +17,24 @@ const LEAVES_WITHIN: Duration = secs(10);
 /// Links in use go to the nearer path when there is one, and back when it dies, without a word of warning or with one.
 pub(super) fn nearer(world: &mut World) -> Result<(), String> {
     let count = 2 + world.chance.below(3) as usize;
-    world.internet = Conditions { jitter: ms(2), ..Conditions::perfect(world.chance.between(ms(30), ms(150))) };
+    world.internet =
+        Conditions { jitter: ms(2), ..Conditions::perfect(world.chance.between(ms(30), ms(150))) };
     world.near = Conditions { jitter: ms(1), ..Conditions::perfect(world.chance.between(ms(1), ms(8))) };
     group(world, count, secs(120))?;
     let everyone: Vec<_> = (0..count).collect();
-    for _ in 0..1 + world.chance.below(3) {
+    let times = 1 + world.chance.below(3);
+    for time in 1..=times {
         all_talk(world, &everyone, RECOVERY)?;
         for (a, b) in pairs(count) {
             let left = 200;
-            world.act(Action::Stream { from: a, to: b, bytes: 100, wants_echo: true, pause: ms(100), left })?;
+            world.act(Action::Stream {
+                from: a,
+                to: b,
+                bytes: 100,
+                wants_echo: true,
+                pause: ms(100),
+                left,
+            })?;
         }
         let last = everyone.iter().map(|host| plug(world, *host)).max().unwrap_or_default();
         world.act(Action::Attack { shots: 5 })?;
@@ -39,7 +48,9 @@ pub(super) fn nearer(world: &mut World) -> Result<(), String> {
                 return Err(format!("{pair:?} took {took:?} on a network of {near:?}"));
             }
         }
-        leave(world, &everyone)?;
+        // A node that does not hear of it looks for better paths again only after minutes.
+        let tells = time < times || world.chance.percent(30);
+        leave(world, &everyone, tells)?;
     }
     Ok(())
 }
@@ -52,8 +63,7 @@ fn plug(world: &mut World, host: usize) -> Duration {
 }
 
 /// The near network dies while all talk. Whoever notices tells; the others find out.
-fn leave(world: &mut World, everyone: &[usize]) -> Result<(), String> {
-    let tells = world.chance.percent(30);
+fn leave(world: &mut World, everyone: &[usize], tells: bool) -> Result<(), String> {
     for host in everyone {
         world.act(Action::Near { host: *host, is_on: false, tells })?;
     }
