@@ -89,12 +89,9 @@ impl Engine {
             return self.publish(time);
         }
         let Some(peer) = self.peers.get_mut(&presence.device) else { return };
-        if presence.candidates.iter().any(|candidate| peer.path.candidates().all(|known| known != *candidate))
-        {
-            // One of them may be a better path.
-            peer.compare_at = None;
-            peer.punch.hasten(time.now);
-        }
+        // It is elsewhere, or in more places than before: there may be a better path.
+        peer.compare_at = None;
+        peer.punch.hasten(time.now);
         // The best is tried first, and the newest stand first.
         for candidate in presence.candidates.iter().rev().filter(|candidate| is_candidate(candidate)) {
             peer.path.add_candidate(*candidate);
