@@ -6,6 +6,7 @@
     reason = "the lab is test code, and its clock starts somewhere"
 )]
 
+mod candidates;
 mod lab;
 mod lan;
 mod review;
@@ -149,6 +150,7 @@ fn a_handshake_that_a_stranger_passes_on_does_not_move_a_live_path() {
     for is_response in [false, true] {
         let mut lab = Lab::new(1);
         assert!(lab.reaches(FRIEND, VICTIM));
+        lab.deliver();
         let victim = lab.id(VICTIM);
         lab.command(FRIEND, Command::Connect(victim));
         let initiation = lab.wire.pop_front().unwrap();
