@@ -267,7 +267,8 @@ impl Path {
             return false;
         }
         let is_lost = found.is_silent && selected.echoed_at.is_none_or(|at| at < found.sent_at);
-        if !is_lost && !(leads && selected.is_worse_than(&found)) {
+        let is_chosen = leads && selected.is_worse_than(&found);
+        if !(is_lost || is_chosen) {
             return false;
         }
         if leads {

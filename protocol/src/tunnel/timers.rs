@@ -156,9 +156,13 @@ mod tests {
         let mut timers = Timers::default();
         timers.on_sent(start);
         timers.on_sent(start + Duration::from_secs(14));
+        assert!(
+            !timers.is_silent(start + Duration::from_millis(2_999)) && timers.is_silent(start + SILENT_AFTER)
+        );
         assert!(!timers.is_dead(start + Duration::from_secs(14)));
         assert!(timers.is_dead(start + DEAD_AFTER));
         timers.on_received(false, start + DEAD_AFTER);
         assert!(!timers.is_dead(start + DEAD_AFTER * 2));
+        assert_eq!(timers.silent_at(), None);
     }
 }
