@@ -67,7 +67,7 @@ fn a_handshake_and_its_first_datagrams_have_known_bytes() {
             handshake().map(|keys| keys.into_halves(suite));
         let [keepalive, echo, from_responder] = expected;
         exchange((&sealer, &mut peers_opener), b"", keepalive);
-        exchange((&sealer, &mut peers_opener), &Message::Echo { id: 1 }.encode(), echo);
+        exchange((&sealer, &mut peers_opener), &Message::Echo { id: 1, observed: None }.encode(), echo);
         exchange((&peers_sealer, &mut opener), &Message::Settled { heard: true }.encode(), from_responder);
     }
 }

@@ -8,6 +8,7 @@ mod join;
 mod lan;
 mod many;
 mod nat;
+mod nearer;
 mod partition;
 mod removal;
 mod restart;
@@ -59,6 +60,7 @@ const STORIES: &[Story] = &[
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
     Story { name: "nat", weight: 3, play: nat::nat },
+    Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },
 ];

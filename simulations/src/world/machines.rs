@@ -42,6 +42,16 @@ impl World {
         self.trace.line(self.now, format_args!("{host} is at {address}"));
     }
 
+    /// The host is on the near network from here on, beside the internet, or not any more.
+    pub(crate) fn plug(&mut self, host: usize, is_on: bool) {
+        let near = SocketAddr::from(([10, 0, 0, host as u8 + 1], 41_414));
+        self.hosts[host].near = is_on.then_some(near);
+        if is_on && !self.known.contains(&(near, host)) {
+            self.known.push((near, host));
+        }
+        self.trace.line(self.now, format_args!("{host} is near: {is_on}"));
+    }
+
     /// The node dies where it stands; of what the disk was asked to keep a prefix survives, record by record, as `tear`
     /// says: 0 nothing, 100 everything.
     pub(crate) fn crash(&mut self, host: usize, tear: u8) {

@@ -61,6 +61,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) ledger: Ledger,
     pub(crate) internet: Conditions,
+    /// The network that some hosts are on beside the internet.
+    pub(crate) near: Conditions,
     pub(crate) cuts: Cuts,
     /// All hosts stand on one network, on which they announce themselves.
     pub(crate) has_lan: bool,
@@ -100,6 +102,7 @@ impl World {
             hosts: Vec::new(),
             ledger: Ledger::default(),
             internet: Conditions::perfect(Duration::from_millis(10)),
+            near: Conditions::perfect(Duration::from_millis(1)),
             cuts: Cuts::default(),
             has_lan: false,
             sites: Vec::new(),

@@ -50,6 +50,6 @@ impl World {
         };
         // An address of an inside leads there only from the same inside.
         let is_near = |host: &Host| host.site == site || (host.site.is_some() && host.site == home);
-        self.hosts.iter().position(|host| host.address == to && host.is_awake() && is_near(host))
+        self.hosts.iter().position(|host| host.addresses().contains(&to) && host.is_awake() && is_near(host))
     }
 }
