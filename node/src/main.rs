@@ -1,5 +1,6 @@
 //! The `vpi` binary: reads arguments, sets up logging, runs one command.
 
+mod beacon;
 mod command;
 mod config;
 mod control;
