@@ -21,6 +21,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`alias`] | 127.x.y.z ↔ member: which alias, who has it, and both aliases of a session into its packets |
+//! | [`bucket`] | How often something may happen |
 //! | [`mod@drop`] | Why something was dropped |
 //! | [`engine`] | One VPI's whole slow-path state; the only doors in and out |
 //! | [`filter`] | What a member may reach |
@@ -37,7 +38,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alias;
-mod bucket;
+pub mod bucket;
 pub mod drop;
 pub mod engine;
 pub mod filter;

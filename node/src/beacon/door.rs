@@ -1,0 +1,434 @@
+//! Who may be connected: bounds for each address, network and peer, and who gives way when all places are taken.
+//!
+//! In: connections as they come and go, and whether memory is short. Out: refusals, each counted by its reason, and
+//! connections to close. A part of the swarm's behaviour that speaks no protocol of its own.
+//!
+//! When every place is taken, a connection comes in only from a network that has fewer than the one that has most, and the
+//! latter's youngest is closed for it: floods push each other out, and whoever came before them stays.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, ListenFailure};
+use libp2p::swarm::{
+    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+use protocol::bucket::{Bucket, Rate};
+
+use super::group::{Group, ip_of};
+
+/// *Chosen*: inbound connections: one for each of the 4,096 reservations, 2,048 for lookups, which are short. Each takes
+/// about 60 kB (measured).
+pub(crate) const CONNECTIONS_MAX: usize = 6_144;
+/// *Chosen*: of one network. A sixth: more than a provider's NAT has members behind it, and six networks fill no beacon.
+const GROUP_MAX: usize = 1_024;
+/// *Chosen*: of one address, for the same reason.
+const ADDRESS_MAX: usize = 512;
+/// *Chosen*: of one peer: both transports, twice over.
+const PEER_MAX: usize = 4;
+/// *Chosen*: connections that have not yet said who they are; the handshake takes two round trips, and is given 10 s.
+const PENDING_MAX: usize = 512;
+/// *Chosen*: the same, of one address.
+const PENDING_ADDRESS_MAX: usize = 64;
+/// *Chosen*: connections that this beacon opens: lookups of its own, dial-backs, its table at a start.
+const OUTBOUND_MAX: usize = 256;
+/// *Chosen*: how often a network may connect. A handshake costs about 1.5 ms of one core.
+const CONNECT_RATE: Rate = Rate { per_second: 20.0, burst: 512.0 };
+/// *Chosen*: networks whose rate is remembered; above it, new ones wait until others have been quiet.
+const RATES_MAX: usize = 8_192;
+
+/// The bounds that depend on the machine or a test.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DoorBounds {
+    /// Inbound connections in all.
+    pub(crate) connections: usize,
+    /// Of one network.
+    pub(crate) group: usize,
+}
+
+impl DoorBounds {
+    /// The bounds with `files` file descriptors to spend.
+    pub(crate) fn with_files(files: usize) -> Self {
+        // The rest is for sockets, the disk, and what the beacon opens itself.
+        let connections = CONNECTIONS_MAX.min(files.saturating_sub(OUTBOUND_MAX + 128));
+        Self { connections, group: GROUP_MAX.min(connections.div_ceil(6)) }
+    }
+}
+
+/// Why a connection was refused or closed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(&'static str);
+
+/// The bounds, and who is within them.
+#[derive(Debug)]
+pub(crate) struct Door {
+    bounds: DoorBounds,
+    guests: HashMap<ConnectionId, Guest>,
+    inbound: usize,
+    groups: BTreeMap<Group, BTreeSet<ConnectionId>>,
+    addresses: HashMap<IpAddr, usize>,
+    peers: HashMap<PeerId, usize>,
+    pending: HashMap<ConnectionId, Option<IpAddr>>,
+    rates: BTreeMap<Group, Bucket>,
+    /// Memory is short: nobody comes in.
+    is_closed: bool,
+    close: VecDeque<(PeerId, ConnectionId)>,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+struct Guest {
+    peer: PeerId,
+    address: Multiaddr,
+    is_inbound: bool,
+}
+
+impl Door {
+    /// An open door.
+    pub(crate) fn new(bounds: DoorBounds) -> Self {
+        Self {
+            bounds,
+            guests: HashMap::new(),
+            inbound: 0,
+            groups: BTreeMap::new(),
+            addresses: HashMap::new(),
+            peers: HashMap::new(),
+            pending: HashMap::new(),
+            rates: BTreeMap::new(),
+            is_closed: false,
+            close: VecDeque::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Lets nobody in, or somebody again.
+    pub(crate) fn set_closed(&mut self, is_closed: bool) {
+        self.is_closed = is_closed;
+    }
+
+    /// Closes `count` connections, always the youngest of the network that has most.
+    pub(crate) fn shed(&mut self, count: usize) {
+        for _ in 0..count.min(self.inbound) {
+            self.close_youngest_of_fullest("shed");
+        }
+    }
+
+    /// The other end's address, if it opened the connection.
+    pub(crate) fn inbound_address(&self, connection: ConnectionId) -> Option<&Multiaddr> {
+        self.guests.get(&connection).filter(|guest| guest.is_inbound).map(|guest| &guest.address)
+    }
+
+    /// The network that the other end is in.
+    pub(crate) fn group(&self, connection: ConnectionId) -> Option<Group> {
+        self.guests.get(&connection).map(|guest| Group::of(&guest.address))
+    }
+
+    /// How many connections others opened, and how many this beacon.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.inbound, self.guests.len() - self.inbound)
+    }
+
+    /// How often a connection was refused or closed, by reason.
+    pub(crate) fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
+    }
+
+    /// Forgets rates that nobody has used for a while; to be called every few minutes.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.rates.retain(|_, bucket| !bucket.is_full(now));
+    }
+
+    fn refuse(&mut self, reason: &'static str) -> ConnectionDenied {
+        *self.refused.entry(reason).or_default() += 1;
+        ConnectionDenied::new(Refused(reason))
+    }
+
+    fn may_knock(&mut self, ip: Option<IpAddr>, now: Instant) -> Result<(), &'static str> {
+        if self.is_closed {
+            return Err("memory");
+        }
+        if self.pending.len() >= PENDING_MAX {
+            return Err("pending");
+        }
+        let Some(ip) = ip else { return Ok(()) };
+        let of_address = self.pending.values().filter(|other| **other == Some(ip)).count();
+        if of_address >= PENDING_ADDRESS_MAX {
+            return Err("pending");
+        }
+        let group = Group::of_ip(ip);
+        if self.rates.len() >= RATES_MAX && !self.rates.contains_key(&group) {
+            self.sweep(now);
+            if self.rates.len() >= RATES_MAX {
+                return Err("rate");
+            }
+        }
+        let bucket = self.rates.entry(group).or_insert_with(|| Bucket::new(CONNECT_RATE));
+        if bucket.take(now) { Ok(()) } else { Err("rate") }
+    }
+
+    fn may_enter(&mut self, peer: PeerId, address: &Multiaddr) -> Result<(), &'static str> {
+        if self.peers.get(&peer).is_some_and(|count| *count >= PEER_MAX) {
+            return Err("peer");
+        }
+        let group = Group::of(address);
+        let of_group = self.groups.get(&group).map_or(0, BTreeSet::len);
+        if let Some(ip) = ip_of(address) {
+            if self.addresses.get(&ip).is_some_and(|count| *count >= ADDRESS_MAX) {
+                return Err("address");
+            }
+            if of_group >= self.bounds.group {
+                return Err("network");
+            }
+        }
+        if self.inbound < self.bounds.connections {
+            return Ok(());
+        }
+        let most = self.groups.values().map(BTreeSet::len).max().unwrap_or(0);
+        if most <= of_group + 1 {
+            return Err("full");
+        }
+        self.close_youngest_of_fullest("gave_way");
+        Ok(())
+    }
+
+    fn close_youngest_of_fullest(&mut self, reason: &'static str) {
+        let fullest = self.groups.values().max_by_key(|connections| connections.len());
+        // Numbers of connections only grow: the highest came last.
+        let Some(youngest) = fullest.and_then(BTreeSet::last).copied() else { return };
+        if let Some(guest) = self.leave(youngest) {
+            self.close.push_back((guest.peer, youngest));
+            *self.refused.entry(reason).or_default() += 1;
+        }
+    }
+
+    fn enter(&mut self, connection: ConnectionId, guest: Guest) {
+        if guest.is_inbound {
+            self.inbound += 1;
+            self.groups.entry(Group::of(&guest.address)).or_default().insert(connection);
+            *self.peers.entry(guest.peer).or_default() += 1;
+            if let Some(ip) = ip_of(&guest.address) {
+                *self.addresses.entry(ip).or_default() += 1;
+            }
+        }
+        self.guests.insert(connection, guest);
+    }
+
+    fn leave(&mut self, connection: ConnectionId) -> Option<Guest> {
+        let guest = self.guests.remove(&connection)?;
+        if guest.is_inbound {
+            self.inbound -= 1;
+            let group = Group::of(&guest.address);
+            if let Some(connections) = self.groups.get_mut(&group) {
+                connections.remove(&connection);
+                if connections.is_empty() {
+                    self.groups.remove(&group);
+                }
+            }
+            less(&mut self.peers, &guest.peer);
+            if let Some(ip) = ip_of(&guest.address) {
+                less(&mut self.addresses, &ip);
+            }
+        }
+        Some(guest)
+    }
+}
+
+/// Counts one less; a count of zero is none.
+fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+impl NetworkBehaviour for Door {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let ip = ip_of(remote);
+        self.may_knock(ip, Instant::now()).map_err(|reason| self.refuse(reason))?;
+        self.pending.insert(connection, ip);
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending.remove(&connection);
+        self.may_enter(peer, remote).map_err(|reason| self.refuse(reason))?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if self.guests.len() - self.inbound >= OUTBOUND_MAX {
+            return Err(self.refuse("outbound"));
+        }
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id, connection_id, endpoint, ..
+            }) => {
+                let address = endpoint.get_remote_address().clone();
+                let guest = Guest { peer: peer_id, address, is_inbound: endpoint.is_listener() };
+                self.enter(connection_id, guest);
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
+                self.leave(connection_id);
+            }
+            FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
+                self.pending.remove(&connection_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        match self.close.pop_front() {
+            Some((peer_id, connection)) => {
+                Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(connection) })
+            }
+            // Whatever fills the queue is an event of the swarm, which polls after it; `shed` is followed by a poll too.
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::identity::Keypair;
+
+    use super::*;
+
+    fn peer() -> PeerId {
+        Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    fn address(text: &str) -> Multiaddr {
+        format!("/ip4/{text}/tcp/1").parse().unwrap()
+    }
+
+    /// Lets one in as the swarm does; says why not.
+    fn come(door: &mut Door, number: usize, ip: &str) -> Result<(), &'static str> {
+        let (peer, address) = (peer(), address(ip));
+        door.may_enter(peer, &address)?;
+        door.enter(ConnectionId::new_unchecked(number), Guest { peer, address, is_inbound: true });
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_door_opens_for_a_small_network_at_the_cost_of_the_youngest_of_the_greatest() {
+        let mut door = Door::new(DoorBounds { connections: 10, group: 8 });
+        for number in 0..8 {
+            come(&mut door, number, &format!("192.0.2.{number}")).unwrap();
+        }
+        assert_eq!(come(&mut door, 8, "192.0.2.8"), Err("network"));
+        for number in 9..11 {
+            come(&mut door, number, "198.51.100.1").unwrap();
+        }
+        assert_eq!(door.counts(), (10, 0));
+        come(&mut door, 11, "203.0.113.1").unwrap();
+        assert_eq!(door.close.pop_front().unwrap().1, ConnectionId::new_unchecked(7));
+        // The greatest network gets no place of its own again by coming once more.
+        assert_eq!(come(&mut door, 12, "192.0.2.9"), Err("full"));
+        for number in 13..20 {
+            let _ = come(&mut door, number, "203.0.113.2");
+        }
+        let of = |text: &str| door.groups.get(&Group::of(&address(text))).map_or(0, BTreeSet::len);
+        assert_eq!((of("198.51.100.1"), door.counts()), (2, (10, 0)));
+        assert!(of("192.0.2.1") >= 4 && of("203.0.113.1") >= 3, "{door:?}");
+    }
+
+    #[test]
+    fn a_peer_and_an_address_have_bounds_of_their_own_and_places_come_free() {
+        let mut door = Door::new(DoorBounds { connections: 10_000, group: 10_000 });
+        let one = peer();
+        for number in 0..PEER_MAX {
+            assert_eq!(door.may_enter(one, &address("192.0.2.1")), Ok(()));
+            let guest = Guest { peer: one, address: address("192.0.2.1"), is_inbound: true };
+            door.enter(ConnectionId::new_unchecked(number), guest);
+        }
+        assert_eq!(door.may_enter(one, &address("192.0.2.1")), Err("peer"));
+        for number in PEER_MAX..ADDRESS_MAX {
+            come(&mut door, number, "192.0.2.1").unwrap();
+        }
+        assert_eq!(come(&mut door, 9_999, "192.0.2.1"), Err("address"));
+        assert_eq!(come(&mut door, 9_999, "192.0.2.2"), Ok(()));
+        for number in 0..ADDRESS_MAX {
+            door.leave(ConnectionId::new_unchecked(number));
+        }
+        assert_eq!(door.may_enter(one, &address("192.0.2.1")), Ok(()));
+        assert_eq!((door.counts(), door.peers.len(), door.addresses.len()), ((1, 0), 1, 1));
+    }
+
+    #[test]
+    fn who_knocks_too_often_waits_and_others_do_not() {
+        let (mut door, now) = (Door::new(DoorBounds::with_files(65_536)), Instant::now());
+        let ip = |text: &str| Some(text.parse().unwrap());
+        let knocks = (0..2_000).filter(|_| door.may_knock(ip("192.0.2.1"), now).is_ok()).count();
+        assert_eq!(knocks, 512);
+        assert_eq!(door.may_knock(ip("192.0.2.200"), now), Err("rate"));
+        assert_eq!(door.may_knock(ip("192.0.3.1"), now), Ok(()));
+        door.set_closed(true);
+        assert_eq!(door.may_knock(ip("192.0.3.1"), now), Err("memory"));
+    }
+
+    #[test]
+    fn connections_fit_the_files_that_there_are() {
+        let bounds = DoorBounds::with_files(65_536);
+        assert_eq!((bounds.connections, bounds.group), (CONNECTIONS_MAX, GROUP_MAX));
+        let bounds = DoorBounds::with_files(1_024);
+        assert_eq!((bounds.connections, bounds.group), (640, 107));
+    }
+
+    #[test]
+    fn shedding_takes_from_the_greatest_network_first() {
+        let mut door = Door::new(DoorBounds { connections: 100, group: 100 });
+        for number in 0..6 {
+            come(&mut door, number, "192.0.2.1").unwrap();
+        }
+        come(&mut door, 6, "198.51.100.1").unwrap();
+        door.shed(4);
+        assert_eq!(door.counts(), (3, 0));
+        assert!(door.guests.contains_key(&ConnectionId::new_unchecked(6)));
+    }
+}
