@@ -22,6 +22,7 @@
 //! |---|---|
 //! | [`alias`] | 127.x.y.z ↔ member: which alias, who has it, and both aliases of a session into its packets |
 //! | [`bucket`] | How often something may happen |
+//! | [`discovery`] | What members put into a public DHT and read from it: blinded, sealed records |
 //! | [`mod@drop`] | Why something was dropped |
 //! | [`engine`] | One VPI's whole slow-path state; the only doors in and out |
 //! | [`filter`] | What a member may reach |
@@ -39,6 +40,8 @@
 
 pub mod alias;
 pub mod bucket;
+mod bucket;
+pub mod discovery;
 pub mod drop;
 pub mod engine;
 pub mod filter;
