@@ -12,6 +12,7 @@ mod metrics;
 mod names;
 mod privilege;
 mod pump;
+mod service;
 mod store;
 mod tun;
 mod udp;

@@ -40,7 +40,6 @@
 
 pub mod alias;
 pub mod bucket;
-mod bucket;
 pub mod discovery;
 pub mod drop;
 pub mod engine;
