@@ -54,7 +54,9 @@ pub(super) async fn at(
     let mut waiting = Waiting::new();
     for (asked, is_quic) in [(&options.tcp, false), (&options.quic, true)] {
         for place in places(asked, PORT) {
-            match swarm.listen_on(multiaddr(place.address, is_quic)) {
+            let free = if is_quic { Ok(()) } else { is_free(place.address) };
+            let mut listen = || swarm.listen_on(multiaddr(place.address, is_quic)).map_err(io::Error::other);
+            match free.and_then(|()| listen()) {
                 Ok(id) => drop(waiting.insert(id, (place, is_quic))),
                 Err(error) if place.is_asked_for => {
                     return Err(cannot_listen(name(is_quic), place.address, &error).into());
@@ -99,6 +101,21 @@ async fn hear(
         }
     }
     Ok(())
+}
+
+/// Finds out whether nobody listens for TCP at `address`: libp2p shares its port (SO_REUSEPORT), so that a second beacon of the
+/// same user would take every other connection of the first.
+///
+/// # Errors
+/// What the kernel says to whoever does not share.
+fn is_free(address: SocketAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections that are closing do not count.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 /// Binds the sockets for STUN. To be called inside a tokio runtime.

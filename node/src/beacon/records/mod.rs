@@ -6,15 +6,15 @@
 //! ```
 //!
 //! In: records as strangers put them, and the time. Out: those that are whole, signed by the key that their place is made of,
-//! and in force. They are served from memory and written behind, within [`WRITE_EVERY`](super::run); everything here is public
-//! and sealed. Who put a record is kept as two numbers made with the beacon's seed, so that the disk names nobody.
+//! and in force. They are served from memory and written behind, within seconds ([`super::writer`]); everything here is
+//! public and sealed. Who put a record is kept as two numbers made with the beacon's seed, so that the disk names nobody.
 //!
 //! What libp2p itself would do to the store it may not: `put` and all of provider records are refused.
 
 mod share;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::borrow::Cow;
 use std::collections::btree_map::Values;
@@ -112,8 +112,9 @@ pub(crate) struct Records {
     salt: Secret,
 }
 
+/// One record and what is known of it.
 #[derive(Debug)]
-struct Held {
+pub(crate) struct Held {
     record: Record,
     sequence: u64,
     expiry: u64,
