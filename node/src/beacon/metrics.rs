@@ -74,6 +74,8 @@ pub(super) struct Standing {
     pub(super) records: usize,
     /// Bytes of their values.
     pub(super) record_bytes: u64,
+    /// Records whose last change is not on disk yet.
+    pub(super) unwritten: usize,
     /// Networks that they are charged to.
     pub(super) record_networks: usize,
     /// Memory of this process, in bytes.
@@ -151,6 +153,7 @@ fn gauges(standing: Standing) -> Vec<Family> {
         gauge("vpi_beacon_table", "Other beacons in the table.", size(standing.table)),
         gauge("vpi_beacon_records", "Records held.", size(standing.records)),
         gauge("vpi_beacon_record_bytes", "Bytes of the records' values.", number(standing.record_bytes)),
+        gauge("vpi_beacon_unwritten_records", "Changes of records that are not on disk.", size(standing.unwritten)),
         gauge("vpi_beacon_record_networks", "Networks that records are charged to.", size(standing.record_networks)),
         gauge("vpi_beacon_resident_bytes", "Memory of the process.", number(standing.resident_bytes)),
     ]

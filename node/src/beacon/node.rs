@@ -286,6 +286,7 @@ impl Beacon {
             table,
             records: records.count(),
             record_bytes: records.bytes(),
+            unwritten: records.unwritten_count() + self.writer.under_way(),
             record_networks: records.networks(),
             resident_bytes: memory::resident_bytes(),
             uptime_s: self.started_at.elapsed().as_secs_f64(),

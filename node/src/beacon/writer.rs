@@ -18,6 +18,8 @@ const REST: Duration = Duration::from_secs(60);
 pub(super) struct Writer {
     file: Option<RecordFile>,
     batch: Option<JoinHandle<Batch>>,
+    /// Changes in the batch.
+    under_way: usize,
     rest_until: Option<Instant>,
 }
 
@@ -26,7 +28,7 @@ type Batch = (RecordFile, Vec<Change>, Result<(), RecordsError>);
 impl Writer {
     /// A writer to `file`.
     pub(super) fn new(file: RecordFile) -> Self {
-        Self { file: Some(file), batch: None, rest_until: None }
+        Self { file: Some(file), batch: None, under_way: 0, rest_until: None }
     }
 
     /// Starts the next batch, if there are changes and none is under way.
@@ -40,10 +42,16 @@ impl Writer {
             self.file = Some(file);
             return;
         }
+        self.under_way = changes.len();
         self.batch = Some(tokio::task::spawn_blocking(move || {
             let written = file.write(&changes);
             (file, changes, written)
         }));
+    }
+
+    /// Changes that are on their way to disk.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
     }
 
     /// Waits for the end of the batch; for ever if there is none. Dropping the wait loses nothing.
@@ -52,7 +60,7 @@ impl Writer {
             Some(batch) => batch.await,
             None => std::future::pending().await,
         };
-        self.batch = None;
+        (self.batch, self.under_way) = (None, 0);
         match batch {
             Ok((file, changes, written)) => {
                 self.file = Some(file);

@@ -120,7 +120,12 @@ impl Cli {
     /// Says how much is logged when `VPI_LOG` does not: the node tells what a user would notice, a command
     /// prints its result.
     pub(crate) fn default_log_filter(&self) -> &'static str {
-        if self.command.runs_on() { "info" } else { "warn" }
+        match self.command {
+            Command::Up(_) => "info",
+            // libp2p warns of what strangers do, each time.
+            Command::Beacon(_) => "error,vpi=info",
+            _ => "warn",
+        }
     }
 
     /// Runs the command.

@@ -219,6 +219,11 @@ impl Records {
             .collect()
     }
 
+    /// How many changes are not handed out yet.
+    pub(crate) fn unwritten_count(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Has these written again: they did not reach the disk.
     pub(crate) fn unwritten(&mut self, changes: &[Change]) {
         self.dirty.extend(changes.iter().map(|(key, _)| *key));
