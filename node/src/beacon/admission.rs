@@ -94,11 +94,6 @@ impl Admission {
         }
         is_gone
     }
-
-    /// Dial-backs under way.
-    pub(super) fn pending(&self) -> usize {
-        self.pending.len()
-    }
 }
 
 /// Judges whether a peer at `address`, which answered there, may come into a table in which `others` are.
@@ -198,7 +193,7 @@ mod tests {
             addresses: &addresses(&["/ip4/192.0.2.1/tcp/41415"]),
         };
         assert_eq!(admission.introduce(who, Instant::now()), None);
-        assert_eq!(admission.pending(), 0);
+        assert!(admission.pending.is_empty());
     }
 
     #[test]

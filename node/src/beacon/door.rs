@@ -33,10 +33,12 @@ const GROUP_MAX: usize = 1_024;
 const ADDRESS_MAX: usize = 512;
 /// *Chosen*: of one peer: both transports, twice over.
 const PEER_MAX: usize = 4;
-/// *Chosen*: connections that have not yet said who they are; the handshake takes two round trips, and is given 10 s.
-const PENDING_MAX: usize = 512;
-/// *Chosen*: the same, of one address.
-const PENDING_ADDRESS_MAX: usize = 64;
+/// *Chosen*: connections that have not yet said who they are; the handshake takes two round trips, and is given 10 s. Each
+/// takes about 10 kB.
+const PENDING_MAX: usize = 2_048;
+/// *Chosen*: a network may have as many of them as an eighth of what is free (the dynamic threshold of Choudhury and Hahne,
+/// 1998): alone a ninth of all; with forty that hold all they can, each a forty-eighth, and as much is left for the next.
+const PENDING_SHARE: usize = 8;
 /// *Chosen*: connections that this beacon opens: lookups of its own, dial-backs, its table at a start.
 const OUTBOUND_MAX: usize = 256;
 /// *Chosen*: how often a network may connect. A handshake costs about 1.5 ms of one core.
@@ -76,7 +78,8 @@ pub(crate) struct Door {
     groups: BTreeMap<Group, BTreeSet<ConnectionId>>,
     addresses: HashMap<IpAddr, usize>,
     peers: HashMap<PeerId, usize>,
-    pending: HashMap<ConnectionId, Option<IpAddr>>,
+    pending: HashMap<ConnectionId, Group>,
+    pending_groups: HashMap<Group, usize>,
     rates: BTreeMap<Group, Bucket>,
     /// Memory is short: nobody comes in.
     is_closed: bool,
@@ -103,6 +106,7 @@ impl Door {
             addresses: HashMap::new(),
             peers: HashMap::new(),
             pending: HashMap::new(),
+            pending_groups: HashMap::new(),
             rates: BTreeMap::new(),
             is_closed: false,
             close: VecDeque::new(),
@@ -152,19 +156,15 @@ impl Door {
         ConnectionDenied::new(Refused(reason))
     }
 
-    fn may_knock(&mut self, ip: Option<IpAddr>, now: Instant) -> Result<(), &'static str> {
+    fn may_knock(&mut self, group: Group, now: Instant) -> Result<(), &'static str> {
         if self.is_closed {
             return Err("memory");
         }
-        if self.pending.len() >= PENDING_MAX {
+        let free = PENDING_MAX.saturating_sub(self.pending.len());
+        let has = self.pending_groups.get(&group).copied().unwrap_or(0);
+        if has >= free.div_ceil(PENDING_SHARE) {
             return Err("pending");
         }
-        let Some(ip) = ip else { return Ok(()) };
-        let of_address = self.pending.values().filter(|other| **other == Some(ip)).count();
-        if of_address >= PENDING_ADDRESS_MAX {
-            return Err("pending");
-        }
-        let group = Group::of_ip(ip);
         if self.rates.len() >= RATES_MAX && !self.rates.contains_key(&group) {
             self.sweep(now);
             if self.rates.len() >= RATES_MAX {
@@ -173,6 +173,17 @@ impl Door {
         }
         let bucket = self.rates.entry(group).or_insert_with(|| Bucket::new(CONNECT_RATE));
         if bucket.take(now) { Ok(()) } else { Err("rate") }
+    }
+
+    fn knock(&mut self, connection: ConnectionId, group: Group) {
+        self.pending.insert(connection, group);
+        *self.pending_groups.entry(group).or_default() += 1;
+    }
+
+    fn on_known(&mut self, connection: ConnectionId) {
+        if let Some(group) = self.pending.remove(&connection) {
+            less(&mut self.pending_groups, &group);
+        }
     }
 
     fn may_enter(&mut self, peer: PeerId, address: &Multiaddr) -> Result<(), &'static str> {
@@ -262,9 +273,9 @@ impl NetworkBehaviour for Door {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let ip = ip_of(remote);
-        self.may_knock(ip, Instant::now()).map_err(|reason| self.refuse(reason))?;
-        self.pending.insert(connection, ip);
+        let group = Group::of(remote);
+        self.may_knock(group, Instant::now()).map_err(|reason| self.refuse(reason))?;
+        self.knock(connection, group);
         Ok(())
     }
 
@@ -275,7 +286,7 @@ impl NetworkBehaviour for Door {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.pending.remove(&connection);
+        self.on_known(connection);
         self.may_enter(peer, remote).map_err(|reason| self.refuse(reason))?;
         Ok(dummy::ConnectionHandler)
     }
@@ -307,7 +318,7 @@ impl NetworkBehaviour for Door {
                 self.leave(connection_id);
             }
             FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
-                self.pending.remove(&connection_id);
+                self.on_known(connection_id);
             }
             _ => {}
         }
@@ -403,13 +414,40 @@ mod tests {
     #[test]
     fn who_knocks_too_often_waits_and_others_do_not() {
         let (mut door, now) = (Door::new(DoorBounds::with_files(65_536)), Instant::now());
-        let ip = |text: &str| Some(text.parse().unwrap());
-        let knocks = (0..2_000).filter(|_| door.may_knock(ip("192.0.2.1"), now).is_ok()).count();
+        let group = |text: &str| Group::of(&address(text));
+        let knocks = (0..2_000).filter(|_| door.may_knock(group("192.0.2.1"), now).is_ok()).count();
         assert_eq!(knocks, 512);
-        assert_eq!(door.may_knock(ip("192.0.2.200"), now), Err("rate"));
-        assert_eq!(door.may_knock(ip("192.0.3.1"), now), Ok(()));
+        assert_eq!(door.may_knock(group("192.0.2.200"), now), Err("rate"));
+        assert_eq!(door.may_knock(group("192.0.3.1"), now), Ok(()));
         door.set_closed(true);
-        assert_eq!(door.may_knock(ip("192.0.3.1"), now), Err("memory"));
+        assert_eq!(door.may_knock(group("192.0.3.1"), now), Err("memory"));
+    }
+
+    #[test]
+    fn whoever_knocks_and_says_nothing_leaves_room_for_other_networks() {
+        let (mut door, now) = (Door::new(DoorBounds::with_files(65_536)), Instant::now());
+        let mut numbers = 0..;
+        let mut knock = |door: &mut Door, group| {
+            let result = door.may_knock(group, now);
+            let connection = ConnectionId::new_unchecked(numbers.next().unwrap());
+            result.map(|()| door.knock(connection, group))
+        };
+        let silent = |number: u8| Group::V4([10, 78, number]);
+        let held = |door: &Door, number| door.pending_groups.get(&silent(number)).copied().unwrap_or(0);
+        while knock(&mut door, silent(0)).is_ok() {}
+        assert_eq!(held(&door, 0), PENDING_MAX.div_ceil(PENDING_SHARE + 1));
+        for _ in 0..1_000 {
+            for number in 0..40 {
+                let _ = knock(&mut door, silent(number));
+            }
+        }
+        // Everything that forty networks can take leaves another as much as each of them got last.
+        let first = (0..100).filter(|_| knock(&mut door, Group::V4([192, 0, 2])).is_ok()).count();
+        assert!(first >= 20, "{first}, {}", door.pending.len());
+        for number in 0..1_000_000 {
+            door.on_known(ConnectionId::new_unchecked(number));
+        }
+        assert_eq!((door.pending.len(), door.pending_groups.len()), (0, 0));
     }
 
     #[test]
