@@ -28,7 +28,9 @@ fn a_stock_libp2p_node_connects_identifies_queries_and_fetches() {
         let c = lab.host("c")?;
         for is_quic in [false, true] {
             let told = stranger(c, &["identify", a.address(is_quic)?])?;
-            let speaks = |name: &str| told["protocols"].as_array().is_some_and(|all| all.iter().any(|one| one == name));
+            let speaks = |name: &str| {
+                told["protocols"].as_array().is_some_and(|all| all.iter().any(|one| one == name))
+            };
             for name in ["/vpi/kad/1", "/vpi/time/1", "/libp2p/circuit/relay/0.2.0/hop", "/ipfs/ping/1.0.0"] {
                 ensure!(speaks(name), "no {name}: {told}");
             }
@@ -93,9 +95,13 @@ fn floods_of_connections_streams_messages_and_records_leave_a_beacon_within_its_
         give_networks(c, &a.host)?;
         stranger(&b.host, &["put", "1", a.address(false)?])?;
         let target = SocketAddr::from((a.host.address, 41_415)).to_string();
-        for (sort, count) in
-            [("silent", "1500"), ("messages", "400"), ("records", "400"), ("streams", "600"), ("connections", "3000")]
-        {
+        for (sort, count) in [
+            ("silent", "1500"),
+            ("messages", "400"),
+            ("records", "400"),
+            ("streams", "1500"),
+            ("connections", "7000"),
+        ] {
             let flood = Flood::start(c, STRANGER, &[sort, &target, count, NETWORKS])?;
             // While it comes up, too.
             let first = serves(&a, &b)?;
@@ -104,13 +110,20 @@ fn floods_of_connections_streams_messages_and_records_leave_a_beacon_within_its_
             let (resident, most) = a.resident_bytes()?;
             println!(
                 "{sort}: {stood}, fetched in {} and {} ms, {} MiB, at most {} MiB, {} records, {} connections, {} refused",
-                first.as_millis(), then.as_millis(), resident >> 20, most >> 20,
-                a.metric("vpi_beacon_records", "")?, a.metric("vpi_beacon_connections", "by_others")?,
+                first.as_millis(),
+                then.as_millis(),
+                resident >> 20,
+                most >> 20,
+                a.metric("vpi_beacon_records", "")?,
+                a.metric("vpi_beacon_connections", "by_others")?,
                 a.metric("vpi_beacon_refused_connections_total", "")?
             );
             ensure!(most <= MEMORY_BYTES, "{sort}: {} MiB", most >> 20);
         }
-        ensure!(a.metric("vpi_beacon_refused_puts_total", "")? > 0.0, "malformed records were taken or not looked at");
+        ensure!(
+            a.metric("vpi_beacon_refused_puts_total", "")? > 0.0,
+            "malformed records were taken or not looked at"
+        );
         // The record that was there before all floods.
         let got = stranger(&b.host, &["get", "1", a.address(false)?])?;
         ensure!(got["copies"] == 1 && got["valid"] == true, "{got}");
@@ -126,7 +139,9 @@ fn a_second_beacon_on_one_folder_and_a_foreign_command_are_told_why_not() {
         let again = a.host.vpi(&["beacon", "--tcp", "127.0.0.1:5"])?;
         again.refused(1, &["already runs"])?;
         let other = a.host.state.join("other");
-        a.host.vpi(&["--state", &other.to_string_lossy(), "beacon"])?.refused(1, &["cannot listen", "41415"])?;
+        a.host
+            .vpi(&["--state", &other.to_string_lossy(), "beacon"])?
+            .refused(1, &["cannot listen", "41415"])?;
         a.host.vpi(&["beacon", "--peer", "/ip4/192.0.2.1/tcp/41415"])?.refused(2, &[])?;
         let socket = a.host.state.join("beacon/control.sock");
         a.host.vpi(&["--control", &socket.to_string_lossy(), "status"])?.refused(5, &["beacon"])?;
@@ -183,7 +198,8 @@ fn stun_answers(host: &Host, target: SocketAddr) -> Result<()> {
     let mut buffer = [0; 600];
     let length = socket.recv(&mut buffer).context("no answer")?;
     let port = socket.local_addr()?.port() ^ 0x2112;
-    let address: Vec<u8> = host.address.octets().iter().zip([0x21, 0x12, 0xa4, 0x42]).map(|(a, b)| a ^ b).collect();
+    let address: Vec<u8> =
+        host.address.octets().iter().zip([0x21, 0x12, 0xa4, 0x42]).map(|(a, b)| a ^ b).collect();
     let expected = [
         &[0x01, 0x01, 0x00, 0x0c][..],
         &request[4..],

@@ -81,12 +81,14 @@ impl Beacon {
     /// The beacon does not answer, or has no such metric.
     pub fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let socket = self.host.state.join("beacon/control.sock");
-        let families = self.host.vpi(&["--control", &socket.to_string_lossy(), "metrics", "--json"])?.json()?;
+        let families =
+            self.host.vpi(&["--control", &socket.to_string_lossy(), "metrics", "--json"])?.json()?;
         let family = families.as_array().and_then(|all| all.iter().find(|family| family["name"] == name));
         let samples = family.with_context(|| format!("no {name}"))?["samples"].as_array();
         let samples = samples.into_iter().flatten();
-        let of_label = samples.filter(|sample| label.is_empty() || sample["labels"].to_string().contains(label));
-        Ok(of_label.filter_map(|sample| sample["value"].as_f64()).sum())
+        let of_label =
+            samples.filter(|sample| label.is_empty() || sample["labels"].to_string().contains(label));
+        Ok(of_label.filter_map(|sample| sample["value"].as_f64()).fold(0.0, |sum, value| sum + value))
     }
 
     /// The memory that the process has in RAM (VmRSS of proc(5)), and the most that it ever had (VmHWM), in bytes.
@@ -97,7 +99,8 @@ impl Beacon {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let bytes = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no memory in its status")?;
+            let kib =
+                line.and_then(|line| line.trim().strip_suffix(" kB")).context("no memory in its status")?;
             anyhow::Ok(kib.trim().parse::<u64>()? * 1_024)
         };
         Ok((bytes("VmRSS:")?, bytes("VmHWM:")?))

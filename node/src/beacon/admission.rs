@@ -161,15 +161,13 @@ mod tests {
     #[test]
     fn a_server_is_dialled_back_by_tcp_at_the_address_seen_and_nowhere_else() {
         let now = Instant::now();
-        let back = |remote: &str, claimed: &[&str]| introduce(&mut Admission::default(), remote, claimed, now);
+        let back =
+            |remote: &str, claimed: &[&str]| introduce(&mut Admission::default(), remote, claimed, now);
         let seen = "/ip4/192.0.2.1/tcp/50000";
         assert_eq!(back(seen, &["/ip4/192.0.2.1/tcp/41415"]).as_deref(), Some("/ip4/192.0.2.1/tcp/41415"));
         // Over QUIC it came, over TCP it is dialled.
         let both = ["/ip4/192.0.2.1/udp/41415/quic-v1", "/ip4/10.0.0.1/tcp/9", "/ip4/192.0.2.1/tcp/41416"];
-        assert_eq!(
-            back("/ip4/192.0.2.1/udp/5/quic-v1", &both).as_deref(),
-            Some("/ip4/192.0.2.1/tcp/41416")
-        );
+        assert_eq!(back("/ip4/192.0.2.1/udp/5/quic-v1", &both).as_deref(), Some("/ip4/192.0.2.1/tcp/41416"));
         for other in [
             "/ip4/198.51.100.1/tcp/41415",
             "/ip4/192.0.2.1/udp/41415/quic-v1",
@@ -178,7 +176,8 @@ mod tests {
             "/ip4/192.0.2.1/tcp/41415/ws",
             "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWGWkmpTdWrQ3BpMUR24hjSo7kgDgLARzFXcHUsDbFhpYC/p2p-circuit/x",
         ] {
-            let claimed: Vec<&str> = [other].into_iter().filter(|text| text.parse::<Multiaddr>().is_ok()).collect();
+            let claimed: Vec<&str> =
+                [other].into_iter().filter(|text| text.parse::<Multiaddr>().is_ok()).collect();
             assert_eq!(back(seen, &claimed), None, "{other}");
         }
     }

@@ -308,7 +308,10 @@ impl NetworkBehaviour for Door {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                peer_id, connection_id, endpoint, ..
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
             }) => {
                 let address = endpoint.get_remote_address().clone();
                 let guest = Guest { peer: peer_id, address, is_inbound: endpoint.is_listener() };
@@ -324,20 +327,16 @@ impl NetworkBehaviour for Door {
         }
     }
 
-    fn on_connection_handler_event(
-        &mut self,
-        _: PeerId,
-        _: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {}
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         match self.close.pop_front() {
-            Some((peer_id, connection)) => {
-                Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(connection) })
-            }
+            Some((peer_id, connection)) => Poll::Ready(ToSwarm::CloseConnection {
+                peer_id,
+                connection: CloseConnection::One(connection),
+            }),
             // Whatever fills the queue is an event of the swarm, which polls after it; `shed` is followed by a poll too.
             None => Poll::Pending,
         }

@@ -18,7 +18,9 @@ impl Beacon {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint: ConnectedPoint::Dialer { .. }, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id, endpoint: ConnectedPoint::Dialer { .. }, ..
+            } => {
                 self.admission.on_answer(&peer_id);
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
@@ -41,7 +43,9 @@ impl Beacon {
             kad::Event::InboundRequest { request } => self.on_request(request),
             // Only of connections that this beacon opened: it answered a dial.
             kad::Event::RoutablePeer { peer, address } => self.admit(peer, &address),
-            kad::Event::RoutingUpdated { peer, is_new_peer: true, .. } => info!(%peer, "a beacon is in the table"),
+            kad::Event::RoutingUpdated { peer, is_new_peer: true, .. } => {
+                info!(%peer, "a beacon is in the table")
+            }
             _ => {}
         }
     }

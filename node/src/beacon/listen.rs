@@ -213,7 +213,10 @@ mod tests {
     #[test]
     fn without_a_wish_every_address_is_listened_at_and_ipv6_may_be_missing() {
         let all = places(&[], 41_415);
-        assert_eq!(all.iter().map(|place| place.address.to_string()).collect::<Vec<_>>(), ["0.0.0.0:41415", "[::]:41415"]);
+        assert_eq!(
+            all.iter().map(|place| place.address.to_string()).collect::<Vec<_>>(),
+            ["0.0.0.0:41415", "[::]:41415"]
+        );
         assert_eq!(all.iter().map(|place| place.is_asked_for).collect::<Vec<_>>(), [true, false]);
         let one = places(&["192.0.2.1:9".parse().unwrap()], 41_415);
         assert!(matches!(&one[..], [place] if place.is_asked_for && place.address.port() == 9));

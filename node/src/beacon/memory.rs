@@ -11,6 +11,9 @@ pub(super) const REFUSE_ABOVE_BYTES: u64 = 640 << 20;
 /// *Chosen*: memory above which connections are closed, a sixteenth of all each second, until there is less.
 pub(super) const SHED_ABOVE_BYTES: u64 = 704 << 20;
 
+/// *Chosen*: memory above which the allocator is asked now and then for what it keeps: after a flood that is most of it.
+pub(super) const GIVE_BACK_ABOVE_BYTES: u64 = 192 << 20;
+
 /// The memory of this process in RAM, in bytes; 0 where `/proc` is not mounted.
 pub(super) fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

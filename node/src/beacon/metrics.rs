@@ -104,16 +104,24 @@ pub(super) fn families(
     };
     let mut circuits = Family::new("vpi_beacon_circuits", Kind::Gauge, "Circuits that are open.");
     circuits.add(&[], number(counts.circuits.saturating_sub(counts.ended_circuits)));
-    let mut stun = Family::new("vpi_beacon_stun_total", Kind::Counter, "Datagrams at the STUN port, by outcome.");
-    for (outcome, count) in
-        [("answered", &shared.stun_answered), ("limited", &shared.stun_limited), ("ignored", &shared.stun_ignored)]
-    {
+    let mut stun =
+        Family::new("vpi_beacon_stun_total", Kind::Counter, "Datagrams at the STUN port, by outcome.");
+    for (outcome, count) in [
+        ("answered", &shared.stun_answered),
+        ("limited", &shared.stun_limited),
+        ("ignored", &shared.stun_ignored),
+    ] {
         stun.add(&[("outcome", outcome)], number(count.get()));
     }
     all.extend([
         circuits,
         counter("vpi_beacon_puts_total", "Records taken.", counts.puts),
-        by_reason("vpi_beacon_refused_puts_total", "Records not taken, by reason.", "reason", &counts.refused_puts),
+        by_reason(
+            "vpi_beacon_refused_puts_total",
+            "Records not taken, by reason.",
+            "reason",
+            &counts.refused_puts,
+        ),
         by_reason("vpi_beacon_requests_total", "Kademlia requests, by kind.", "kind", &counts.requests),
         by_reason(
             "vpi_beacon_refused_connections_total",
@@ -125,8 +133,16 @@ pub(super) fn families(
         counter("vpi_beacon_denied_reservations_total", "Reservations denied.", counts.denied_reservations),
         counter("vpi_beacon_circuits_total", "Circuits opened.", counts.circuits),
         counter("vpi_beacon_denied_circuits_total", "Circuits denied.", counts.denied_circuits),
-        counter("vpi_beacon_dial_backs_total", "Peers dialled back before they came into the table.", counts.dial_backs),
-        counter("vpi_beacon_kept_out_total", "Peers that answered and found no place in the table.", counts.kept_out),
+        counter(
+            "vpi_beacon_dial_backs_total",
+            "Peers dialled back before they came into the table.",
+            counts.dial_backs,
+        ),
+        counter(
+            "vpi_beacon_kept_out_total",
+            "Peers that answered and found no place in the table.",
+            counts.kept_out,
+        ),
         stun,
         counter("vpi_beacon_time_total", "Times told.", shared.time_answered.get()),
     ]);
@@ -142,7 +158,8 @@ fn gauges(standing: Standing) -> Vec<Family> {
     let size = |count: usize| number(count as u64);
     let mut info = Family::new("vpi_build_info", Kind::Gauge, "The beacon's program; always 1.");
     info.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    let mut connections = Family::new("vpi_beacon_connections", Kind::Gauge, "Connections, by who opened them.");
+    let mut connections =
+        Family::new("vpi_beacon_connections", Kind::Gauge, "Connections, by who opened them.");
     connections.add(&[("opened", "by_others")], size(standing.inbound));
     connections.add(&[("opened", "here")], size(standing.outbound));
     vec![
@@ -153,8 +170,16 @@ fn gauges(standing: Standing) -> Vec<Family> {
         gauge("vpi_beacon_table", "Other beacons in the table.", size(standing.table)),
         gauge("vpi_beacon_records", "Records held.", size(standing.records)),
         gauge("vpi_beacon_record_bytes", "Bytes of the records' values.", number(standing.record_bytes)),
-        gauge("vpi_beacon_unwritten_records", "Changes of records that are not on disk.", size(standing.unwritten)),
-        gauge("vpi_beacon_record_networks", "Networks that records are charged to.", size(standing.record_networks)),
+        gauge(
+            "vpi_beacon_unwritten_records",
+            "Changes of records that are not on disk.",
+            size(standing.unwritten),
+        ),
+        gauge(
+            "vpi_beacon_record_networks",
+            "Networks that records are charged to.",
+            size(standing.record_networks),
+        ),
         gauge("vpi_beacon_resident_bytes", "Memory of the process.", number(standing.resident_bytes)),
     ]
 }

@@ -43,8 +43,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use crate::control::server::{MAX_CONNECTIONS, Server};
 use crate::control::Exit;
+use crate::control::server::{MAX_CONNECTIONS, Server};
 use crate::store::beacon::BeaconFolder;
 use crate::{privilege, service};
 
@@ -92,7 +92,10 @@ pub(crate) fn run(options: BeaconOptions) -> anyhow::Result<Exit> {
     let folder = BeaconFolder::open(&options.state)?;
     let bounds = DoorBounds::with_files(raise_file_limit());
     if bounds.connections < CONNECTIONS_MAX {
-        warn!(connections = bounds.connections, "this process may open few files: fewer connections are taken");
+        warn!(
+            connections = bounds.connections,
+            "this process may open few files: fewer connections are taken"
+        );
     }
     privilege::give_up(folder.owner())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -128,7 +131,9 @@ fn announce(announcement: &Announcement, json: bool) -> anyhow::Result<()> {
     }
     out.flush()?;
     if announcement.addresses.is_empty() {
-        warn!("this machine has no address that others reach: name one with --external, or members get no circuits");
+        warn!(
+            "this machine has no address that others reach: name one with --external, or members get no circuits"
+        );
     }
     service::tell_ready();
     Ok(())

@@ -40,6 +40,8 @@ const TICK: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_secs(300);
 /// *Chosen*: the same while no other beacon is known, ± a quarter.
 const REFRESH_ALONE: Duration = Duration::from_secs(15);
+/// *Chosen*: how often free memory is given back while there is much; it takes some milliseconds.
+const GIVE_BACK: Duration = Duration::from_secs(10);
 /// *Chosen*: dials of known beacons at one look; the rest have their turn at the next.
 const DIALS_MAX: usize = 64;
 
@@ -56,6 +58,7 @@ pub(super) struct Beacon {
     seeds: Vec<(PeerId, Multiaddr)>,
     stun: Vec<SocketAddr>,
     refresh_at: Instant,
+    give_back_at: Instant,
     written_table: Vec<String>,
     started_at: Instant,
     /// STUN and time; they end with it.
@@ -109,6 +112,7 @@ impl Beacon {
             seeds,
             stun: bound,
             refresh_at: now,
+            give_back_at: now,
             written_table: table,
             started_at: now,
             _tasks: tasks,
@@ -175,8 +179,12 @@ impl Beacon {
 
     fn on_tick(&mut self) {
         let resident = memory::resident_bytes();
-        if resident > memory::REFUSE_ABOVE_BYTES {
+        let now = Instant::now();
+        if resident > memory::REFUSE_ABOVE_BYTES
+            || resident > memory::GIVE_BACK_ABOVE_BYTES && now >= self.give_back_at
+        {
             memory::give_back();
+            self.give_back_at = now + GIVE_BACK;
         }
         let door = &mut self.swarm.behaviour_mut().door;
         door.set_closed(resident > memory::REFUSE_ABOVE_BYTES);
@@ -185,7 +193,7 @@ impl Beacon {
             warn!(resident, closed = excess, "memory is short: connections are closed");
             door.shed(excess);
         }
-        self.writer.start(self.swarm.behaviour_mut().kad.store_mut(), Instant::now());
+        self.writer.start(self.swarm.behaviour_mut().kad.store_mut(), now);
     }
 
     /// Looks at the table: who is missing is dialled, the own neighbourhood looked up, what is over forgotten.
@@ -227,9 +235,8 @@ impl Beacon {
     pub(super) fn table(&mut self) -> BTreeMap<PeerId, Multiaddr> {
         let kad = &mut self.swarm.behaviour_mut().kad;
         let entries = kad.kbuckets().flat_map(|bucket| {
-            let entries = bucket.iter().map(|entry| {
-                (*entry.node.key.preimage(), entry.node.value.first().clone())
-            });
+            let entries =
+                bucket.iter().map(|entry| (*entry.node.key.preimage(), entry.node.value.first().clone()));
             entries.collect::<Vec<_>>()
         });
         entries.collect()
@@ -241,9 +248,13 @@ impl Beacon {
     }
 
     fn write_table(&mut self) {
-        let mut lines: Vec<_> = self.table().iter().filter_map(|(peer, address)| {
-            address.clone().with_p2p(*peer).ok().map(|address| address.to_string())
-        }).collect();
+        let mut lines: Vec<_> = self
+            .table()
+            .iter()
+            .filter_map(|(peer, address)| {
+                address.clone().with_p2p(*peer).ok().map(|address| address.to_string())
+            })
+            .collect();
         lines.sort();
         // An empty table is what a beacon has that was cut off: the last one is worth more.
         if lines.is_empty() || lines == self.written_table {
@@ -264,7 +275,9 @@ impl Beacon {
                 Ok(hello) => {
                     call.answer(Reply::Hello(hello));
                 }
-                Err(error) => call.fail(Exit::Failed, format!("the beacon does not know itself: {error}"), ""),
+                Err(error) => {
+                    call.fail(Exit::Failed, format!("the beacon does not know itself: {error}"), "")
+                }
             },
             _ => {
                 let advice = "ask the node: leave --control out, or start one with `vpi up`";

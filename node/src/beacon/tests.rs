@@ -126,8 +126,11 @@ async fn finish(client: &mut Swarm<Client>) -> (Vec<Record>, usize) {
     let mut found = Vec::new();
     let wait = async {
         loop {
-            let SwarmEvent::Behaviour(ClientEvent::Kad(kad::Event::OutboundQueryProgressed { result, step, .. })) =
-                client.select_next_some().await
+            let SwarmEvent::Behaviour(ClientEvent::Kad(kad::Event::OutboundQueryProgressed {
+                result,
+                step,
+                ..
+            })) = client.select_next_some().await
             else {
                 continue;
             };

@@ -46,6 +46,7 @@ pub(crate) fn run(context: &Context, arguments: Arguments) -> anyhow::Result<Exi
 
 fn peer(text: &str) -> Result<(PeerId, Multiaddr), String> {
     peer_address(text).ok_or_else(|| {
-        "write an address such as /ip4/192.0.2.1/tcp/41415/p2p/12D3KooW…, as the other beacon prints it".to_owned()
+        "write an address such as /ip4/192.0.2.1/tcp/41415/p2p/12D3KooW…, as the other beacon prints it"
+            .to_owned()
     })
 }

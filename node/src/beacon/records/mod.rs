@@ -129,12 +129,7 @@ impl Records {
         Self::with_bounds(Bounds::default(), seed, kept, at)
     }
 
-    fn with_bounds(
-        bounds: Bounds,
-        seed: &Secret,
-        kept: Vec<([u8; KEY_BYTES], Kept)>,
-        at: Moment,
-    ) -> Self {
+    fn with_bounds(bounds: Bounds, seed: &Secret, kept: Vec<([u8; KEY_BYTES], Kept)>, at: Moment) -> Self {
         let salt = Sha256::new_with_prefix(b"vpi beacon writers\0").chain_update(seed.0).finalize();
         let mut records = Self {
             held: BTreeMap::new(),
@@ -146,12 +141,16 @@ impl Records {
         for (key, kept) in kept {
             let charge = Charge { peer: kept.peer, group: kept.group, bytes: kept.value.len() as u64 };
             // A program with other bounds may have kept more.
-            if kept.expiry <= at.wall_secs || !matches!(records.shares.judge(charge), Ok(go) if go.is_empty()) {
+            if kept.expiry <= at.wall_secs || !matches!(records.shares.judge(charge), Ok(go) if go.is_empty())
+            {
                 records.dirty.insert(key);
                 continue;
             }
             let (sequence, expiry) = (kept.sequence, kept.expiry);
-            records.insert(key, Held { record: record_of(key, kept.value, expiry, at), sequence, expiry, charge });
+            records.insert(
+                key,
+                Held { record: record_of(key, kept.value, expiry, at), sequence, expiry, charge },
+            );
         }
         records
     }
@@ -261,7 +260,8 @@ impl Records {
 
     fn charge(&self, source: PeerId, group: Group, bytes: u64) -> Charge {
         let number = |kind: &[u8], name: &[u8]| {
-            let digest = Sha256::new_with_prefix(self.salt.0).chain_update(kind).chain_update(name).finalize();
+            let digest =
+                Sha256::new_with_prefix(self.salt.0).chain_update(kind).chain_update(name).finalize();
             let (first, _) = digest.split_first_chunk::<8>().expect("a digest has 32 bytes");
             u64::from_be_bytes(*first)
         };

@@ -74,7 +74,9 @@ fn a_valid_record_is_served_until_its_signed_end_and_names_nobody() {
 #[test]
 fn what_no_reader_would_take_is_not_taken() {
     let mut records = store(Bounds::default());
-    let mut refused = |record: Record, wall| records.offer(record, peer(), group("192.0.2.1"), at(wall)).unwrap_err().name();
+    let mut refused = |record: Record, wall| {
+        records.offer(record, peer(), group("192.0.2.1"), at(wall)).unwrap_err().name()
+    };
     let changed = |change: &dyn Fn(&mut Record)| {
         let mut record = record(1);
         change(&mut record);
@@ -99,7 +101,9 @@ fn of_two_under_one_key_the_newer_is_kept_whoever_puts_it() {
     let mut records = store(Bounds::default());
     let key = record(1).key;
     let mut put = |sequence, from: &str| {
-        records.offer(lobby_record(1, sequence, WALL), peer(), group(from), at(WALL)).map(|()| records.count())
+        records
+            .offer(lobby_record(1, sequence, WALL), peer(), group(from), at(WALL))
+            .map(|()| records.count())
     };
     assert_eq!(put(WALL, "192.0.2.1"), Ok(1));
     assert_eq!(put(WALL, "192.0.2.1"), Err(Refusal::Old));

@@ -76,11 +76,7 @@ pub(crate) async fn run(sort: &str, target: SocketAddr, count: u64, networks: u6
     Ok(())
 }
 
-fn tally(
-    made: Option<Result<io::Result<()>, tokio::task::JoinError>>,
-    stood: &mut u64,
-    failed: &mut u64,
-) {
+fn tally(made: Option<Result<io::Result<()>, tokio::task::JoinError>>, stood: &mut u64, failed: &mut u64) {
     match made {
         Some(Ok(Ok(()))) => *stood += 1,
         Some(_) => *failed += 1,

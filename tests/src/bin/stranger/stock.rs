@@ -41,7 +41,10 @@ impl Node {
                 let config = kad::Config::new(StreamProtocol::new("/vpi/kad/1"));
                 Behaviour {
                     kad: kad::Behaviour::with_config(id, MemoryStore::new(id), config),
-                    identify: identify::Behaviour::new(identify::Config::new("stock/1".to_owned(), keypair.public())),
+                    identify: identify::Behaviour::new(identify::Config::new(
+                        "stock/1".to_owned(),
+                        keypair.public(),
+                    )),
                 }
             })?;
         let mut node = Self { swarm: built.build(), peers: Vec::new(), infos: Vec::new() };
@@ -59,10 +62,15 @@ impl Node {
         let mut routed = 0;
         while self.infos.len() < count || routed < count {
             match self.swarm.select_next_some().await {
-                SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::RoutingUpdated { is_new_peer, .. })) => {
+                SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::RoutingUpdated {
+                    is_new_peer,
+                    ..
+                })) => {
                     routed += usize::from(is_new_peer);
                 }
-                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) => {
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    info, ..
+                })) => {
                     self.infos.push(info);
                 }
                 SwarmEvent::OutgoingConnectionError { error, .. } => bail!("not connected: {error}"),
@@ -77,7 +85,9 @@ impl Node {
         let info = self.infos.first().context("nobody said who it is")?;
         let texts = |list: &[Multiaddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         let protocols: Vec<_> = info.protocols.iter().map(ToString::to_string).collect();
-        Ok(json!({"protocols": protocols, "agent": info.agent_version, "addresses": texts(&info.listen_addrs)}))
+        Ok(
+            json!({"protocols": protocols, "agent": info.agent_version, "addresses": texts(&info.listen_addrs)}),
+        )
     }
 
     /// The peers closest to a random key.
@@ -125,7 +135,9 @@ impl Node {
         let wait = async {
             loop {
                 if let SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
-                    result, step, ..
+                    result,
+                    step,
+                    ..
                 })) = self.swarm.select_next_some().await
                     && !matches!(result, QueryResult::Bootstrap(_))
                 {
