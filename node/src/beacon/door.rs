@@ -81,8 +81,8 @@ pub(crate) struct Door {
     pending: HashMap<ConnectionId, Group>,
     pending_groups: HashMap<Group, usize>,
     rates: BTreeMap<Group, Bucket>,
-    /// Memory is short: nobody comes in.
-    is_closed: bool,
+    /// Memory is short: whoever comes in takes another's place.
+    is_short: bool,
     close: VecDeque<(PeerId, ConnectionId)>,
     refused: BTreeMap<&'static str, u64>,
 }
@@ -108,15 +108,15 @@ impl Door {
             pending: HashMap::new(),
             pending_groups: HashMap::new(),
             rates: BTreeMap::new(),
-            is_closed: false,
+            is_short: false,
             close: VecDeque::new(),
             refused: BTreeMap::new(),
         }
     }
 
-    /// Lets nobody in, or somebody again.
-    pub(crate) fn set_closed(&mut self, is_closed: bool) {
-        self.is_closed = is_closed;
+    /// Says whether memory is short: then all places count as taken.
+    pub(crate) fn set_short(&mut self, is_short: bool) {
+        self.is_short = is_short;
     }
 
     /// Closes `count` connections, always the youngest of the network that has most.
@@ -157,7 +157,7 @@ impl Door {
     }
 
     fn may_knock(&mut self, group: Group, now: Instant) -> Result<(), &'static str> {
-        if self.is_closed {
+        if self.is_short && !self.may_take_a_place(group) {
             return Err("memory");
         }
         let free = PENDING_MAX.saturating_sub(self.pending.len());
@@ -200,15 +200,20 @@ impl Door {
                 return Err("network");
             }
         }
-        if self.inbound < self.bounds.connections {
+        if self.inbound < self.bounds.connections && !self.is_short {
             return Ok(());
         }
-        let most = self.groups.values().map(BTreeSet::len).max().unwrap_or(0);
-        if most <= of_group + 1 {
+        if !self.may_take_a_place(group) {
             return Err("full");
         }
         self.close_youngest_of_fullest("gave_way");
         Ok(())
+    }
+
+    /// Says whether another network has so many that one more of `group` may take the place of one of it.
+    fn may_take_a_place(&self, group: Group) -> bool {
+        let most = self.groups.values().map(BTreeSet::len).max().unwrap_or(0);
+        most > self.groups.get(&group).map_or(0, BTreeSet::len) + 1
     }
 
     fn close_youngest_of_fullest(&mut self, reason: &'static str) {
@@ -418,8 +423,24 @@ mod tests {
         assert_eq!(knocks, 512);
         assert_eq!(door.may_knock(group("192.0.2.200"), now), Err("rate"));
         assert_eq!(door.may_knock(group("192.0.3.1"), now), Ok(()));
-        door.set_closed(true);
-        assert_eq!(door.may_knock(group("192.0.3.1"), now), Err("memory"));
+    }
+
+    #[test]
+    fn while_memory_is_short_a_small_network_takes_a_place_of_the_greatest_and_nobody_else_comes_in() {
+        let (mut door, now) = (Door::new(DoorBounds::with_files(65_536)), Instant::now());
+        for number in 0..5 {
+            come(&mut door, number, "192.0.2.1").unwrap();
+        }
+        door.set_short(true);
+        let group = |text: &str| Group::of(&address(text));
+        assert_eq!(door.may_knock(group("192.0.2.1"), now), Err("memory"));
+        assert_eq!(come(&mut door, 5, "192.0.2.1"), Err("full"));
+        assert_eq!(door.may_knock(group("198.51.100.1"), now), Ok(()));
+        assert_eq!(come(&mut door, 6, "198.51.100.1"), Ok(()));
+        assert_eq!((door.counts(), door.close.len()), ((5, 0), 1));
+        door.set_short(false);
+        assert_eq!(come(&mut door, 7, "192.0.2.1"), Ok(()));
+        assert_eq!(door.counts(), (6, 0));
     }
 
     #[test]

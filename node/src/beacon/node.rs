@@ -180,14 +180,14 @@ impl Beacon {
     fn on_tick(&mut self) {
         let resident = memory::resident_bytes();
         let now = Instant::now();
-        if resident > memory::REFUSE_ABOVE_BYTES
+        if resident > memory::SHORT_ABOVE_BYTES
             || resident > memory::GIVE_BACK_ABOVE_BYTES && now >= self.give_back_at
         {
             memory::give_back();
             self.give_back_at = now + GIVE_BACK;
         }
         let door = &mut self.swarm.behaviour_mut().door;
-        door.set_closed(resident > memory::REFUSE_ABOVE_BYTES);
+        door.set_short(resident > memory::SHORT_ABOVE_BYTES);
         let excess = memory::shed_of(door.counts().0, resident);
         if excess > 0 {
             warn!(resident, closed = excess, "memory is short: connections are closed");
