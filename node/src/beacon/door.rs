@@ -33,6 +33,8 @@ const GROUP_MAX: usize = 1_024;
 const ADDRESS_MAX: usize = 512;
 /// *Chosen*: of one peer: both transports, twice over.
 const PEER_MAX: usize = 4;
+/// *Chosen*: a network with as many is one that must give way while memory is short; with fewer it may be a household.
+const MANY: usize = 16;
 /// *Chosen*: connections that have not yet said who they are; the handshake takes two round trips, and is given 10 s. Each
 /// takes about 10 kB.
 const PENDING_MAX: usize = 2_048;
@@ -114,7 +116,7 @@ impl Door {
         }
     }
 
-    /// Says whether memory is short: then all places count as taken.
+    /// Says whether memory is short: then whoever comes in takes a place of a network that has many, while there is one.
     pub(crate) fn set_short(&mut self, is_short: bool) {
         self.is_short = is_short;
     }
@@ -157,7 +159,7 @@ impl Door {
     }
 
     fn may_knock(&mut self, group: Group, now: Instant) -> Result<(), &'static str> {
-        if self.is_short && !self.may_take_a_place(group) {
+        if self.is_short && self.most() >= MANY && !self.may_take_a_place(group) {
             return Err("memory");
         }
         let free = PENDING_MAX.saturating_sub(self.pending.len());
@@ -200,7 +202,7 @@ impl Door {
                 return Err("network");
             }
         }
-        if self.inbound < self.bounds.connections && !self.is_short {
+        if self.inbound < self.bounds.connections && (!self.is_short || self.most() < MANY) {
             return Ok(());
         }
         if !self.may_take_a_place(group) {
@@ -212,8 +214,12 @@ impl Door {
 
     /// Says whether another network has so many that one more of `group` may take the place of one of it.
     fn may_take_a_place(&self, group: Group) -> bool {
-        let most = self.groups.values().map(BTreeSet::len).max().unwrap_or(0);
-        most > self.groups.get(&group).map_or(0, BTreeSet::len) + 1
+        self.most() > self.groups.get(&group).map_or(0, BTreeSet::len) + 1
+    }
+
+    /// How many the network has that has most.
+    fn most(&self) -> usize {
+        self.groups.values().map(BTreeSet::len).max().unwrap_or(0)
     }
 
     fn close_youngest_of_fullest(&mut self, reason: &'static str) {
@@ -428,19 +434,21 @@ mod tests {
     #[test]
     fn while_memory_is_short_a_small_network_takes_a_place_of_the_greatest_and_nobody_else_comes_in() {
         let (mut door, now) = (Door::new(DoorBounds::with_files(65_536)), Instant::now());
-        for number in 0..5 {
+        for number in 100..100 + MANY - 1 {
             come(&mut door, number, "192.0.2.1").unwrap();
         }
         door.set_short(true);
+        // Nobody has many: it is not they who fill it.
+        come(&mut door, 200, "192.0.2.1").unwrap();
         let group = |text: &str| Group::of(&address(text));
         assert_eq!(door.may_knock(group("192.0.2.1"), now), Err("memory"));
-        assert_eq!(come(&mut door, 5, "192.0.2.1"), Err("full"));
+        assert_eq!(come(&mut door, 205, "192.0.2.1"), Err("full"));
         assert_eq!(door.may_knock(group("198.51.100.1"), now), Ok(()));
-        assert_eq!(come(&mut door, 6, "198.51.100.1"), Ok(()));
-        assert_eq!((door.counts(), door.close.len()), ((5, 0), 1));
+        assert_eq!(come(&mut door, 206, "198.51.100.1"), Ok(()));
+        assert_eq!((door.counts(), door.close.len()), ((MANY, 0), 1));
         door.set_short(false);
-        assert_eq!(come(&mut door, 7, "192.0.2.1"), Ok(()));
-        assert_eq!(door.counts(), (6, 0));
+        assert_eq!(come(&mut door, 207, "192.0.2.1"), Ok(()));
+        assert_eq!(door.counts(), (MANY + 1, 0));
     }
 
     #[test]

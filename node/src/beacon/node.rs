@@ -178,12 +178,13 @@ impl Beacon {
     }
 
     fn on_tick(&mut self) {
-        let resident = memory::resident_bytes();
-        let now = Instant::now();
+        let (mut resident, now) = (memory::resident_bytes(), Instant::now());
         if resident > memory::SHORT_ABOVE_BYTES
             || resident > memory::GIVE_BACK_ABOVE_BYTES && now >= self.give_back_at
         {
             memory::give_back();
+            // What nobody uses is no reason to close anything.
+            resident = memory::resident_bytes();
             self.give_back_at = now + GIVE_BACK;
         }
         let door = &mut self.swarm.behaviour_mut().door;
