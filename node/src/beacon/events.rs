@@ -44,7 +44,7 @@ impl Beacon {
             // Only of connections that this beacon opened: it answered a dial.
             kad::Event::RoutablePeer { peer, address } => self.admit(peer, &address),
             kad::Event::RoutingUpdated { peer, is_new_peer: true, .. } => {
-                info!(%peer, "a beacon is in the table")
+                info!(%peer, "a beacon is in the table");
             }
             _ => {}
         }
@@ -123,10 +123,8 @@ impl Beacon {
                 self.reserved.remove(src_peer_id);
             }
             // Said at the end of every connection, with a reservation or without.
-            relay::Event::ReservationClosed { src_peer_id } => {
-                if !self.swarm.is_connected(src_peer_id) {
-                    self.reserved.remove(src_peer_id);
-                }
+            relay::Event::ReservationClosed { src_peer_id } if !self.swarm.is_connected(src_peer_id) => {
+                self.reserved.remove(src_peer_id);
             }
             relay::Event::CircuitReqAccepted { .. } => self.counts.circuits += 1,
             relay::Event::CircuitClosed { .. } => self.counts.ended_circuits += 1,

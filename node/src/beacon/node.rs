@@ -277,7 +277,7 @@ impl Beacon {
                     call.answer(Reply::Hello(hello));
                 }
                 Err(error) => {
-                    call.fail(Exit::Failed, format!("the beacon does not know itself: {error}"), "")
+                    call.fail(Exit::Failed, format!("the beacon does not know itself: {error}"), "");
                 }
             },
             _ => {

@@ -41,6 +41,9 @@ pub(crate) struct Kept {
     pub(crate) value: Vec<u8>,
 }
 
+/// A record with its key.
+pub(crate) type Entry = ([u8; KEY_BYTES], Kept);
+
 /// What became of the record under a key; `None`: it is gone.
 pub(crate) type Change = ([u8; KEY_BYTES], Option<Kept>);
 
@@ -75,10 +78,7 @@ impl RecordFile {
     ///
     /// # Errors
     /// [`RecordsError::Unusable`] when no empty one can be made either.
-    #[expect(clippy::type_complexity, reason = "the three things that a start needs, once")]
-    pub(crate) fn open(
-        path: &Path,
-    ) -> Result<(Self, Vec<([u8; KEY_BYTES], Kept)>, Option<PathBuf>), RecordsError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Entry>, Option<PathBuf>), RecordsError> {
         match open(path) {
             Ok((db, kept)) => Ok((Self { path: path.to_owned(), db: Some(db) }, kept, None)),
             Err(failure) if failure.is_refusal() => Err(unusable(path, &failure)),
@@ -131,7 +131,7 @@ impl Drop for RecordFile {
     }
 }
 
-fn open(path: &Path) -> Result<(sled::Db, Vec<([u8; KEY_BYTES], Kept)>), Failure> {
+fn open(path: &Path) -> Result<(sled::Db, Vec<Entry>), Failure> {
     guarded(|| {
         make_folder(path, 0o700, None).map_err(|error| io::Error::other(error.to_string()))?;
         wait_for_holder(&path.join("db"))?;

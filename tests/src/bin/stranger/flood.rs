@@ -52,7 +52,7 @@ pub(crate) async fn run(sort: &str, target: SocketAddr, count: u64, networks: u6
     let (held, mut holding) = tokio::sync::mpsc::unbounded_channel();
     for number in 0..count {
         while making.len() as u64 >= AT_ONCE {
-            tally(making.join_next().await, &mut stood, &mut failed);
+            tally(making.join_next().await.as_ref(), &mut stood, &mut failed);
         }
         let octet = u8::try_from(number % networks)?;
         let from = Ipv4Addr::new(10, 78, octet, 1);
@@ -64,7 +64,7 @@ pub(crate) async fn run(sort: &str, target: SocketAddr, count: u64, networks: u6
         });
     }
     while let Some(made) = making.join_next().await {
-        tally(Some(made), &mut stood, &mut failed);
+        tally(Some(&made), &mut stood, &mut failed);
     }
     // What those that came first do meanwhile goes on; a moment for the last.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -76,7 +76,7 @@ pub(crate) async fn run(sort: &str, target: SocketAddr, count: u64, networks: u6
     Ok(())
 }
 
-fn tally(made: Option<Result<io::Result<()>, tokio::task::JoinError>>, stood: &mut u64, failed: &mut u64) {
+fn tally(made: Option<&Result<io::Result<()>, tokio::task::JoinError>>, stood: &mut u64, failed: &mut u64) {
     match made {
         Some(Ok(Ok(()))) => *stood += 1,
         Some(_) => *failed += 1,
