@@ -1,7 +1,7 @@
 //! NATs: the kinds that a site of a lab may stand behind, what each is said to be, and what it is measured to be.
 //!
 //! The words are those of RFC 4787. What a kind is said to be stands in the head of its file, `netns-scripts/nat/KIND.nft`;
-//! [`measure`] finds the same by sending, without a look at the rules.
+//! [`measure()`] finds the same by sending, without a look at the rules.
 
 mod measure;
 
