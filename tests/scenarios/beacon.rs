@@ -23,7 +23,9 @@ const NETWORKS: &str = "40";
 
 #[test]
 fn a_stock_libp2p_node_connects_identifies_queries_and_fetches() {
-    scenario("beacon", 3, |lab| {
+    // The floods below leave no machine for others.
+    let _turn = one_at_a_time();
+    scenario("beacon-stock", 3, |lab| {
         let (a, b) = two_beacons(lab)?;
         let c = lab.host("c")?;
         for is_quic in [false, true] {
@@ -55,7 +57,6 @@ fn a_stock_libp2p_node_connects_identifies_queries_and_fetches() {
 
 #[test]
 fn a_restarted_beacon_serves_what_it_had_and_finds_the_others_again() {
-    // The floods below leave no machine for others.
     let _turn = one_at_a_time();
     scenario("beacon-restart", 3, |lab| {
         let (a, b) = two_beacons(lab)?;
