@@ -12,6 +12,7 @@ mod metrics;
 mod names;
 mod privilege;
 mod pump;
+mod service;
 mod store;
 #[expect(dead_code, reason = "the driver does not own one")]
 mod swarm;

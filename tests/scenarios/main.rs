@@ -7,6 +7,8 @@ mod applications;
 #[cfg(feature = "netns")]
 mod bad_use;
 #[cfg(feature = "netns")]
+mod beacon;
+#[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
 mod damage;
