@@ -14,7 +14,7 @@ mod privilege;
 mod pump;
 mod service;
 mod store;
-#[expect(dead_code, reason = "the driver does not own one")]
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver does not own one"))]
 mod swarm;
 mod tun;
 mod udp;

@@ -23,10 +23,14 @@ pub(crate) struct Beacon {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BeaconError {
     /// It is no multiaddress.
-    #[error("this is no multiaddress; write it as the beacon prints it, like /ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…")]
+    #[error(
+        "this is no multiaddress; write it as the beacon prints it, like /ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"
+    )]
     Malformed,
     /// It has a name in it.
-    #[error("it has a name in it; write the beacon's IP address, as in /ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…")]
+    #[error(
+        "it has a name in it; write the beacon's IP address, as in /ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"
+    )]
     Name,
     /// It is not TCP.
     #[error("members reach a beacon over TCP only; take the address with /tcp/ that the beacon prints")]
@@ -123,7 +127,9 @@ mod tests {
 
     #[test]
     fn a_beacon_is_read_and_written_alike() {
-        for text in [format!("/ip4/192.0.2.1/tcp/41415/p2p/{PEER}"), format!("/ip6/2001:db8::1/tcp/9/p2p/{PEER}")] {
+        for text in
+            [format!("/ip4/192.0.2.1/tcp/41415/p2p/{PEER}"), format!("/ip6/2001:db8::1/tcp/9/p2p/{PEER}")]
+        {
             assert_eq!(text.parse::<Beacon>().unwrap().to_string(), text);
         }
     }
@@ -144,11 +150,14 @@ mod tests {
     #[test]
     fn only_public_addresses_are_dialled_on_a_strangers_word() {
         let public = |text: &str| is_public(text.parse().unwrap());
-        for inside in ["127.64.0.9", "10.0.0.1", "172.31.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"] {
+        for inside in ["127.64.0.9", "10.0.0.1", "172.31.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"]
+        {
             assert!(!public(inside), "{inside}");
             assert!(!public(&format!("::ffff:{inside}")), "{inside}");
         }
-        for inside in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::1", "::", "fe80::1", "fd00::1", "ff02::1"] {
+        for inside in
+            ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::1", "::", "fe80::1", "fd00::1", "ff02::1"]
+        {
             assert!(!public(inside), "{inside}");
         }
         for outside in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "2001:4860::8888"] {

@@ -65,12 +65,7 @@ pub(super) struct Orders {
 }
 
 /// Carries frames until the end; tells of each that came.
-pub(super) async fn carry<P>(
-    circuit: u32,
-    pipe: P,
-    mut orders: Orders,
-    told: &mpsc::Sender<Told>,
-) -> Ended
+pub(super) async fn carry<P>(circuit: u32, pipe: P, mut orders: Orders, told: &mpsc::Sender<Told>) -> Ended
 where
     P: AsyncRead + AsyncWrite + Unpin,
 {

@@ -115,7 +115,9 @@ impl Host {
                     shared.roster.on_failed(beacon);
                 }
             }
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.clock.on_connected(peer_id, &self.swarm),
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+                self.clock.on_connected(peer_id, &self.swarm)
+            }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.on_unreachable(peer, &error, shared);
             }
@@ -138,7 +140,10 @@ impl Host {
     }
 
     fn on_unreachable(&mut self, peer: PeerId, error: &DialError, shared: &mut Shared<'_>) {
-        if matches!(error, DialError::DialPeerConditionFalse(_) | DialError::Denied { .. } | DialError::Aborted) {
+        if matches!(
+            error,
+            DialError::DialPeerConditionFalse(_) | DialError::Denied { .. } | DialError::Aborted
+        ) {
             return;
         }
         // A second connection that fails says nothing while the first one stands.

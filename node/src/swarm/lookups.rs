@@ -17,6 +17,7 @@ use libp2p::kad::{
     self, GetClosestPeersError, GetClosestPeersOk, GetRecordOk, PeerInfo, ProgressStep, QueryId, QueryResult,
     QueryStats, Quorum, Record,
 };
+use protocol::discovery::record::MAX_VALUE_BYTES;
 use tokio::time::Instant;
 
 use super::Told;
@@ -33,10 +34,9 @@ const SEEDS: usize = 20;
 const SETTLE: Duration = Duration::from_millis(2_000);
 /// When it ends with nothing (chosen: below the 10 s in which members find each other).
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Distinct values of one lookup that are handed on, and the longest (chosen: more than the twenty honest copies; a bulletin
-/// has 4,249 bytes, protocol/README §18).
+/// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). None is longer than a
+/// record can be.
 const VALUES: usize = 64;
-const VALUE_BYTES: usize = 4_608;
 
 struct Job {
     key: [u8; 32],
@@ -139,7 +139,9 @@ impl Lookups {
                 running.on_found(found.record);
             }
             QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. }))
-            | QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) => closest = peers,
+            | QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) => {
+                closest = peers
+            }
             _ => {}
         }
         if !step.last {
@@ -221,7 +223,7 @@ impl Lookups {
 
 impl Running {
     fn on_found(&mut self, record: Record) {
-        if record.key.as_ref() != self.key.as_slice() || record.value.len() > VALUE_BYTES {
+        if record.key.as_ref() != self.key.as_slice() || record.value.len() > MAX_VALUE_BYTES {
             return;
         }
         if let Stage::Counting { value, copies } = &mut self.stage {

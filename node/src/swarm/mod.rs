@@ -47,8 +47,8 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::sync::mpsc;
 
-pub(crate) use self::address::{Beacon, BeaconError};
-pub(crate) use self::circuit::{Ended, FRAME_BYTES};
+pub(crate) use self::address::Beacon;
+pub(crate) use self::circuit::Ended;
 pub(crate) use self::roster::{BeaconState, BeaconStatus};
 
 /// Asks that wait for the task (chosen: a burst of frames for all circuits; more is refused at once).
@@ -73,7 +73,7 @@ pub(crate) enum Ask {
     /// Opens a circuit to `peer` at `beacon`, under a number without [`INBOUND`]. Frames may follow at once; they wait.
     /// Answered by [`Told::Circuit`] or [`Told::Closed`].
     Open { circuit: u32, beacon: Beacon, peer: PeerId },
-    /// Sends one frame of 1 to [`FRAME_BYTES`] bytes; one too many for the queue is lost, as a datagram would be.
+    /// Sends one frame of 1 to 2,048 bytes; one too many for the queue is lost, as a datagram would be.
     Frame { circuit: u32, bytes: Vec<u8> },
     /// Something authentic came over this inbound circuit: it may stay.
     Vouch(u32),
@@ -99,7 +99,7 @@ pub(crate) enum Told {
     Stored { key: [u8; 32], copies: u32 },
     /// A circuit stands. For an inbound one `peer` is the beacon's word only.
     Circuit { circuit: u32, peer: PeerId },
-    /// A frame came, 1 to [`FRAME_BYTES`] bytes.
+    /// A frame came, 1 to 2,048 bytes.
     Frame { circuit: u32, bytes: Vec<u8> },
     /// A circuit is gone, or did not come to be; the last that is told of this number.
     Closed { circuit: u32, ended: Ended },

@@ -58,8 +58,9 @@ impl Outward {
     /// A transport whose connections are watched by the kernel, ready to be secured.
     pub(super) fn build(
         inside: Inside,
-    ) -> upgrade::Builder<impl Transport<Output = TcpStream, Error = io::Error, Dial: Send, ListenerUpgrade: Send>>
-    {
+    ) -> upgrade::Builder<
+        impl Transport<Output = TcpStream, Error = io::Error, Dial: Send, ListenerUpgrade: Send>,
+    > {
         let outward = Self { tcp: tcp::tokio::Transport::new(Config::default().nodelay(true)), inside };
         let watched = outward.map(|stream, _| {
             if let Err(error) = watch(&stream) {

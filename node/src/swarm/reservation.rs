@@ -35,8 +35,15 @@ enum Attempt {
     /// Until then; for as long as nothing changes with `None`.
     Resting(Option<Instant>),
     /// `missing` are those of `all` that have neither answered nor failed.
-    Measuring { all: Vec<PeerId>, missing: Vec<PeerId>, until: Instant },
-    Asking { place: Place, until: Instant },
+    Measuring {
+        all: Vec<PeerId>,
+        missing: Vec<PeerId>,
+        until: Instant,
+    },
+    Asking {
+        place: Place,
+        until: Instant,
+    },
 }
 
 /// The reservation of one peer id.
@@ -172,7 +179,12 @@ impl Reservation {
     }
 
     /// Goes on where a pause or a wait is over. Returns the beacon that was late, if one was.
-    pub(super) fn tick(&mut self, swarm: &mut Swarm<Member>, roster: &Roster, now: Instant) -> Option<PeerId> {
+    pub(super) fn tick(
+        &mut self,
+        swarm: &mut Swarm<Member>,
+        roster: &Roster,
+        now: Instant,
+    ) -> Option<PeerId> {
         if let Some((listener, _)) = self.left.take_if(|(_, until)| *until <= now) {
             swarm.remove_listener(listener);
         }

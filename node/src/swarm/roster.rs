@@ -158,3 +158,74 @@ impl Roster {
         all.into_iter().take(most).map(|(peer, beacon, _)| (peer, beacon.address())).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beacon(port: u16) -> Beacon {
+        Beacon { peer: PeerId::random(), socket: ([192, 0, 2, 1], port).into() }
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_beacon_is_kept_once_with_a_few_addresses_and_there_are_no_more_than_sixty_four() {
+        let mut roster = Roster::default();
+        let one = beacon(1);
+        let again = (1..9).map(|port| Beacon { socket: ([192, 0, 2, 2], port).into(), ..one });
+        roster.set([one].into_iter().chain(again).chain((0..100).map(beacon)).collect());
+        assert_eq!(roster.status(None).len(), BEACONS);
+        assert_eq!(roster.addresses()[&one.peer].len(), ADDRESSES);
+        assert_eq!(roster.nearest_to_key(&[3; 32], 20).len(), 20);
+    }
+
+    #[test]
+    fn what_is_known_of_a_beacon_outlives_another_list() {
+        let mut roster = Roster::default();
+        let (stays, goes) = (beacon(1), beacon(2));
+        roster.set(vec![stays, goes]);
+        assert!(roster.on_failed(stays.peer) && roster.on_rtt(goes.peer, ms(9)));
+        roster.set(vec![stays]);
+        let [status] = &roster.status(None)[..] else { panic!() };
+        assert_eq!((status.beacon, status.state), (stays, BeaconState::Silent));
+        assert!(!roster.on_rtt(goes.peer, ms(9)));
+    }
+
+    #[test]
+    fn those_that_failed_are_tried_last_and_are_never_the_nearest() {
+        let mut roster = Roster::default();
+        let all: Vec<Beacon> = (1..=5).map(beacon).collect();
+        roster.set(all.clone());
+        for silent in &all[..2] {
+            roster.on_rtt(silent.peer, ms(1));
+            roster.on_failed(silent.peer);
+        }
+        let mut sample = roster.sample();
+        assert_eq!(sample.len(), MEASURED);
+        assert!(sample.iter().all(|peer| all[2..].iter().any(|beacon| beacon.peer == *peer)));
+        roster.on_rtt(all[3].peer, ms(30));
+        roster.on_rtt(all[4].peer, ms(20));
+        sample.push(all[0].peer);
+        assert_eq!(roster.nearest(&sample), Some(all[4].peer));
+        roster.on_rtt(all[0].peer, ms(1));
+        assert_eq!(roster.nearest(&sample), Some(all[0].peer));
+    }
+
+    #[test]
+    fn a_move_is_worth_it_for_half_the_way_and_twenty_milliseconds() {
+        let mut roster = Roster::default();
+        let (held, other) = (beacon(1), beacon(2));
+        roster.set(vec![held, other]);
+        assert!(!roster.is_worth_a_move(other.peer, held.peer));
+        for (held_ms, other_ms, is_worth) in
+            [(100, 49, true), (100, 51, false), (30, 9, true), (30, 11, false), (20, 1, false)]
+        {
+            roster.on_rtt(held.peer, ms(held_ms));
+            roster.on_rtt(other.peer, ms(other_ms));
+            assert_eq!(roster.is_worth_a_move(other.peer, held.peer), is_worth, "{held_ms} {other_ms}");
+        }
+    }
+}

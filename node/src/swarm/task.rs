@@ -163,8 +163,7 @@ impl Task {
             Happened::Circuit(arrived) => self.circuits.accept(arrived),
             Happened::Reading(reading) => host.clock.on_answered(reading),
             Happened::Swarm(event) => {
-                let mut shared =
-                    Shared { roster: &mut self.roster, told: &mut told, now: Instant::now() };
+                let mut shared = Shared { roster: &mut self.roster, told: &mut told, now: Instant::now() };
                 host.on_event(*event, &mut shared);
             }
         }
