@@ -26,7 +26,7 @@ const UNVOUCHED_FRAMES: u32 = 16;
 const IDLE_FOR: Duration = Duration::from_secs(30);
 /// The longest life, and the most bytes in both directions (chosen: control only, so that a beacon or a member cannot hold
 /// one for good; beacons allow less).
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(120);
 const MOST_BYTES: usize = 1 << 20;
 /// How long a frame may take to be written, or to be taken by the driver.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub(crate) enum Ended {
     Malformed,
     /// One side took no frame for 5 s.
     Stalled,
-    /// It was used for 5 minutes or 1 MiB.
+    /// It was used for 2 minutes or 1 MiB.
     UsedUp,
     /// The beacon, or the member at the beacon, was not there or refused.
     Unreachable,
