@@ -137,7 +137,7 @@ fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
     })
 }
 
-fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
+pub(super) fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
     let (kind, outside) = match remote {
         Remote::Udp(address) => (PathKind::Host, Some(address)),
         Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
@@ -158,7 +158,7 @@ pub(super) fn milliseconds(rtt: Duration) -> f64 {
     rtt.as_micros() as f64 / 1_000.0
 }
 
-fn of_state(state: MemberState) -> status::MemberState {
+pub(super) fn of_state(state: MemberState) -> status::MemberState {
     match state {
         MemberState::Myself => status::MemberState::Own,
         MemberState::Joining => status::MemberState::Joining,
