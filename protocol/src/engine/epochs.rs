@@ -142,7 +142,7 @@ impl Engine {
 
     /// The newest epoch is another than before: links that are held up because they stand under an older one are made
     /// again, and whoever sleeps is told.
-    fn on_newest_epoch(&mut self, time: Time) {
+    pub(super) fn on_newest_epoch(&mut self, time: Time) {
         let held_up: Vec<DeviceId> = self
             .peers
             .iter()

@@ -35,6 +35,9 @@ use crate::wire::message::{CLOSE_REMOVED, Message};
 /// user still waits for it. A packet starts anew.
 const MAX_ATTEMPTS: u32 = 6;
 
+/// Two initiations are at least so far apart: they are told apart by their time, in milliseconds.
+const APART: Duration = Duration::from_millis(5);
+
 /// What of a veiled datagram the handshake needs.
 pub(super) struct Unveiled<'v> {
     pub(super) header: VeilHeader,
@@ -59,9 +62,15 @@ impl Engine {
         if peer.sessions.current(time.now).is_some() {
             return;
         }
-        let number = match &peer.attempt {
+        let is_waited_for = peer.is_waited_for();
+        let number = match &mut peer.attempt {
+            // Of two of one millisecond the later would be dropped as a replay.
+            Some(attempt) if time.now < attempt.sent_at + APART => {
+                attempt.retry_at = attempt.retry_at.min(time.now + APART);
+                return;
+            }
             Some(attempt) => attempt.number,
-            None if peer.is_waited_for() => 0,
+            None if is_waited_for => 0,
             None => return,
         };
         if peer.hastened.take(time.now) {

@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod bulletins;
 mod candidates;
 mod circuits;
 mod clocks;
@@ -75,6 +76,7 @@ pub use trail::{LookedUp, Step};
 
 use admin::Leaving;
 use arriving::Arriving;
+use bulletins::Bulletins;
 use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
@@ -156,6 +158,7 @@ pub struct Engine {
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
     finding: Finding,
+    bulletins: Bulletins,
     /// The number of the next own pipe.
     next_circuit: u32,
     spread: Option<Spread>,
@@ -226,6 +229,7 @@ impl Engine {
             is_removed: false,
             addresses: None,
             finding: Finding::new(config.vpi),
+            bulletins: Bulletins::default(),
             next_circuit: 0,
             spread: None,
             upkeep: Upkeep::default(),
@@ -324,6 +328,7 @@ impl Engine {
             self.keep_up(time);
             self.stun_due(time);
             self.find(time);
+            self.do_bulletins(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -344,6 +349,7 @@ impl Engine {
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
             (self.finding.poll_timeout(), "dht"),
+            (self.bulletins.poll_timeout(), "bulletins"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
