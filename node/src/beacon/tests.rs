@@ -54,6 +54,7 @@ impl Running {
             stun: vec![any],
             peers: peers.to_vec(),
             external: Vec::new(),
+            addresses: None,
             json: true,
         };
         let folder = BeaconFolder::open(state).unwrap();
@@ -259,6 +260,7 @@ async fn a_port_that_is_taken_is_named() {
         stun: vec![stun],
         peers: Vec::new(),
         external: Vec::new(),
+        addresses: None,
         json: false,
     };
     for (options, named) in [
