@@ -42,6 +42,7 @@ mod task;
 mod tests;
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -131,9 +132,9 @@ impl Swarm {
         self.asks.try_send(ask).map_err(mpsc::error::TrySendError::into_inner)
     }
 
-    /// Waits for what is told next. A call that is given up loses nothing.
-    pub(crate) async fn told(&mut self) -> Option<Told> {
-        self.told.recv().await
+    /// What is told next; `None` once the task has ended.
+    pub(crate) fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<Option<Told>> {
+        self.told.poll_recv(context)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The beacons that this device knows: how near they are, and how they did when they were last tried.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
@@ -26,6 +27,17 @@ pub(crate) enum BeaconState {
     Silent,
     /// This device is reachable there.
     Reserved,
+}
+
+impl fmt::Display for BeaconState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Answers => "answers",
+            Self::Silent => "silent",
+            Self::Reserved => "reserved",
+        })
+    }
 }
 
 /// One beacon as the user sees it.

@@ -213,7 +213,7 @@ async fn an_owner_who_reads_nothing_keeps_little_and_loses_nothing_that_was_told
         // As slow as a driver is; a burst beyond the queue would be lost.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert!(callee.swarm.told().now_or_never().is_some());
+    assert!(poll_fn(|cx| callee.swarm.poll_told(cx)).now_or_never().is_some());
     let mut last = 0;
     while last < 39 {
         let frame = callee.frame(inbound).await;

@@ -4,6 +4,7 @@ mod beacon;
 mod circuits;
 mod finding;
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -53,7 +54,7 @@ impl Member {
         }
         let wait = async {
             loop {
-                let told = self.swarm.told().await.expect("the task runs");
+                let told = poll_fn(|cx| self.swarm.poll_told(cx)).await.expect("the task runs");
                 match wanted(&told) {
                     Some(found) => return found,
                     None => self.kept.push(told),
