@@ -80,9 +80,13 @@ impl Beside {
         Self { path, read: Vec::new(), every: LOOK_EVERY, look_at: Instant::now() }
     }
 
-    /// Waits until it is elsewhere than before, is gone or has come; returns its TCP addresses. A call that is given up loses
-    /// nothing.
-    pub(crate) async fn changed(&mut self) -> &[Beacon] {
+    /// Its TCP addresses, as they were read last.
+    pub(crate) fn beacons(&self) -> &[Beacon] {
+        &self.read
+    }
+
+    /// Waits until it is elsewhere than before, is gone or has come. A call that is given up loses nothing.
+    pub(crate) async fn changed(&mut self) {
         loop {
             sleep_until(self.look_at).await;
             self.look_at = Instant::now() + jittered(self.every);
@@ -92,7 +96,7 @@ impl Beside {
             });
             if read != self.read {
                 self.read = read;
-                return &self.read;
+                return;
             }
         }
     }
@@ -130,17 +134,20 @@ mod tests {
         let often = Duration::from_millis(5);
         let mut beside = Beside { every: often, ..Beside::new(path.clone()) };
         let sign = Sign::put_up(&path, &lines(&[TCP, QUIC])).unwrap();
-        assert_eq!(beside.changed().await, [TCP.parse().unwrap()]);
+        beside.changed().await;
+        assert_eq!(beside.beacons(), [TCP.parse().unwrap()]);
         assert_eq!(Sign::put_up(&path, &[]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(sign);
         assert!(!path.exists());
-        assert_eq!(beside.changed().await, []);
+        beside.changed().await;
+        assert_eq!(beside.beacons(), []);
         // What a crash leaves.
         fs::write(&path, format!("{TCP}\n")).unwrap();
         let nothing = tokio::time::timeout(20 * often, beside.changed());
         assert!(nothing.await.is_err());
         let _sign = Sign::put_up(&path, &lines(&[TCP])).unwrap();
-        assert_eq!(beside.changed().await, [TCP.parse().unwrap()]);
+        beside.changed().await;
+        assert_eq!(beside.beacons(), [TCP.parse().unwrap()]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
     }
 

@@ -8,6 +8,7 @@
 //! at a time. Tables are filled as after a long time together: nobody has to be dialled back. Dead beacons answer nothing at all,
 //! as hosts that are gone, and are in the tables of the others still. The figures stand in `simulations/expected/dht.txt`.
 
+use std::future::poll_fn;
 use std::time::Instant;
 
 use ::protocol::identity::sha256;
@@ -227,7 +228,7 @@ async fn lookup(member: &mut Member, record: &Record, is_put: bool) -> (bool, u3
     member.ask(ask).unwrap();
     let told = async {
         loop {
-            match member.told().await.expect("the member runs") {
+            match poll_fn(|cx| member.poll_told(cx)).await.expect("the member runs") {
                 Told::Found { values, answered, .. } => break (values.contains(&record.value), answered),
                 Told::Stored { copies, .. } => break (copies > 0, copies),
                 _ => {}
