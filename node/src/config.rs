@@ -10,6 +10,7 @@
 //! lan = true          # find members on the same network by veiled announcements
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
+//! beacon = true       # members are told of the beacon that runs beside this node; or the file in which it says its addresses
 //! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
 //! ```
 
@@ -23,6 +24,7 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::beacon::beside::ADDRESSES;
 use crate::names::is_alias;
 use crate::swarm::Beacon;
 
@@ -65,6 +67,8 @@ pub(crate) struct Settings {
     pub stun: Vec<SocketAddr>,
     /// Beacons that every VPI of this node may be found through, beside those that it knows itself; default none.
     pub beacons: Vec<String>,
+    /// Where the beacon that runs beside this node says its addresses; default: none runs.
+    pub beacon: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -77,6 +81,7 @@ impl Default for Settings {
             dns: None,
             stun: Vec::new(),
             beacons: Vec::new(),
+            beacon: None,
         }
     }
 }
@@ -145,6 +150,17 @@ pub(crate) enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The beacon beside this node is no file.
+    #[error(
+        "settings file {path}: beacon is {value}, it must be true, false, or the file that `vpi beacon --addresses` writes, \
+         such as \"{ADDRESSES}\""
+    )]
+    NotFile {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        value: String,
+    },
     /// Too many STUN servers.
     #[error("settings file {path}: stun names {count} servers, leave at most {STUN_MAX}")]
     StunMany {
@@ -182,6 +198,7 @@ struct File {
     stun: Vec<String>,
     #[serde(default)]
     beacons: Vec<String>,
+    beacon: Option<toml::Value>,
 }
 
 impl Settings {
@@ -217,6 +234,7 @@ impl Settings {
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
             stun: stun(path, file.stun)?,
             beacons: beacons(path, file.beacons)?,
+            beacon: file.beacon.map_or(Ok(None), |value| beacon(path, &value))?,
         })
     }
 }
@@ -255,6 +273,15 @@ fn beacons(path: &Path, values: Vec<String>) -> Result<Vec<String>, ConfigError>
         }
     }
     Ok(values)
+}
+
+/// Reads whether a beacon runs beside this node, and where it says its addresses.
+fn beacon(path: &Path, value: &toml::Value) -> Result<Option<PathBuf>, ConfigError> {
+    match value {
+        toml::Value::Boolean(runs) => Ok(runs.then(|| ADDRESSES.into())),
+        toml::Value::String(file) if Path::new(file).is_absolute() => Ok(Some(file.into())),
+        _ => Err(ConfigError::NotFile { path: path.to_owned(), value: value.to_string() }),
+    }
 }
 
 fn line_of(text: &str, error: &toml::de::Error) -> usize {
@@ -326,6 +353,17 @@ mod tests {
         }
         let many = format!("stun = [{}]", "\"192.0.2.7:3478\",".repeat(9));
         assert!(parse(&many).unwrap_err().contains("at most 8"));
+    }
+
+    #[test]
+    fn a_beacon_beside_the_node_says_its_addresses_where_its_unit_does_or_in_a_file() {
+        assert_eq!(parse("beacon = false").unwrap().beacon, None);
+        assert_eq!(parse("beacon = true").unwrap().beacon, Some(ADDRESSES.into()));
+        assert_eq!(parse("beacon = \"/run/b\"").unwrap().beacon, Some("/run/b".into()));
+        for bad in ["1", "\"addresses\"", "\"\"", "[]"] {
+            let reason = parse(&format!("beacon = {bad}")).unwrap_err();
+            assert!(reason.contains("beacon is") && reason.contains("--addresses"), "{reason}");
+        }
     }
 
     #[test]

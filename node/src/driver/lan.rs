@@ -23,6 +23,7 @@ impl Node {
             let own = own_addresses(vpi, &addresses);
             vpi.place(&self.options.settings, own, time);
         }
+        self.on_beside();
         if !is_wanted || self.vpis.is_empty() {
             self.lan = None;
             return;

@@ -20,7 +20,10 @@ use protocol::path::Remote;
 use protocol::wire::header;
 use tracing::{debug, warn};
 
+use super::node::Node;
+use super::time;
 use super::vpi::Vpi;
+use crate::beacon::beside::Beside;
 use crate::config::Settings;
 use crate::pump::Seen;
 use crate::swarm::{Ask, Beacon, BeaconStatus, INBOUND, Swarm, Told};
@@ -41,6 +44,8 @@ pub(super) struct Way {
     /// Beacons and STUN servers of the node's settings.
     named: Vec<String>,
     stun: Vec<SocketAddr>,
+    /// The beacon that runs beside this node.
+    own: Vec<Beacon>,
     /// As the swarm was told.
     beacons: Vec<Beacon>,
     status: Vec<BeaconStatus>,
@@ -87,6 +92,24 @@ pub(super) async fn told(vpis: &mut BTreeMap<VpiId, Vpi>) -> (VpiId, Option<Told
     .await
 }
 
+/// Waits until the beacon beside this node is elsewhere; without one, for ever.
+pub(super) async fn moved(beside: &mut Option<Beside>) {
+    match beside {
+        Some(beside) => beside.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Node {
+    /// Tells every VPI where the beacon beside this node is.
+    pub(super) fn on_beside(&mut self) {
+        let (own, time) = (self.beside.as_ref().map_or(&[][..], Beside::beacons), time());
+        for vpi in self.vpis.values_mut() {
+            vpi.stand_beside(own, time);
+        }
+    }
+}
+
 impl Vpi {
     /// Takes in the node's settings, and where this machine is: elsewhere it is somebody else to beacons.
     pub(super) fn place(&mut self, settings: &Settings, addresses: Vec<SocketAddr>, time: Time) {
@@ -104,8 +127,17 @@ impl Vpi {
         }
     }
 
-    /// Brings the swarm in line with the beacons that are known: named by the settings, the token and the command that
-    /// founded the VPI, then those that members say they are reached over.
+    /// Takes in where the beacon beside this node is. This device is reached over it where it reaches it itself, and so the
+    /// others are told of it.
+    pub(super) fn stand_beside(&mut self, own: &[Beacon], time: Time) {
+        if self.way.own != own {
+            self.way.own = own.to_vec();
+            self.look_at_beacons(time);
+        }
+    }
+
+    /// Brings the swarm in line with the beacons that are known: the one beside this node, those named by the settings, the
+    /// token and the command that founded the VPI, then those that members say they are reached over.
     pub(super) fn look_at_beacons(&mut self, time: Time) {
         if self.engine.is_removed() {
             self.way.swarm = None;
@@ -113,8 +145,9 @@ impl Vpi {
         }
         let told = self.engine.beacons().map(str::to_owned);
         let texts = self.settings.beacons.iter().chain(&self.way.named).cloned().chain(told);
+        let others = texts.filter_map(|text| text.parse().ok());
         let mut beacons: Vec<Beacon> = Vec::new();
-        for beacon in texts.filter_map(|text| text.parse().ok()) {
+        for beacon in self.way.own.iter().copied().chain(others) {
             if !beacons.contains(&beacon) {
                 beacons.push(beacon);
             }
@@ -123,6 +156,7 @@ impl Vpi {
             self.way = Way {
                 swarm: Some(Swarm::start()),
                 named: std::mem::take(&mut self.way.named),
+                own: std::mem::take(&mut self.way.own),
                 stun: std::mem::take(&mut self.way.stun),
                 addresses: self.way.addresses.take(),
                 ..Way::default()

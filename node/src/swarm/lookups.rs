@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A lookup is never ended by its first value: then the beacon that answers first would decide. It is ended by the clock: after
-//! [`SETTLE`] with what there is, if there is anything; with nothing, after [`DEADLINE`]. A put is read back because a beacon
-//! that keeps nothing says the same as one that keeps all.
+//! [`SETTLE`] with what there is, if there is anything; with nothing, after [`DEADLINE`]. What the owner of the key has not
+//! signed is nothing: whoever makes it up gains no time by it. A put is read back because a beacon that keeps nothing says the
+//! same as one that keeps all.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -17,7 +18,7 @@ use libp2p::kad::{
     self, GetClosestPeersError, GetClosestPeersOk, GetRecordOk, PeerInfo, ProgressStep, QueryId, QueryResult,
     QueryStats, Quorum, Record,
 };
-use protocol::discovery::record::MAX_VALUE_BYTES;
+use protocol::discovery::record::is_signed;
 use tokio::time::Instant;
 
 use super::Told;
@@ -34,8 +35,8 @@ const SEEDS: usize = 20;
 const SETTLE: Duration = Duration::from_millis(2_000);
 /// When it ends with nothing (chosen: below the 10 s in which members find each other).
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). None is longer than a
-/// record can be.
+/// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). All are signed for their
+/// key, so none is longer than a record can be.
 const VALUES: usize = 64;
 
 struct Job {
@@ -223,12 +224,15 @@ impl Lookups {
 
 impl Running {
     fn on_found(&mut self, record: Record) {
-        if record.key.as_ref() != self.key.as_slice() || record.value.len() > MAX_VALUE_BYTES {
+        if record.key.as_ref() != self.key.as_slice() {
             return;
         }
         if let Stage::Counting { value, copies } = &mut self.stage {
             *copies += u32::from(*value == record.value);
-        } else if self.values.len() < VALUES && !self.values.contains(&record.value) {
+        } else if self.values.len() < VALUES
+            && !self.values.contains(&record.value)
+            && is_signed(&self.key, &record.value)
+        {
             self.values.push(record.value);
         }
     }
