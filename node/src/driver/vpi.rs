@@ -280,7 +280,7 @@ impl Vpi {
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
-                self.on_wish(event, time)
+                self.on_wish(event, time);
             }
             Event::Joined => {
                 self.has_other_beacons = true;
