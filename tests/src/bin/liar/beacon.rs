@@ -14,7 +14,7 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, identity, noise, ping, relay, tcp,
     yamux,
 };
-use tests::kademlia::{NAME, Question, take_varint, varint};
+use ::tests::kademlia::{NAME, Question, take_varint, varint};
 use tokio::sync::mpsc;
 
 use crate::lies::{Answer, Lies};

@@ -15,7 +15,7 @@ use protocol::discovery::slot::slot_of;
 use protocol::identity::{Secret, VpiId};
 use protocol::random::Rng;
 use rand_core::SeedableRng as _;
-use tests::kademlia::{Peer, Question};
+use ::tests::kademlia::{Peer, Question};
 
 /// Peers that do not exist; the closest twenty of them are closer to any key than most that do.
 const MADE_UP: usize = 2_000;
