@@ -21,6 +21,8 @@ mod invites;
 #[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
+mod labs;
+#[cfg(feature = "netns")]
 mod lan;
 #[cfg(feature = "netns")]
 mod loopback;
