@@ -47,6 +47,8 @@ mod roaming;
 #[cfg(feature = "netns")]
 mod rogue;
 #[cfg(feature = "netns")]
+mod statics;
+#[cfg(feature = "netns")]
 mod wan;
 
 #[cfg(not(feature = "netns"))]
