@@ -215,7 +215,7 @@ impl Peer {
     pub(super) fn begin_exchange(&mut self, now: Instant) {
         self.exchange = Exchange::start();
         self.exchange_at = Some(now);
-        self.asking = Asking::default();
+        self.asking.begin();
     }
 
     /// Sets what the objects say; returns whether the forwarder must be told.

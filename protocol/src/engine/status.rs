@@ -7,7 +7,7 @@ use super::Engine;
 use super::peer::{Peer, Reach};
 use crate::alias::assign::preferred_suffix;
 use crate::identity::{DeviceId, InviteId, VpiId};
-use crate::membership::object::Target;
+use crate::membership::object::{Kind, Object, Target};
 use crate::membership::{Alarm, InviteState, Waiting};
 use crate::path::Remote;
 
@@ -141,6 +141,25 @@ impl Engine {
     pub fn counters(&self) -> Counters {
         let sessions = self.peers.values().map(|peer| peer.sessions.iter().count() as u64).sum();
         Counters { sessions, ..self.counters }
+    }
+
+    /// Says whether this device is still joining.
+    #[must_use]
+    pub fn is_joining(&self) -> bool {
+        self.joining.is_some()
+    }
+
+    /// The objects that belong in the log: all but Presences, and the word of leaving. What was stored and is not among
+    /// them counts no more.
+    pub fn lasting_objects(&self) -> impl Iterator<Item = &Object> {
+        let lasting = self.roster.objects().iter().filter(|object| object.kind() != Kind::Presence);
+        lasting.chain(self.farewell_word())
+    }
+
+    /// Bytes of these together, or a little more.
+    #[must_use]
+    pub fn lasting_bytes(&self) -> u64 {
+        self.roster.objects().bytes() as u64
     }
 
     /// The newest epoch's number.
