@@ -9,6 +9,7 @@ use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Kind, Object, Reason};
+use crate::relay::consent::Consent;
 use crate::wire::message::{CLOSE_STOPS, Message};
 
 /// What an invite is to be, and the addresses that its token names.
@@ -51,6 +52,8 @@ pub enum Command {
     Addresses(Vec<SocketAddr>),
     /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
     StunServers(Vec<SocketAddr>),
+    /// Whether datagrams are passed on for fellow members.
+    Relay(Consent),
     /// A former static key of this device's.
     Static(StaticSecret),
     /// Make this the static key of this device; it is on disk.
@@ -102,6 +105,7 @@ impl Engine {
                 self.on_addresses(addresses, time);
             }
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
+            Command::Relay(consent) => self.on_consent(consent, time),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {

@@ -35,6 +35,7 @@ mod peer;
 mod presence;
 mod proof;
 mod reach;
+mod relaying;
 mod roster;
 mod spread;
 mod statics;
@@ -77,6 +78,7 @@ use joining::Joining;
 use lan::Lan;
 use outbox::Outbox;
 use peer::Peer;
+use relaying::Relaying;
 use roster::Roster;
 use spread::Spread;
 use upkeep::Upkeep;
@@ -149,6 +151,7 @@ pub struct Engine {
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
+    relaying: Relaying,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -216,6 +219,7 @@ impl Engine {
             lan: Lan::default(),
             is_removed: false,
             addresses: None,
+            relaying: Relaying::default(),
             spread: None,
             upkeep: Upkeep::default(),
             epoch_at: None,
@@ -312,6 +316,7 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.stun_due(time);
+            self.circuits_due(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -331,6 +336,7 @@ impl Engine {
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
+            (self.relaying.circuits.poll_timeout(), "relay"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -453,7 +459,9 @@ impl Engine {
 
     /// Forgets a device that is no member any more, with its sessions, keys and packets, in this very step.
     fn remove_peer(&mut self, device: &DeviceId, time: Time) {
+        self.close_circuits(device, time);
         if let Some(peer) = self.peers.remove(device) {
+            self.forget_legs(&peer.relays);
             if peer.path.remote().is_some() {
                 self.out.events.push_back(Event::Link { device: *device, is_up: false });
             }
@@ -462,6 +470,7 @@ impl Engine {
             self.aliases.retire(device, time.wall_secs());
             self.out.events.push_back(Event::Pinned);
         }
+        self.lose_legs_by(device, time);
     }
 
     /// The link's peer.

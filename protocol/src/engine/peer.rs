@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::candidates::ASKED_FOR;
+use super::candidates::Patience;
 use super::epochs::Asking;
 use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
+use super::relaying::Relays;
 use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
@@ -37,6 +38,8 @@ const URGENT_OBJECTS: Rate = Rate { per_second: 4.0, burst: 4_096.0 };
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
     pub(super) initiation: Initiation,
+    /// What was sent.
+    pub(super) datagram: Vec<u8>,
     /// SHA-256 of the secret of the epoch that it was made under.
     pub(super) epoch: [u8; 32],
     /// Our receiver index of the session to be.
@@ -102,6 +105,7 @@ pub(super) struct Peer {
     pub(super) compare_at: Option<Instant>,
     /// When it was told this device's candidates.
     pub(super) told_at: Option<Instant>,
+    pub(super) relays: Relays,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
     pub(super) sessions: Sessions,
@@ -174,6 +178,7 @@ impl Peer {
             is_looking: false,
             compare_at: None,
             told_at: None,
+            relays: Relays::default(),
             heard: Heard::default(),
             sessions: Sessions::default(),
             attempt: None,
@@ -230,6 +235,16 @@ impl Peer {
         (fresh, stale)
     }
 
+    /// Says whether a handshake goes by way of others, too: where no direct path answers.
+    pub(super) fn goes_by_legs(&self) -> bool {
+        self.is_silent() || self.path.remote().and_then(Remote::udp).is_none()
+    }
+
+    /// Says whether packets or pings wait for the link.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.held.is_empty() || !self.pings.waiting.is_empty()
+    }
+
     /// Says whether packets may pass on a session of this peer.
     pub(super) fn is_settled(&self) -> bool {
         self.settlement == Settlement::Done
@@ -248,10 +263,11 @@ impl Peer {
 
     /// When the path that is used is to be doubted.
     fn doubt_at(&self) -> Option<Instant> {
-        let silent_at = self.timers.silent_at()?;
+        let patience = Patience::of(self.path.remote()?);
+        let silent_at = self.timers.silent_at(patience.silent_after)?;
         match self.quiet {
             Quiet::No => Some(silent_at),
-            Quiet::Asked(at) => Some(at + ASKED_FOR),
+            Quiet::Asked(at) => Some(at + patience.asked_for),
             Quiet::Looking(..) => None,
         }
     }
@@ -279,6 +295,7 @@ impl Peer {
             (said(self.punch.poll_timeout()), "check"),
             (said(self.punch.again_at().filter(|_| self.is_looking)), "better path"),
             (said(self.doubt_at()), "silence"),
+            (self.relays.legs.look_at(), "relay"),
             (said(self.exchange.poll_timeout()), "exchange"),
             (said(self.news.poll_timeout()), "news"),
             (said(self.asking.poll_timeout()), "epoch secret"),

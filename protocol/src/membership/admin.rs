@@ -210,6 +210,8 @@ pub struct Place<'p> {
     pub candidates: &'p [SocketAddr],
     /// The number of its NAT's class; 0 while unknown.
     pub nat: u8,
+    /// What it does for others.
+    pub flags: u64,
 }
 
 /// Makes the Presence of `device` at `place`; `counter` is one more than that of its last, or 0.
@@ -236,7 +238,7 @@ pub fn presence(
         candidates: told.collect(),
         beacon: None,
         nat: place.nat,
-        flags: 0,
+        flags: place.flags,
         extensions: Extensions::default(),
     });
     Object::sign(vpi, &body, &[device])
