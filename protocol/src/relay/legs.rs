@@ -165,18 +165,20 @@ impl Legs {
 
     /// What is to be done, `relays` being who could pass datagrams on, the best first.
     pub fn act(&mut self, need: Need, relays: &[DeviceId], rng: &mut Rng, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
         if need == Need::Now && self.need != Need::Now {
-            // Whatever there was before: nothing is worse than no path.
+            // Whatever there was before: nothing is worse than no path. Who passes on may have lost sight of this end.
             self.resting.clear();
             self.legs.iter_mut().for_each(|leg| leg.check_at = now);
+            acts.extend(self.legs.iter().map(|leg| Act::Ask(leg.relay)));
         }
         self.need = need;
         self.look_at = None;
         if need == Need::None {
             self.asked.clear();
-            return Vec::new();
+            return acts;
         }
-        let mut acts = self.ask(relays, rng, now);
+        acts.extend(self.ask(relays, rng, now));
         if need != Need::Handshake {
             acts.extend(self.check(rng, now));
         }
@@ -467,6 +469,7 @@ mod tests {
         assert!(setup.legs.is_due(Need::Now, setup.now) && !setup.legs.is_due(Need::Spare, setup.now));
         let acts = setup.act(Need::Now, &[1, 2]);
         assert_eq!(acts.iter().filter(|act| matches!(act, Act::Check { .. })).count(), 2);
+        assert!([1, 2].iter().all(|n| acts.contains(&Act::Ask(relay(*n)))), "{acts:?}");
         assert!(setup.legs.best(setup.now).is_some());
         assert!(setup.legs.best(setup.now + SILENT_FOR).is_none());
     }

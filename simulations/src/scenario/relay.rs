@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use protocol::engine::MemberState;
+use protocol::engine::{Command, MemberState};
 use protocol::identity::DeviceId;
 
 use super::setup::{CONVERGENCE, agreed, founder, invite, joined, joiner, talk};
 use super::{ms, secs};
 use crate::action::Action;
+use crate::host::Input;
 use crate::net::link::Conditions;
 use crate::net::nat::Kind;
 use crate::world::World;
@@ -71,11 +72,13 @@ fn die(world: &mut World, relay: usize, round_trip: Duration) -> Result<(), Stri
     }
 }
 
-/// Both get NATs that others can find a way through: they are direct in a while.
+/// Both come to stand behind NATs that others can find a way through: they are direct in a while.
 fn meet(world: &mut World) -> Result<(), String> {
-    for site in 0..world.sites.len() {
+    for host in [ENDS.0, ENDS.1] {
         let kind = *world.chance.pick(&[Kind::PortPreserving, Kind::Translating, Kind::Independent]);
-        world.replace_nat(site, kind);
+        world.move_behind(host, kind);
+        let addresses = world.hosts[host].addresses();
+        world.give(host, Input::Command(Command::Addresses(addresses)))?;
     }
     if world.run_until(UPGRADED_WITHIN, |world| matches!(relay_of(world), Ok(None)))? {
         return Ok(());

@@ -12,14 +12,19 @@ impl World {
         self.site = None;
         if kind != Kind::Public {
             self.site = Some(self.sites.len());
-            self.sites.push(Site::new(kind, outside(self.sites.len())));
+            let outside = Ipv4Addr::new(203, 0, 113, 101 + self.sites.len() as u8);
+            self.sites.push(Site::new(kind, outside));
         }
     }
 
-    /// The NAT of a site is another from here on, at the same address; it knows no flow.
-    pub(crate) fn replace_nat(&mut self, site: usize, kind: Kind) {
-        self.trace.line(self.now, format_args!("site {site} is behind {kind:?}"));
-        self.sites[site] = Site::new(kind, outside(site));
+    /// The host is behind a NAT of this kind from here on, alone.
+    pub(crate) fn move_behind(&mut self, host: usize, kind: Kind) {
+        self.stand_behind(kind);
+        let site = self.site.map_or(0, |site| site as u8);
+        let address = SocketAddr::from(([10, site, 0, host as u8 + 1], 41_414));
+        (self.hosts[host].address, self.hosts[host].site) = (address, self.site);
+        self.known.push((address, host));
+        self.trace.line(self.now, format_args!("{host} is at {address} behind {kind:?}"));
     }
 
     /// As whom `host` sends to `to`; none if it is lost at its NAT.
@@ -57,9 +62,4 @@ impl World {
         let is_near = |host: &Host| host.site == site || (host.site.is_some() && host.site == home);
         self.hosts.iter().position(|host| host.addresses().contains(&to) && host.is_awake() && is_near(host))
     }
-}
-
-/// The address of a site in the internet.
-fn outside(site: usize) -> Ipv4Addr {
-    Ipv4Addr::new(203, 0, 113, 101 + site as u8)
 }
