@@ -159,6 +159,11 @@ impl Lab {
             }
             Inbound::Veiled { from, bytes } => there.engine.handle_datagram(from, bytes, time),
             Inbound::Stun { from, bytes } => there.engine.handle_stun(from, bytes, time),
+            Inbound::PassOn { to, bytes } => {
+                let from = there.address;
+                self.wire.push_back(Flight { from, to, bytes: bytes.to_vec() });
+                Ok(())
+            }
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };
