@@ -173,8 +173,11 @@ fn with_an_ex_member(lab: &Lab) -> Result<(Removal, Vec<Vec<u8>>)> {
     Ok((Removal { pair, exile, replayed }, recorded))
 }
 
+/// What a kind of probe is called, and its datagrams.
+type Kind = (&'static str, Vec<Vec<u8>>);
+
 /// What somebody who was removed can send, with the keys of that time and a clock that is right.
-fn crafted(exile: &mut Rogue, replayed: &[Vec<u8>]) -> Result<Vec<(&'static str, Vec<Vec<u8>>)>> {
+fn crafted(exile: &mut Rogue, replayed: &[Vec<u8>]) -> Result<Vec<Kind>> {
     let mut made = vec![("an ex-member's own, replayed", replayed.to_vec())];
     for (kind, order) in [
         ("an ex-member's initiation, its newest epoch", json!({"sort": "initiation"})),

@@ -242,19 +242,13 @@ impl<'m> Message<'m> {
                 out.push(0x15);
                 ids.iter().take(PAGE_IDS).for_each(|id| out.extend_from_slice(&id.0));
             }
-            Self::Ask { id } => {
-                out.push(0x16);
-                out.extend_from_slice(&id.0);
-            }
+            Self::Ask { id } => put(&mut out, 0x16, &id.0),
             Self::Secret { id, secret } => {
                 out.push(0x17);
                 out.extend_from_slice(&id.0);
                 secret.iter().for_each(|secret| out.extend_from_slice(&secret.0));
             }
-            Self::Open { device } => {
-                out.push(0x20);
-                out.extend_from_slice(&device.0);
-            }
+            Self::Open { device } => put(&mut out, 0x20, &device.0),
             Self::Opened { device, label, is_question } => {
                 out.push(0x21);
                 out.extend_from_slice(&device.0);
@@ -266,10 +260,7 @@ impl<'m> Message<'m> {
                 out.extend_from_slice(&device.0);
                 out.push(*reason);
             }
-            Self::Closed { device } => {
-                out.push(0x23);
-                out.extend_from_slice(&device.0);
-            }
+            Self::Closed { device } => put(&mut out, 0x23, &device.0),
             Self::Close { reason } => out.extend_from_slice(&[0x3f, *reason]),
         }
         out
@@ -362,6 +353,11 @@ impl<'m> Message<'m> {
     fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
         Ok(Self::List { kind: reader.u8()?, page: reader.u16()?, ids: reader.ids()? })
     }
+}
+
+fn put(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(bytes);
 }
 
 /// What is left to read.
