@@ -9,7 +9,8 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::capture::{Capture, Frame};
 use tests::probe::{
-    MULTICAST, Material, Probe, besiege, knock, listening, lost_in_queue, probes, unasked, was_a_siege,
+    Crafted, MULTICAST, Material, Probe, besiege, knock, listening, lost_in_queue, probes, unasked,
+    was_a_siege,
 };
 use tests::traffic::{EchoServer, Flow, Listener, read_greeting};
 use tests::{Host, Lab, Member, Pair, Rogue, one_at_a_time, scenario, wait};
@@ -41,19 +42,18 @@ fn a_hundred_thousand_probes_get_no_answer_and_do_no_harm() {
             let probes = probes(PROBES / 2, &material, seed);
             let silence = besiege(lab, (stranger, &a.host), &to, &probes, &[b.host.address])?;
             was_a_siege(&silence, probes.len(), material.kinds())?;
-            anyhow::Ok(silence)
+            anyhow::Ok((silence, knock(lab, stranger, &a.host)?))
         };
         let before = drops(&a.host)?;
         let server = EchoServer::start(&a.host, 0)?;
         let flow = Flow::start(&b.host, (pair.b_to_a, server.port).into(), Duration::from_millis(10))?;
         flow.first_echo_after(Instant::now(), Duration::from_secs(5))?;
-        let busy = siege(SEED)?;
+        let (busy, _) = siege(SEED)?;
         let gap = flow.longest_gap()?;
         ensure!(gap < GAP_LIMIT, "the member was not served for {gap:?}");
         drop((flow, server));
-        let idle = siege(SEED + 1)?;
+        let (idle, refused) = siege(SEED + 1)?;
         were_judged(&before, &drops(&a.host)?)?;
-        let refused = knock(lab, stranger, &a.host)?;
         let lost = lost_in_queue(&a.host, a.port()?)?;
         ensure!(lost == 0, "{lost} probes were lost in the kernel before the node read them");
         ensure!(ports_of(&a.host, a.port()?)? == ports, "other sockets than before");
@@ -173,11 +173,8 @@ fn with_an_ex_member(lab: &Lab) -> Result<(Removal, Vec<Vec<u8>>)> {
     Ok((Removal { pair, exile, replayed }, recorded))
 }
 
-/// What a kind of probe is called, and its datagrams.
-type Kind = (&'static str, Vec<Vec<u8>>);
-
 /// What somebody who was removed can send, with the keys of that time and a clock that is right.
-fn crafted(exile: &mut Rogue, replayed: &[Vec<u8>]) -> Result<Vec<Kind>> {
+fn crafted(exile: &mut Rogue, replayed: &[Vec<u8>]) -> Result<Vec<Crafted>> {
     let mut made = vec![("an ex-member's own, replayed", replayed.to_vec())];
     for (kind, order) in [
         ("an ex-member's initiation, its newest epoch", json!({"sort": "initiation"})),

@@ -1,6 +1,7 @@
 //! The scenarios: promises to the user, each kept by the real binary in a network of its own.
 //!
-//! They need root, and are behind the feature `netns`: `cargo test --release -p tests --features netns`.
+//! They need root, and are behind the feature `netns`. The whole workspace is chosen with them, so that their rogue and the
+//! binary under test share what is built: `cargo test --release --workspace --features tests/netns --test scenarios`.
 
 #[cfg(feature = "netns")]
 mod applications;
@@ -55,5 +56,5 @@ mod wan;
 
 #[cfg(not(feature = "netns"))]
 #[test]
-#[ignore = "the scenarios need root and network namespaces: cargo test --release -p tests --features netns"]
+#[ignore = "the scenarios need root and network namespaces: netns-scripts/test.sh build scenarios"]
 fn scenarios_run_with_the_feature_netns() {}

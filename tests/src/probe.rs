@@ -18,7 +18,7 @@ use crate::{Host, Lab, wait};
 
 mod forms;
 
-pub use forms::{Material, Probe, probes};
+pub use forms::{Crafted, Material, Probe, probes};
 
 /// Where nodes on one lan announce themselves (protocol/README); a node need not listen there.
 pub const MULTICAST: (Ipv4Addr, u16) = (Ipv4Addr::new(239, 255, 86, 73), 41_413);

@@ -14,9 +14,12 @@ pub struct Probe {
 pub struct Material {
     /// Genuine datagrams that the node once took.
     pub recorded: Vec<Vec<u8>>,
-    /// Kinds of datagrams that somebody with keys made, and as many of each as there are.
-    pub crafted: Vec<(&'static str, Vec<Vec<u8>>)>,
+    /// What somebody with keys made.
+    pub crafted: Vec<Crafted>,
 }
+
+/// A kind, and as many datagrams of it as there are.
+pub type Crafted = (&'static str, Vec<Vec<u8>>);
 
 impl Material {
     /// How many kinds of probes it gives.
