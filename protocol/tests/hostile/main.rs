@@ -9,6 +9,7 @@
 mod candidates;
 mod lab;
 mod lan;
+mod relay;
 mod review;
 
 use std::net::SocketAddr;
