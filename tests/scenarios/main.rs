@@ -42,6 +42,8 @@ mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
+mod relay;
+#[cfg(feature = "netns")]
 mod removal;
 #[cfg(feature = "netns")]
 mod restart;

@@ -63,9 +63,9 @@ impl Timers {
         self.unanswered_since.get_or_insert(now);
     }
 
-    /// Notes that the link serves others' packets.
-    pub fn on_used(&mut self, now: Instant) {
-        self.used_at = Some(now);
+    /// Notes that the link serves others' packets, as if an application had used it at `at`.
+    pub fn on_used(&mut self, at: Instant) {
+        self.used_at = self.used_at.max(Some(at));
     }
 
     /// Notes that something was received lately; `packets` says whether packets were among it.
