@@ -60,6 +60,8 @@ pub(crate) struct Lab {
     pub(crate) heard: Vec<Flight>,
     /// What beacons hold: the newest value of each key.
     pub(crate) dht: BTreeMap<[u8; 32], Vec<u8>>,
+    /// Two nodes that do not hear each other.
+    pub(crate) apart: Option<[usize; 2]>,
     /// Nodes whose machines sleep: they hear, say and do nothing.
     pub(crate) asleep: BTreeSet<usize>,
     start: Instant,
@@ -90,6 +92,7 @@ impl Lab {
             wire: VecDeque::new(),
             heard: Vec::new(),
             dht: BTreeMap::new(),
+            apart: None,
             asleep: BTreeSet::new(),
             start: Instant::now(),
             passed: Duration::ZERO,
@@ -199,7 +202,9 @@ impl Lab {
         while let Some(flight) = self.wire.pop_front() {
             let at = |address| self.nodes.iter().position(|node| node.address == address);
             let is_asleep = |node: Option<usize>| node.is_some_and(|node| self.asleep.contains(&node));
-            if is_asleep(at(flight.from)) || is_asleep(at(flight.to)) {
+            let ends = [at(flight.from), at(flight.to)];
+            let is_cut = self.apart.is_some_and(|apart| apart.iter().all(|node| ends.contains(&Some(*node))));
+            if is_cut || ends.into_iter().any(is_asleep) {
                 continue;
             }
             if let Some(node) = at(flight.to) {
