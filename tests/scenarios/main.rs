@@ -25,6 +25,8 @@ mod join;
 #[cfg(feature = "netns")]
 mod lan;
 #[cfg(feature = "netns")]
+mod liars;
+#[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
 mod machine;
@@ -34,6 +36,8 @@ mod many;
 mod names;
 #[cfg(feature = "netns")]
 mod nats;
+#[cfg(feature = "netns")]
+mod privacy;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
