@@ -3,8 +3,8 @@
 //!
 //! In: what an engine looks up and publishes. Out: what it is told of that, and after how long. Each record lies at the twenty
 //! beacons whose numbers are nearest to its key; a beacon that is gone answers nothing and learns nothing, and has what it had
-//! when it comes back. What is slow about it is what was measured of real ones (`expected/dht.txt`): round trips while all
-//! answer, deadlines as soon as one does not.
+//! when it comes back. What is slow about it is what a member's lookups are made of: round trips while all answer, deadlines as
+//! soon as one does not (`expected/dht.txt` has what was measured).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::chance::Chance;
 
 /// Copies of a record (specified: Kademlia's k).
 const COPIES: usize = 20;
-/// Round trips of a lookup: to beacons that are connected, and to those that have to be (measured).
+/// Round trips of a lookup: to beacons that are connected, and to those that have to be (measured at 50 ms: 112 and 224 ms).
 const LOOKUP_TRIPS: (u32, u32) = (2, 4);
-/// Round trips of a put that is read back (measured).
+/// Round trips of a put that is read back (measured at 50 ms: 223 and 331 ms, and the lookup).
 const PUT_TRIPS: (u32, u32) = (6, 8);
 /// A lookup among beacons of which some say nothing ends after this with what there is, or with nothing after the second
 /// (specified: node/README, Members and beacons).

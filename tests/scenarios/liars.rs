@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use tests::topology::COMMAND_LIMIT;
 use tests::{Beacon, Liar, Member, Nat, Site, nats, wait};
 

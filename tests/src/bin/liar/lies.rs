@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::tests::kademlia::{Peer, Question};
 use anyhow::{Context, Result};
 use libp2p::identity::Keypair;
 use libp2p::kad::KBucketKey;
@@ -15,7 +16,6 @@ use protocol::discovery::slot::slot_of;
 use protocol::identity::{Secret, VpiId};
 use protocol::random::Rng;
 use rand_core::SeedableRng as _;
-use tests::kademlia::{Peer, Question};
 
 /// Peers that do not exist; the closest twenty of them are closer to any key than most that do.
 const MADE_UP: usize = 2_000;
