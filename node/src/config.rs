@@ -11,6 +11,7 @@
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
 //! beacon = true       # members are told of the beacon that runs beside this node; or the file in which it says its addresses
+//! relay = true        # pass datagrams on for members that do not reach each other; unless set, with a public IPv4 address
 //! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
 //! ```
 
@@ -63,6 +64,9 @@ pub(crate) struct Settings {
     pub lan: bool,
     /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
     pub dns: Option<SocketAddr>,
+    /// Whether datagrams of members that do not reach each other are passed on; default: if one of this machine's
+    /// addresses is a public one of IPv4.
+    pub relay: Option<bool>,
     /// STUN servers that are asked beside those at beacons, the best first; default none.
     pub stun: Vec<SocketAddr>,
     /// Beacons that every VPI of this node may be found through, beside those that it knows itself; default none.
@@ -79,6 +83,7 @@ impl Default for Settings {
             cipher: Cipher::Auto,
             lan: true,
             dns: None,
+            relay: None,
             stun: Vec::new(),
             beacons: Vec::new(),
             beacon: None,
@@ -194,6 +199,7 @@ struct File {
     cipher: Option<Cipher>,
     lan: Option<bool>,
     dns: Option<String>,
+    relay: Option<bool>,
     #[serde(default)]
     stun: Vec<String>,
     #[serde(default)]
@@ -232,6 +238,7 @@ impl Settings {
             cipher: file.cipher.unwrap_or(default.cipher),
             lan: file.lan.unwrap_or(default.lan),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
+            relay: file.relay.or(default.relay),
             stun: stun(path, file.stun)?,
             beacons: beacons(path, file.beacons)?,
             beacon: file.beacon.map_or(Ok(None), |value| beacon(path, &value))?,
@@ -311,6 +318,8 @@ mod tests {
         let settings = parse("lan = false\ndns = \"127.0.0.1:5354\"\n").unwrap();
         assert_eq!((settings.lan, settings.dns), (false, Some("127.0.0.1:5354".parse().unwrap())));
         assert_eq!(parse("dns = \"[::1]:53\"").unwrap().dns, Some("[::1]:53".parse().unwrap()));
+        assert_eq!(parse("relay = true").unwrap().relay, Some(true));
+        assert_eq!(parse("relay = false").unwrap().relay, Some(false));
         assert_eq!(parse("cipher = \"aes256gcm\"").unwrap().cipher, Cipher::Aes256Gcm);
     }
 

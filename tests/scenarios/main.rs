@@ -1,6 +1,7 @@
 //! The scenarios: promises to the user, each kept by the real binary in a network of its own.
 //!
-//! They need root, and are behind the feature `netns`: `cargo test --release -p tests --features netns`.
+//! They need root, and are behind the feature `netns`. The whole workspace is chosen with them, so that their rogue and the
+//! binary under test share what is built: `cargo test --release --workspace --features tests/netns --test scenarios`.
 
 #[cfg(feature = "netns")]
 mod applications;
@@ -23,6 +24,8 @@ mod invites;
 #[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
+mod labs;
+#[cfg(feature = "netns")]
 mod lan;
 #[cfg(feature = "netns")]
 mod liars;
@@ -43,6 +46,8 @@ mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
+mod relay;
+#[cfg(feature = "netns")]
 mod removal;
 #[cfg(feature = "netns")]
 mod restart;
@@ -51,9 +56,11 @@ mod roaming;
 #[cfg(feature = "netns")]
 mod rogue;
 #[cfg(feature = "netns")]
+mod statics;
+#[cfg(feature = "netns")]
 mod wan;
 
 #[cfg(not(feature = "netns"))]
 #[test]
-#[ignore = "the scenarios need root and network namespaces: cargo test --release -p tests --features netns"]
+#[ignore = "the scenarios need root and network namespaces: netns-scripts/test.sh build scenarios"]
 fn scenarios_run_with_the_feature_netns() {}

@@ -69,11 +69,9 @@ impl Way {
         self.beacons.iter().map(ToString::to_string).collect()
     }
 
-    fn ask(&self, ask: Ask) -> Result<(), Ask> {
-        match &self.swarm {
-            Some(swarm) => swarm.ask(ask),
-            None => Err(ask),
-        }
+    /// Asks the swarm, if there is one; returns whether it will be done.
+    fn ask(&self, ask: Ask) -> bool {
+        self.swarm.as_ref().is_some_and(|swarm| swarm.ask(ask))
     }
 }
 
@@ -118,7 +116,7 @@ impl Vpi {
         self.look_at_beacons(time);
         let before = self.way.addresses.replace(addresses.clone());
         if before.is_some_and(|before| before != addresses) {
-            let _ = self.way.ask(Ask::Renew);
+            self.way.ask(Ask::Renew);
             self.ask_time(time);
         }
         self.engine.handle_command(Command::Addresses(addresses), time);
@@ -162,21 +160,21 @@ impl Vpi {
                 ..Way::default()
             };
         }
-        if beacons != self.way.beacons && self.way.ask(Ask::Beacons(beacons.clone())).is_ok() {
+        if beacons != self.way.beacons && self.way.ask(Ask::Beacons(beacons.clone())) {
             self.way.beacons = beacons;
             let are_known = !self.way.beacons.is_empty();
             self.engine.handle_command(Command::Beacons(are_known), time);
             self.ask_time(time);
         }
         let may_reserve = self.engine.belongs() && !self.way.beacons.is_empty();
-        if may_reserve != self.way.is_reserving && self.way.ask(Ask::Reserve(may_reserve)).is_ok() {
+        if may_reserve != self.way.is_reserving && self.way.ask(Ask::Reserve(may_reserve)) {
             self.way.is_reserving = may_reserve;
         }
     }
 
     /// Asks beacons for the time and for their STUN responders.
     fn ask_time(&mut self, time: Time) {
-        if self.way.ask(Ask::Time).is_ok() {
+        if self.way.ask(Ask::Time) {
             self.way.time_asked_at = Some(time.now);
         }
     }
@@ -191,7 +189,7 @@ impl Vpi {
             Event::Lookup { key } => {
                 self.way.last_ticket += 1;
                 let ticket = self.way.last_ticket;
-                if self.way.ask(Ask::Get { ticket, key }).is_ok() {
+                if self.way.ask(Ask::Get { ticket, key }) {
                     self.way.lookups.insert(ticket, key);
                 } else {
                     let none = Command::Found { key, values: Vec::new(), answered: 0 };
@@ -199,14 +197,15 @@ impl Vpi {
                 }
             }
             Event::Publish { key, value, expires_in } => {
-                if self.way.ask(Ask::Put { key, value, expires_in }).is_err() {
+                let is_asked = self.way.ask(Ask::Put { key, value, expires_in });
+                if !is_asked {
                     self.engine.handle_command(Command::Published(key, 0), time);
                 }
             }
             Event::OpenCircuit { circuit, beacon, peer } => {
                 let place = beacon.parse().ok().zip(PeerId::from_bytes(&peer).ok());
                 let ask = place.map(|(beacon, peer)| Ask::Open { circuit, beacon, peer });
-                if ask.is_none_or(|ask| self.way.ask(ask).is_err()) {
+                if !ask.is_some_and(|ask| self.way.ask(ask)) {
                     self.engine.handle_command(Command::CircuitClosed(circuit), time);
                 }
             }
@@ -216,7 +215,7 @@ impl Vpi {
 
     /// Sends a datagram over a pipe; what finds no room is lost, as it may be on any network.
     pub(super) fn send_over(&self, circuit: u32, bytes: Vec<u8>) -> bool {
-        self.way.ask(Ask::Frame { circuit, bytes }).is_ok()
+        self.way.ask(Ask::Frame { circuit, bytes })
     }
 
     /// Something authentic came over this pipe: if another opened it, it may stay.
@@ -224,7 +223,7 @@ impl Vpi {
         if let Remote::Circuit(circuit) = from
             && circuit & INBOUND != 0
         {
-            let _ = self.way.ask(Ask::Vouch(circuit));
+            self.way.ask(Ask::Vouch(circuit));
         }
     }
 

@@ -91,6 +91,12 @@ fn advice(vpi: &Vpi, member: &str, state: MemberState, trail: &[(Duration, Step)
     match state {
         MemberState::Myself => return "this is the device that you are at".to_owned(),
         MemberState::Direct => return format!("{member} is connected"),
+        MemberState::Relayed => {
+            return format!(
+                "{member} is connected by way of another member, and a direct path is looked for: an --endpoint at one end, or a \
+                 NAT that keeps its ports, would give one"
+            );
+        }
         MemberState::Removed => return format!("{member} is no member any more"),
         MemberState::Joining | MemberState::Contested => {
             return format!("{member} is not admitted yet: see `vpi status`");

@@ -130,8 +130,7 @@ impl Lookups {
         query: QueryId,
         result: QueryResult,
         (stats, step): (&QueryStats, &ProgressStep),
-        member: &mut Member,
-        (roster, now): (&Roster, Instant),
+        Means { member, roster, now }: Means<'_>,
     ) -> Option<Told> {
         let running = self.running.get_mut(&query)?;
         let mut closest = Vec::new();
@@ -141,7 +140,7 @@ impl Lookups {
             }
             QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. }))
             | QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) => {
-                closest = peers
+                closest = peers;
             }
             _ => {}
         }
@@ -154,9 +153,11 @@ impl Lookups {
             Stage::Getting { ticket } => {
                 Some(Told::Found { ticket, values, answered: stats.num_successes() })
             }
-            Stage::Closest { value, expires_at } => self.store(key, value, expires_at, &closest, member, now),
+            Stage::Closest { value, expires_at } => {
+                self.store((key, value, expires_at), &closest, member, now)
+            }
             Stage::Storing { value } => {
-                self.count(key, value, member, roster, now);
+                self.count((key, value), member, roster, now);
                 None
             }
             Stage::Counting { copies, .. } => Some(Told::Stored { key, copies }),
@@ -170,9 +171,7 @@ impl Lookups {
     /// The second step of a put: to those that are closest.
     fn store(
         &mut self,
-        key: [u8; 32],
-        value: Vec<u8>,
-        expires_at: Instant,
+        (key, value, expires_at): ([u8; 32], Vec<u8>, Instant),
         closest: &[PeerInfo],
         member: &mut Member,
         now: Instant,
@@ -199,7 +198,13 @@ impl Lookups {
     }
 
     /// The third: what do they hold?
-    fn count(&mut self, key: [u8; 32], value: Vec<u8>, member: &mut Member, roster: &Roster, now: Instant) {
+    fn count(
+        &mut self,
+        (key, value): ([u8; 32], Vec<u8>),
+        member: &mut Member,
+        roster: &Roster,
+        now: Instant,
+    ) {
         let query = query(member, roster, &key, |kad| kad.get_record(kad::RecordKey::new(&key)));
         self.run(query, key, Stage::Counting { value, copies: 0 }, now);
     }
@@ -246,6 +251,13 @@ impl Running {
         };
         self.started_at + if has_something { SETTLE } else { DEADLINE }
     }
+}
+
+/// With what a query goes on.
+pub(super) struct Means<'m> {
+    pub(super) member: &'m mut Member,
+    pub(super) roster: &'m Roster,
+    pub(super) now: Instant,
 }
 
 type Kad = kad::Behaviour<kad::store::MemoryStore>;

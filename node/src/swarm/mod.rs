@@ -124,12 +124,11 @@ impl Swarm {
         Self { asks, told }
     }
 
-    /// Asks for something, without waiting: the owner also has to read, so it must never be held up here.
-    ///
-    /// # Errors
-    /// Gives it back if too much waits already.
-    pub(crate) fn ask(&self, ask: Ask) -> Result<(), Ask> {
-        self.asks.try_send(ask).map_err(mpsc::error::TrySendError::into_inner)
+    /// Asks for something, without waiting: the owner also has to read, so it must never be held up here. Returns whether it
+    /// was taken: not while too much waits already.
+    #[must_use]
+    pub(crate) fn ask(&self, ask: Ask) -> bool {
+        self.asks.try_send(ask).is_ok()
     }
 
     /// What is told next; `None` once the task has ended.

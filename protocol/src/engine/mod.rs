@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod bulletins;
 mod candidates;
 mod circuits;
 mod clocks;
@@ -38,6 +39,7 @@ mod peer;
 mod presence;
 mod proof;
 mod reach;
+mod relaying;
 mod roster;
 mod spread;
 mod statics;
@@ -75,6 +77,7 @@ pub use trail::{LookedUp, Step};
 
 use admin::Leaving;
 use arriving::Arriving;
+use bulletins::Bulletins;
 use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
@@ -83,6 +86,7 @@ use joining::Joining;
 use lan::Lan;
 use outbox::Outbox;
 use peer::Peer;
+use relaying::Relaying;
 use roster::Roster;
 use spread::Spread;
 use upkeep::Upkeep;
@@ -156,8 +160,10 @@ pub struct Engine {
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
     finding: Finding,
+    bulletins: Bulletins,
     /// The number of the next own pipe.
     next_circuit: u32,
+    relaying: Relaying,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -226,7 +232,9 @@ impl Engine {
             is_removed: false,
             addresses: None,
             finding: Finding::new(config.vpi),
+            bulletins: Bulletins::default(),
             next_circuit: 0,
+            relaying: Relaying::default(),
             spread: None,
             upkeep: Upkeep::default(),
             epoch_at: None,
@@ -324,6 +332,8 @@ impl Engine {
             self.keep_up(time);
             self.stun_due(time);
             self.find(time);
+            self.do_bulletins(time);
+            self.circuits_due(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -344,6 +354,8 @@ impl Engine {
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
             (self.finding.poll_timeout(), "dht"),
+            (self.bulletins.poll_timeout(), "bulletins"),
+            (self.relaying.circuits.poll_timeout(), "relay"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -479,7 +491,9 @@ impl Engine {
 
     /// Forgets a device that is no member any more, with its sessions, keys and packets, in this very step.
     fn remove_peer(&mut self, device: &DeviceId, time: Time) {
+        self.close_circuits(device, time);
         if let Some(peer) = self.peers.remove(device) {
+            self.forget_legs(&peer.relays);
             if peer.path.remote().is_some() {
                 self.out.events.push_back(Event::Link { device: *device, is_up: false });
             }
@@ -488,6 +502,7 @@ impl Engine {
             self.aliases.retire(device, time.wall_secs());
             self.out.events.push_back(Event::Pinned);
         }
+        self.lose_legs_by(device, time);
     }
 
     /// The link's peer.

@@ -7,8 +7,10 @@
 )]
 
 mod candidates;
+mod dht;
 mod lab;
 mod lan;
+mod relay;
 mod review;
 
 use std::net::SocketAddr;

@@ -11,6 +11,7 @@ mod many;
 mod nat;
 mod nearer;
 mod partition;
+mod relay;
 mod removal;
 mod restart;
 mod revocation;
@@ -61,6 +62,7 @@ const STORIES: &[Story] = &[
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
     Story { name: "nat", weight: 3, play: nat::nat },
+    Story { name: "relay", weight: 3, play: relay::relay },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "moved", weight: 3, play: finding::moved },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },

@@ -17,6 +17,16 @@ impl World {
         }
     }
 
+    /// The host is behind a NAT of this kind from here on, alone.
+    pub(crate) fn move_behind(&mut self, host: usize, kind: Kind) {
+        self.stand_behind(kind);
+        let site = self.site.map_or(0, |site| site as u8);
+        let address = SocketAddr::from(([10, site, 0, host as u8 + 1], 41_414));
+        (self.hosts[host].address, self.hosts[host].site) = (address, self.site);
+        self.known.push((address, host));
+        self.trace.line(self.now, format_args!("{host} is at {address} behind {kind:?}"));
+    }
+
     /// As whom `host` sends to `to`; none if it is lost at its NAT.
     pub(super) fn leaves(&mut self, host: usize, to: SocketAddr) -> Option<SocketAddr> {
         let Host { address, site, .. } = self.hosts[host];

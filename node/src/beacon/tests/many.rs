@@ -133,7 +133,7 @@ impl Network {
 
     async fn measure(mut self) {
         let wall = wall_secs();
-        self.row("", "put", 0..RECORDS, wall, 99).await;
+        self.row(("", "put"), 0..RECORDS, wall, 99).await;
         for (number, (when, least)) in STORY.into_iter().enumerate() {
             match number {
                 1 => self.replace_a_fifth().await,
@@ -142,10 +142,10 @@ impl Network {
                 4 => lose(5),
                 _ => {}
             }
-            self.row(when, "get", 0..RECORDS, wall, least).await;
+            self.row((when, "get"), 0..RECORDS, wall, least).await;
             if number > 0 {
                 let first = RECORDS * (1 + number as u64);
-                self.row(when, "put", first..first + RECORDS / 3, wall, least).await;
+                self.row((when, "put"), first..first + RECORDS / 3, wall, least).await;
             }
         }
         lose(0);
@@ -157,7 +157,7 @@ impl Network {
     }
 
     /// One row: `numbers` are put or looked up by two members that start for it.
-    async fn row(&self, when: &str, what: &str, numbers: std::ops::Range<u64>, wall: u64, least: usize) {
+    async fn row(&self, (when, what): (&str, &str), numbers: std::ops::Range<u64>, wall: u64, least: usize) {
         let before = self.questions("get_value").await;
         let mut members = [self.member(), self.member()];
         let (mut took, mut good, mut answers, mut count) = (Vec::new(), 0, 0, 0);
@@ -195,7 +195,7 @@ impl Network {
         known.extend(
             self.beacons.iter().rev().find(|beacon| beacon.running.is_some()).map(|beacon| beacon.at),
         );
-        member.ask(Ask::Beacons(known)).unwrap();
+        assert!(member.ask(Ask::Beacons(known)));
         member
     }
 
@@ -239,7 +239,7 @@ async fn lookup(member: &mut Member, record: &Record, is_put: bool) -> (bool, u3
         true => Ask::Put { key, value: record.value.clone(), expires_in },
         false => Ask::Get { ticket: 1, key },
     };
-    member.ask(ask).unwrap();
+    assert!(member.ask(ask));
     let told = async {
         loop {
             match poll_fn(|cx| member.poll_told(cx)).await.expect("the member runs") {

@@ -41,7 +41,7 @@ impl Member {
     }
 
     fn ask(&self, ask: Ask) {
-        self.swarm.ask(ask).expect("room for an ask");
+        assert!(self.swarm.ask(ask), "room for an ask");
     }
 
     /// Waits for the first that `wanted` takes; the others are kept for later.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::tests::kademlia::{NAME, Question, take_varint, varint};
 use anyhow::{Context, Result, bail};
 use libp2p::futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::multiaddr::Protocol;
@@ -14,7 +15,6 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, identity, noise, ping, relay, tcp,
     yamux,
 };
-use tests::kademlia::{NAME, Question, take_varint, varint};
 use tokio::sync::mpsc;
 
 use crate::lies::{Answer, Lies};
