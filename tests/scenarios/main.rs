@@ -28,6 +28,8 @@ mod labs;
 #[cfg(feature = "netns")]
 mod lan;
 #[cfg(feature = "netns")]
+mod liars;
+#[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
 mod machine;
@@ -37,6 +39,8 @@ mod many;
 mod names;
 #[cfg(feature = "netns")]
 mod nats;
+#[cfg(feature = "netns")]
+mod privacy;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]

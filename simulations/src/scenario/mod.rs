@@ -3,6 +3,7 @@
 mod backup;
 mod chaos;
 mod clocks;
+mod finding;
 pub(crate) mod idle;
 mod join;
 mod lan;
@@ -63,6 +64,7 @@ const STORIES: &[Story] = &[
     Story { name: "nat", weight: 3, play: nat::nat },
     Story { name: "relay", weight: 3, play: relay::relay },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
+    Story { name: "moved", weight: 3, play: finding::moved },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },
 ];

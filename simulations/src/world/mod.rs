@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use protocol::engine::{Event, Time};
+use protocol::engine::{Command, Event, Time};
 
 use crate::action::Action;
 use crate::adversary::{self, Adversary};
 use crate::chance::Chance;
+use crate::dht::Dht;
 use crate::host::{Host, Input};
 use crate::invariant::belonging::{Records, View};
 use crate::invariant::{Watch, wire};
@@ -51,6 +52,12 @@ enum Occurrence {
         objects: usize,
         seen: Option<View>,
     },
+    /// What the DHT told a host, unless it started anew meanwhile.
+    Told {
+        host: usize,
+        boot: u64,
+        command: Command,
+    },
     Action(Action),
 }
 
@@ -66,6 +73,8 @@ pub(crate) struct World {
     pub(crate) cuts: Cuts,
     /// All hosts stand on one network, on which they announce themselves.
     pub(crate) has_lan: bool,
+    /// The DHT, if the hosts know beacons.
+    pub(crate) dht: Option<Dht>,
     /// Places behind NATs, and the one at which hosts are added; without it they have addresses of the internet.
     pub(crate) sites: Vec<Site>,
     pub(crate) site: Option<usize>,
@@ -105,6 +114,7 @@ impl World {
             near: Conditions::perfect(Duration::from_millis(1)),
             cuts: Cuts::default(),
             has_lan: false,
+            dht: None,
             sites: Vec::new(),
             site: None,
             seen: BTreeMap::new(),
@@ -246,6 +256,12 @@ impl World {
             }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
             Some((_, Occurrence::Look { host, objects, seen })) => self.compare((host, objects), seen),
+            Some((_, Occurrence::Told { host, boot, command }))
+                if self.hosts[host].boot == boot && self.hosts[host].is_awake() =>
+            {
+                self.give(host, Input::Command(command))
+            }
+            Some((_, Occurrence::Told { .. })) => Ok(()),
             Some((_, Occurrence::Action(action))) => self.act(action),
         }
     }

@@ -8,6 +8,7 @@ use protocol::path::Remote;
 use protocol::wire::header::{DATA, VEILED};
 
 use super::{Occurrence, World};
+use crate::dht::Answer;
 use crate::disk::Write;
 use crate::host::{Input, Outputs};
 use crate::invariant::belonging::View;
@@ -221,11 +222,28 @@ impl World {
             Event::JoinFailed(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
-            // No host of a simulation knows a beacon.
-            Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {}
+            Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
+                self.ask_dht(host, event);
+            }
             Event::Link { .. } | Event::Dropped(_) => {}
         }
         Ok(())
+    }
+
+    /// The DHT is asked something; what comes of it, the host is told later. There are no circuits: none comes to be.
+    fn ask_dht(&mut self, host: usize, event: Event) {
+        let Some(dht) = &mut self.dht else { return };
+        let wall_secs = self.hosts[host].clock.wall_ms(self.now) / 1_000;
+        let Answer { after, command } = match event {
+            Event::Lookup { key } => dht.look_up(&key, wall_secs, &mut self.chance),
+            Event::Publish { key, value, .. } => dht.publish((&key, &value), wall_secs, &mut self.chance),
+            Event::OpenCircuit { circuit, .. } => {
+                Answer { after: Duration::from_secs(1), command: Command::CircuitClosed(circuit) }
+            }
+            _ => return,
+        };
+        let boot = self.hosts[host].boot;
+        self.schedule(after, Occurrence::Told { host, boot, command });
     }
 
     pub(super) fn pin(&mut self, host: usize) -> Result<(), String> {
