@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::bursts::Leave;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
@@ -51,6 +52,8 @@ pub enum Command {
     Addresses(Vec<SocketAddr>),
     /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
     StunServers(Vec<SocketAddr>),
+    /// What may be tried towards members that no known address leads to; everything until told.
+    Bursts(Leave),
     /// A former static key of this device's.
     Static(StaticSecret),
     /// Make this the static key of this device; it is on disk.
@@ -102,6 +105,7 @@ impl Engine {
                 self.on_addresses(addresses, time);
             }
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
+            Command::Bursts(leave) => self.on_leave(leave),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {

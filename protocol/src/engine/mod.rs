@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod bursts;
 mod candidates;
 mod clocks;
 mod command;
@@ -64,12 +65,14 @@ use crate::path::Remote;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
+pub use bursts::Leave;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
+use bursts::Bursts;
 use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
@@ -149,6 +152,7 @@ pub struct Engine {
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
+    bursts: Bursts,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -216,6 +220,7 @@ impl Engine {
             lan: Lan::default(),
             is_removed: false,
             addresses: None,
+            bursts: Bursts::default(),
             spread: None,
             upkeep: Upkeep::default(),
             epoch_at: None,
@@ -312,6 +317,7 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.stun_due(time);
+            self.burst_due(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -331,6 +337,7 @@ impl Engine {
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
+            (self.bursts.poll_timeout(), "burst"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -460,6 +467,7 @@ impl Engine {
             self.indices.retain(|_, holder| holder != device);
             self.out.updates.push_back(Update::Unlink { link: peer.link });
             self.aliases.retire(device, time.wall_secs());
+            self.sweep_sockets();
             self.out.events.push_back(Event::Pinned);
         }
     }

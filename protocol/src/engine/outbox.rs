@@ -16,7 +16,7 @@ use crate::path::Remote;
 /// Names a request of this machine's or a store, so that its answer is found.
 pub type Ticket = u64;
 
-/// One datagram to send from the data socket.
+/// One datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to.
@@ -91,6 +91,19 @@ pub enum Event {
     },
     /// Send this to the multicast group of announcements, on every network of this machine.
     Announce(Vec<u8>),
+    /// Open another UDP socket, by which datagrams to [`Remote::Side`] of this number leave, and whose datagrams come from
+    /// there; or close it. A node that cannot open it drops what was to leave by it.
+    Socket {
+        /// Its number, given once.
+        number: u32,
+        /// Open, or close.
+        is_open: bool,
+    },
+    /// Many datagrams to guessed ports are being sent, or no more: other VPIs of this node wait meanwhile.
+    Burst {
+        /// Whether they are.
+        is_running: bool,
+    },
     /// Something was dropped after its input had been taken.
     Dropped(DropReason),
 }
@@ -116,6 +129,8 @@ pub(super) struct Outbox {
     pub(super) packets: VecDeque<Vec<u8>>,
     pub(super) updates: VecDeque<Update>,
     pub(super) events: VecDeque<Event>,
+    /// The socket by which held packets leave, if not the own one.
+    pub(super) side: Option<u32>,
 }
 
 impl Outbox {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bursts::{FORETELLS, Waiting};
 use super::candidates::ASKED_FOR;
 use super::epochs::Asking;
 use super::lan::Heard;
@@ -102,6 +103,17 @@ pub(super) struct Peer {
     pub(super) compare_at: Option<Instant>,
     /// When it was told this device's candidates.
     pub(super) told_at: Option<Instant>,
+    /// The number of the set that it was told then.
+    pub(super) told_set: Option<u32>,
+    /// What waits until the own NAT's next port is known.
+    pub(super) waiting: Waiting,
+    /// The set of its candidates by which ports were foretold last.
+    pub(super) foretold_set: Option<u32>,
+    pub(super) foretells: Bucket,
+    /// When it is looked whether many sockets are to be opened, while a better path is wanted.
+    pub(super) birthday_at: Option<Instant>,
+    /// When many were last, at either end.
+    pub(super) had_birthday_at: Option<Instant>,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
     pub(super) sessions: Sessions,
@@ -174,6 +186,12 @@ impl Peer {
             is_looking: false,
             compare_at: None,
             told_at: None,
+            told_set: None,
+            waiting: Waiting::No,
+            foretold_set: None,
+            foretells: Bucket::new(FORETELLS),
+            birthday_at: None,
+            had_birthday_at: None,
             heard: Heard::default(),
             sessions: Sessions::default(),
             attempt: None,
@@ -277,7 +295,8 @@ impl Peer {
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.punch.poll_timeout()), "check"),
-            (said(self.punch.again_at().filter(|_| self.is_looking)), "better path"),
+            (said(self.punch.again_at().filter(|_| self.is_looking && self.waiting == Waiting::No)), "better path"),
+            (said(self.birthday_at), "birthday"),
             (said(self.doubt_at()), "silence"),
             (said(self.exchange.poll_timeout()), "exchange"),
             (said(self.news.poll_timeout()), "news"),

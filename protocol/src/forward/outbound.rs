@@ -109,6 +109,7 @@ fn send_one(
     egress: &mut impl Egress,
 ) -> Outbound {
     let Some(to) = route.remote.udp() else { return Outbound::Drop(DropReason::SendFailed) };
+    egress.leave_by(route.remote.side());
     let total = bytes + DATA_OVERHEAD_BYTES;
     let mut sealed = false;
     egress.datagram(to, total, |datagram| {

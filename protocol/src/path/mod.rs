@@ -6,6 +6,7 @@
 //! work; the other follows what it hears, so that they never change places for ever. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
 //! between the two is not done yet.
 
+pub mod burst;
 pub mod nat;
 pub mod punch;
 pub mod reflexive;
