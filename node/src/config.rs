@@ -9,6 +9,7 @@
 //! cipher = "auto"     # auto, aes256gcm or chacha20
 //! lan = true          # find members on the same network by veiled announcements
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
+//! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
 //! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
 //! ```
 
@@ -23,6 +24,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::names::is_alias;
+use crate::swarm::Beacon;
 
 /// Seconds after which a session gets fresh keys; longer than 120 would outlive the peer's limit of 180 s.
 const REKEY_AFTER_S: RangeInclusive<u64> = 10..=120;
@@ -61,6 +63,8 @@ pub(crate) struct Settings {
     pub dns: Option<SocketAddr>,
     /// STUN servers that are asked beside those at beacons, the best first; default none.
     pub stun: Vec<SocketAddr>,
+    /// Beacons that every VPI of this node may be found through, beside those that it knows itself; default none.
+    pub beacons: Vec<String>,
 }
 
 impl Default for Settings {
@@ -72,6 +76,7 @@ impl Default for Settings {
             lan: true,
             dns: None,
             stun: Vec::new(),
+            beacons: Vec::new(),
         }
     }
 }
@@ -130,6 +135,16 @@ pub(crate) enum ConfigError {
         /// What the file says.
         value: String,
     },
+    /// A beacon is none.
+    #[error("settings file {path}: beacons names {value}: {reason}")]
+    NotBeacon {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Too many STUN servers.
     #[error("settings file {path}: stun names {count} servers, leave at most {STUN_MAX}")]
     StunMany {
@@ -165,6 +180,8 @@ struct File {
     dns: Option<String>,
     #[serde(default)]
     stun: Vec<String>,
+    #[serde(default)]
+    beacons: Vec<String>,
 }
 
 impl Settings {
@@ -199,6 +216,7 @@ impl Settings {
             lan: file.lan.unwrap_or(default.lan),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
             stun: stun(path, file.stun)?,
+            beacons: beacons(path, file.beacons)?,
         })
     }
 }
@@ -226,6 +244,17 @@ fn stun(path: &Path, values: Vec<String>) -> Result<Vec<SocketAddr>, ConfigError
         address.ok_or_else(|| ConfigError::NotStun { path: path.to_owned(), value })
     };
     values.into_iter().map(server).collect()
+}
+
+/// Reads through which beacons every VPI may be found.
+fn beacons(path: &Path, values: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    for value in &values {
+        if let Err(error) = value.parse::<Beacon>() {
+            let (path, value) = (path.to_owned(), value.clone());
+            return Err(ConfigError::NotBeacon { path, value, reason: error.to_string() });
+        }
+    }
+    Ok(values)
 }
 
 fn line_of(text: &str, error: &toml::de::Error) -> usize {

@@ -14,6 +14,8 @@ mod privilege;
 mod pump;
 mod service;
 mod store;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver does not own one"))]
+mod swarm;
 mod tun;
 mod udp;
 

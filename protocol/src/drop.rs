@@ -32,6 +32,8 @@ reasons! {
     Malformed => "malformed",
     /// A STUN message that answers no request of ours.
     StunUnasked => "stun_unasked",
+    /// A value from the DHT that is not the record it should be.
+    RecordInvalid => "record_invalid",
     /// A data datagram for a receiver index that no session has.
     UnknownIndex => "unknown_index",
     /// The tag of a data datagram does not verify.

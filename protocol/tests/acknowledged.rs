@@ -25,7 +25,7 @@ fn token_and_answer_wait_for_the_disk() {
 
     let wish = InviteWish { name: None, max_uses: 1, seconds: None, bound_device: None };
     let members = vec![SocketAddr::from(([192, 0, 2, 1], 41_414))];
-    let request = Box::new(InviteRequest { wish, members, offline: false });
+    let request = Box::new(InviteRequest { wish, members, beacons: Vec::new(), offline: false });
     witness.handle_command(Command::Invite(7, request), at(10));
     let (stores, token) = drain(&mut witness);
     assert!(stores.len() == 1 && token.is_none(), "no token before its invite is on disk");

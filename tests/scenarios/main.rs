@@ -15,6 +15,8 @@ mod damage;
 #[cfg(feature = "netns")]
 mod drop_stance;
 #[cfg(feature = "netns")]
+mod finding;
+#[cfg(feature = "netns")]
 mod index;
 #[cfg(feature = "netns")]
 mod invites;

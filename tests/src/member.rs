@@ -29,8 +29,17 @@ impl Member {
     /// # Errors
     /// A command fails.
     pub fn found(host: &Host, arguments: &[&str]) -> Result<Self> {
+        Self::found_with(host, &[], arguments)
+    }
+
+    /// Starts a node on `host` and founds `home` as `words` say to `vpi create`.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn found_with(host: &Host, words: &[&str], arguments: &[&str]) -> Result<Self> {
         let node = Node::start(host, arguments)?;
-        let answer = host.vpi(&["create", "home", "--name", &host.name, "--json"])?.json()?;
+        let create = [&["create", "home", "--name", &host.name, "--json"], words].concat();
+        let answer = host.vpi(&create)?.json()?;
         Self::new(host, node, arguments, &answer)
     }
 

@@ -53,7 +53,6 @@ impl TimeAnswer {
     }
 
     /// Reads an answer, whole.
-    #[allow(dead_code, reason = "members read it")]
     pub(crate) fn decode(bytes: &[u8; TIME_BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, high, low] = *bytes;
         let stun = u16::from_be_bytes([high, low]);

@@ -27,6 +27,7 @@ use crate::store::keys::EpochName;
 use crate::store::pending::Joining;
 use crate::store::reach::{Exposure, Policy};
 use crate::store::settings::VpiSettings;
+use crate::swarm::Beacon;
 use crate::udp::{self, Socket, UdpError};
 
 /// The port that a VPI takes when it is free and nobody asked for another.
@@ -42,11 +43,19 @@ const TOKEN_ADDRESSES: usize = 4;
 pub(super) struct PendingJoin {
     call: Call,
     members: Vec<SocketAddr>,
+    beacons: usize,
     give_up_at: Instant,
     tell_at: Instant,
 }
 
 impl PendingJoin {
+    /// Where members are asked, for a person.
+    fn asked(&self) -> String {
+        let addresses = self.members.iter().map(ToString::to_string);
+        let lobby = (self.beacons > 0).then(|| format!("what {} beacons know", self.beacons));
+        addresses.chain(lobby).collect::<Vec<_>>().join(", ")
+    }
+
     /// When something is to be done about it.
     pub(super) fn due_at(&self) -> Instant {
         self.give_up_at.min(self.tell_at)
@@ -64,10 +73,7 @@ impl Node {
             )));
             return Ok(founded);
         }
-        if !create.beacons.is_empty() {
-            let advice = "leave --beacon out; give --endpoint IP:PORT so that others find this device";
-            return Err(Failure::new(Exit::Refused, "this version has no beacons", advice).into());
-        }
+        check_beacons(&create.beacons)?;
         let time = time();
         let keys = self.state.keys();
         let (device, root) = (keys.device()?, SigningSecret::from_seed(&*draw()?));
@@ -87,7 +93,12 @@ impl Node {
         })?;
         let socket = bind(create.port)?;
         let settings = self.place(founded.vpi, &create.name, socket.local_port()).await?;
-        let settings = VpiSettings { endpoints: create.endpoints, member: create.member_name, ..settings };
+        let settings = VpiSettings {
+            endpoints: create.endpoints,
+            beacons: create.beacons,
+            member: create.member_name,
+            ..settings
+        };
         let epoch = EpochSecret::new(founded.vpi, 0, secret);
         let mut files = Files::open(&self.state, founded.vpi, time)?;
         keys.put_static(&founded.vpi, 0, &static_secret)?;
@@ -138,6 +149,7 @@ impl Node {
             alias: prefix,
             port,
             endpoints: Vec::new(),
+            beacons: Vec::new(),
             member: String::new(),
             policy: Policy::default(),
             exposures: Vec::new(),
@@ -179,16 +191,20 @@ impl Node {
             return Ok(Some(Reply::Entered(entered(&vpi.settings, None))));
         }
         let (question, static_secret) = self.question(&token, join, time)?;
-        if token.members().is_empty() {
-            let advice = "ask for a token made with an --endpoint, or from a member with an address";
-            return Err(
-                Failure::new(Exit::Unreachable, "the token names no address of a member", advice).into()
-            );
+        if token.members().is_empty() && token.beacons().is_empty() {
+            let advice = "ask for a token made with an --endpoint, from a member with an address, or of a VPI with beacons";
+            return Err(Failure::new(
+                Exit::Unreachable,
+                "the token names no address of a member and no beacon",
+                advice,
+            )
+            .into());
         }
         let socket = bind(join.port)?;
         let settings = self.place(id, "joining", socket.local_port()).await?;
         let member = question.bodies().0.name.clone();
-        let settings = VpiSettings { endpoints: join.endpoints.clone(), member, ..settings };
+        let (endpoints, beacons) = (join.endpoints.clone(), token.beacons().to_vec());
+        let settings = VpiSettings { endpoints, beacons, member, ..settings };
         let mut files = Files::open(&self.state, id, time)?;
         let pins = std::mem::take(&mut files.pins);
         let config = self.config(&settings, pins, Some(static_secret))?;
@@ -198,7 +214,8 @@ impl Node {
         let members = token.members().to_vec();
         let call = call.clone();
         let (give_up_at, tell_at) = (time.now + JOIN_WITHIN, time.now);
-        self.joins.insert(id, PendingJoin { call, members, give_up_at, tell_at });
+        let beacons = token.beacons().len();
+        self.joins.insert(id, PendingJoin { call, members, beacons, give_up_at, tell_at });
         Ok(None)
     }
 
@@ -295,15 +312,15 @@ impl Node {
     pub(super) fn joins_due(&mut self, time: Time) {
         let mut ended = Vec::new();
         for (id, pending) in &mut self.joins {
-            let addresses = pending.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let asked = pending.asked();
             if time.now >= pending.give_up_at {
-                let message = format!("no member answered at {addresses}");
+                let message = format!("no member answered at {asked}");
                 let advice = "see that one of them runs and that this device can reach it, then run the same join again";
                 pending.call.fail(Exit::Unreachable, message, advice);
                 ended.push(*id);
             } else if time.now >= pending.tell_at {
                 pending.tell_at = time.now + TELL_EVERY;
-                if !pending.call.answer(Reply::Progress(format!("asking {addresses} …"))) {
+                if !pending.call.answer(Reply::Progress(format!("asking at {asked} …"))) {
                     ended.push(*id);
                 }
             }
@@ -325,8 +342,9 @@ impl Node {
         let own = v4.into_iter().chain(v6).map(|address| SocketAddr::new(address, vpi.settings.port));
         members.extend(own);
         members.truncate(TOKEN_ADDRESSES);
-        if members.is_empty() {
-            let message = "this machine has no address at which a joiner could ask";
+        let beacons = vpi.way.beacons();
+        if members.is_empty() && beacons.is_empty() {
+            let message = "this machine has no address at which a joiner could ask, and knows no beacon";
             return Err(Failure::new(Exit::Failed, message, "connect it to a network, then try again").into());
         }
         let wish = InviteWish {
@@ -336,12 +354,25 @@ impl Node {
             bound_device: invite.device,
         };
         vpi.engine.handle_command(
-            Command::Invite(ticket, Box::new(InviteRequest { wish, members, offline: invite.offline })),
+            Command::Invite(
+                ticket,
+                Box::new(InviteRequest { wish, members, beacons, offline: invite.offline }),
+            ),
             time(),
         );
         self.invites.insert(ticket, call.clone());
         Ok(())
     }
+}
+
+/// Beacons that a person names must be some.
+fn check_beacons(beacons: &[String]) -> Result<(), Failure> {
+    for text in beacons {
+        if let Err(error) = text.parse::<Beacon>() {
+            return Err(Failure::new(Exit::Usage, format!("--beacon {text}"), error.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// Answers whoever asked for an invite.

@@ -21,9 +21,7 @@ impl Node {
         for vpi in self.vpis.values_mut() {
             vpi.engine.handle_command(Command::Announce(is_wanted), time);
             let own = own_addresses(vpi, &addresses);
-            vpi.engine.handle_command(Command::Addresses(own), time);
-            let servers = self.options.settings.stun.clone();
-            vpi.engine.handle_command(Command::StunServers(servers), time);
+            vpi.place(&self.options.settings, own, time);
         }
         if !is_wanted || self.vpis.is_empty() {
             self.lan = None;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! control::Server ── Call ──┐
-//! pump ── Seen ─────────────┤──► Node ──► Vpi: Engine ──► store, socket, pump
+//! pump ── Seen ─────────────┤──► Node ──► Vpi: Engine ──► store, socket, pump, swarm
+//! swarm ── Told ────────────┤
 //! timer, signals ───────────┘
 //! ```
 //!
@@ -22,6 +23,7 @@ mod resolve;
 mod statics;
 mod status;
 mod vpi;
+mod way;
 
 use std::io::Write as _;
 use std::path::Path;

@@ -16,7 +16,7 @@ use super::enter::PendingJoin;
 use super::names::Names;
 use super::ping::PingJob;
 use super::vpi::{self, Files, Happening, Secrets, Vpi};
-use super::{enter, lan, statics, time};
+use super::{enter, lan, statics, time, way};
 use crate::config::NodeOptions;
 use crate::control::Exit;
 use crate::control::protocol::Reply;
@@ -187,6 +187,11 @@ impl Node {
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
                 _ = self.watch.changed() => self.on_networks().await,
                 (from, datagram) = lan::heard(&mut self.lan) => self.on_announcement(from, &datagram),
+                (vpi, told) = way::told(&mut self.vpis) => {
+                    if let Some(vpi) = self.vpis.get_mut(&vpi) {
+                        vpi.on_told(told, time());
+                    }
+                }
                 () = self.index.finished() => {}
                 // Last: whatever woke the loop, every turn does what is due.
                 () = wait_until(deadline) => {}

@@ -12,6 +12,7 @@ use super::node::Node;
 use super::vpi::Vpi;
 use crate::control::Failure;
 use crate::control::status::{self, MemberStatus, PathKind, PathStatus, Status, Time, VpiStatus};
+use crate::swarm::BeaconStatus;
 
 impl Node {
     /// The status of one VPI or of all.
@@ -105,11 +106,19 @@ fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {
         device: vpi.settings.device.clone(),
         port: vpi.settings.port,
         epoch: known.epoch,
-        beacons: Vec::new(),
+        beacons: vpi.way.status().iter().map(of_beacon).collect(),
         members: known.members.iter().filter_map(|member| of_member(member, vpi.settings.port)).collect(),
         policy: vpi.settings.policy,
         notices: Vec::new(),
         drops: drops.then(|| vpi.drops.snapshot()),
+    }
+}
+
+fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
+    status::BeaconStatus {
+        address: beacon.beacon.to_string(),
+        state: beacon.state.to_string(),
+        rtt_ms: beacon.rtt.map(milliseconds),
     }
 }
 

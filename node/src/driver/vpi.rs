@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use protocol::drop::DropReason;
 use protocol::engine::{Command, Config, Engine, Event, JoinFailure, Ticket, Time};
 use protocol::forward::Forwarder;
 use protocol::identity::{SigningSecret, StaticSecret, VpiId};
@@ -11,9 +12,11 @@ use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::Object;
 use protocol::membership::token::Token;
+use protocol::path::Remote;
 use protocol::wire::hello::Suites;
 use tracing::{debug, info, warn};
 
+use super::way::Way;
 use crate::config::{Cipher, Settings};
 use crate::metrics::Drops;
 use crate::pump::{Pump, Queues, Seen};
@@ -67,8 +70,11 @@ pub(super) struct Vpi {
     aliases: Aliases,
     floor: Floor,
     keys: Keys,
+    pub(super) way: Way,
     /// Who is a member, or an alias, may be another than when names were looked at last.
     pub(super) has_news: bool,
+    /// Members may say that they are reached over other beacons than when these were looked at last.
+    has_other_beacons: bool,
 }
 
 /// The files of one VPI, opened and read.
@@ -138,7 +144,9 @@ impl Vpi {
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
+            way: Way::default(),
             has_news: true,
+            has_other_beacons: true,
         })
     }
 
@@ -156,6 +164,11 @@ impl Vpi {
     pub(super) fn detach(&mut self) {
         self.pump.detach();
         self.tun = None;
+    }
+
+    /// Hands the pump a datagram of a session that came over a pipe.
+    pub(super) fn pass_on(&self, circuit: u32, bytes: Vec<u8>) {
+        self.pump.pass_on(circuit, bytes);
     }
 
     /// Looks at what was reached before; a disk that went back is told.
@@ -186,12 +199,18 @@ impl Vpi {
                 self.engine.handle_note(note, time);
                 Ok(())
             }
-            Seen::Message { index, from, bytes } => self.engine.handle_message((index, from), &bytes, time),
+            Seen::Message { index, from, bytes } => {
+                let outcome = self.engine.handle_message((index, from), &bytes, time);
+                outcome.inspect(|()| self.vouch(from))
+            }
             Seen::Packet(packet) => {
                 self.engine.handle_packet(packet, time);
                 Ok(())
             }
-            Seen::Veiled { from, bytes } => self.engine.handle_datagram(from, &bytes, time),
+            Seen::Veiled { from, bytes } => {
+                let outcome = self.engine.handle_datagram(from, &bytes, time);
+                outcome.inspect(|()| self.vouch(from))
+            }
             Seen::Stun { from, bytes } => self.engine.handle_stun(from, &bytes, time),
             Seen::Detached | Seen::Failed => {
                 self.tun = None;
@@ -208,6 +227,9 @@ impl Vpi {
     /// # Errors
     /// When something cannot be put on disk: the node must not go on promising then.
     pub(super) fn drain(&mut self, index: &mut Index, time: Time) -> anyhow::Result<Vec<Happening>> {
+        if std::mem::take(&mut self.has_other_beacons) {
+            self.look_at_beacons(time);
+        }
         let mut happenings = Vec::new();
         while let Some(event) = self.engine.poll_event() {
             happenings.extend(self.on_event(event, index, time)?);
@@ -220,9 +242,13 @@ impl Vpi {
             if self.outgoing.is_full() {
                 self.flush();
             }
-            let Some(to) = transmit.to.udp() else {
-                self.drops.count(protocol::drop::DropReason::SendFailed);
-                continue;
+            let to = match transmit.to {
+                Remote::Udp(to) => to,
+                Remote::Circuit(circuit) if self.send_over(circuit, transmit.datagram.clone()) => continue,
+                Remote::Circuit(_) | Remote::Relayed { .. } => {
+                    self.drops.count(DropReason::SendFailed);
+                    continue;
+                }
             };
             self.outgoing.push(to, |slot| match slot.get_mut(..transmit.datagram.len()) {
                 Some(place) => {
@@ -253,15 +279,27 @@ impl Vpi {
                 let pins: Vec<_> = self.engine.pins().collect();
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
-            Event::Joined => return Ok(Some(Happening::Joined)),
+            Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
+                self.on_wish(event, time)
+            }
+            Event::Joined => {
+                self.has_other_beacons = true;
+                return Ok(Some(Happening::Joined));
+            }
             Event::JoinFailed(failure) => return Ok(Some(Happening::JoinFailed(failure))),
             Event::Invited { ticket, outcome } => return Ok(Some(Happening::Invited(ticket, outcome))),
             Event::Signed { ticket, outcome } => return Ok(Some(Happening::Signed(ticket, outcome))),
             Event::Left { outcome, .. } => return Ok(Some(Happening::Left(outcome))),
-            Event::Removed => warn!(vpi = self.settings.name, "this device was removed by another member"),
+            Event::Removed => {
+                self.has_other_beacons = true;
+                warn!(vpi = self.settings.name, "this device was removed by another member");
+            }
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
-            Event::Presence(object) => index.remember_presence(self.engine.vpi(), &object, time),
+            Event::Presence(object) => {
+                self.has_other_beacons = true;
+                index.remember_presence(self.engine.vpi(), &object, time);
+            }
             Event::Reached { device, remote } => {
                 index.remember_path(self.engine.vpi(), (device, remote), time);
             }
@@ -297,7 +335,7 @@ impl Vpi {
         let drops = &self.drops;
         let refused = |to: SocketAddr, bytes, cause| {
             debug!(%to, bytes, ?cause, "a datagram was not sent");
-            drops.count(protocol::drop::DropReason::SendFailed);
+            drops.count(DropReason::SendFailed);
         };
         if self.outgoing.is_empty() {
             return;

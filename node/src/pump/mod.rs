@@ -79,6 +79,7 @@ pub(crate) struct Queues {
 /// What the driver wants of a pump.
 enum Order {
     Update(Update),
+    PassOn(u32, Vec<u8>),
     Attach(Arc<Tun>),
     Detach(mpsc::SyncSender<()>),
     Stop,
@@ -114,6 +115,11 @@ impl Pump {
     /// Tells the forwarder what changed.
     pub(crate) fn update(&self, update: Update) {
         self.order(Order::Update(update));
+    }
+
+    /// Hands the forwarder a datagram of a session that came over the circuit of this number.
+    pub(crate) fn pass_on(&self, circuit: u32, datagram: Vec<u8>) {
+        self.order(Order::PassOn(circuit, datagram));
     }
 
     /// Gives the pump a TUN device to read from and to write to.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use protocol::drop::DropReason;
 use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, whole_packets};
 use protocol::identity::VpiId;
+use protocol::path::Remote;
 use protocol::tunnel::coalesce::{Coalesced, Coalescer};
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
@@ -132,6 +133,7 @@ impl Runner {
         loop {
             match orders.try_recv() {
                 Ok(Order::Update(update)) => self.forwarder.apply(update),
+                Ok(Order::PassOn(circuit, mut datagram)) => self.take_passed_on(circuit, &mut datagram),
                 Ok(Order::Attach(tun)) => self.tun = Some(tun),
                 Ok(Order::Detach(done)) => {
                     self.tun = None;
@@ -139,6 +141,21 @@ impl Runner {
                 }
                 Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Err(End::Told),
                 Err(mpsc::TryRecvError::Empty) => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes in what came over a circuit: what members say to each other, never packets.
+    fn take_passed_on(&mut self, circuit: u32, datagram: &mut [u8]) {
+        match self.forwarder.passed_on(Remote::Circuit(circuit), datagram, Instant::now()) {
+            Inbound::Message { index, from, bytes } => {
+                let seen = Seen::Message { index, from, bytes: bytes.to_vec() };
+                offer(&self.queues.seen, (self.vpi, seen), &self.drops, DropReason::MessageFlood);
+            }
+            Inbound::Keepalive => {}
+            Inbound::Drop(reason) => self.drops.count(reason),
+            Inbound::Packet(_) | Inbound::Veiled { .. } | Inbound::Stun { .. } => {
+                self.drops.count(DropReason::Malformed);
             }
         }
     }

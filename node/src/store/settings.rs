@@ -42,6 +42,9 @@ pub(crate) struct VpiSettings {
     /// Addresses under which this device can be reached from outside, as told by `--endpoint`.
     #[serde(default)]
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// Beacons that the founding command or the token named.
+    #[serde(default)]
+    pub(crate) beacons: Vec<String>,
     /// What this device calls itself in the VPI.
     pub(crate) member: String,
     /// What members reach beyond the exposures.
@@ -191,6 +194,9 @@ mod tests {
             alias: Ipv4Addr::new(127, 80, 12, 7),
             port: 41_414,
             endpoints: vec!["192.0.2.1:41414".parse().unwrap(), "[2001:db8::1]:41414".parse().unwrap()],
+            beacons: vec![
+                "/ip4/192.0.2.9/tcp/41415/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".into(),
+            ],
             member: "nas".into(),
             policy: Policy::ExposedOnly,
             exposures: vec![exposure(22, Some(5)), exposure(80, None)],

@@ -16,7 +16,7 @@ use super::lobby::{Contact, Lobby};
 use super::record::{KEY_BYTES, Record};
 use super::slot::{self, NEXT_SECS};
 use crate::identity::{InviteId, Secret, VpiId};
-use crate::random::{Rng, jittered, within};
+use crate::random::{self, Rng, jittered};
 
 /// Lobbies kept, at most (chosen: as many open invites as a person remembers).
 pub const MAX_LOBBIES: usize = 16;
@@ -25,7 +25,7 @@ const MAX_VALUES: usize = 60;
 /// A record younger than this is left alone (specified: README §18).
 const FRESH_SECS: u64 = 1_800;
 /// What many could do at once is spread over this long (specified: README §18).
-const SPREAD: Duration = Duration::from_secs(NEXT_SECS);
+pub const SPREAD: Duration = Duration::from_secs(NEXT_SECS);
 /// An own record that is no longer true is replaced within this long (specified: README §18).
 const CORRECTION: Duration = Duration::from_secs(60);
 /// Without a word by then a lookup counts as empty.
@@ -64,14 +64,26 @@ impl Keeper {
         Self { vpi, contact: Contact::default(), kept: BTreeMap::new() }
     }
 
-    /// Keeps the lobby of `invite`, which is open, under its join-veil key. Returns whether there is room.
-    pub fn keep(&mut self, invite: InviteId, key: Secret, rng: &mut Rng, now: Instant) -> bool {
+    /// Keeps the lobby of `invite`, which is open, under its join-veil key, and looks at it `within` this time: [`SPREAD`] where
+    /// all members hear of the invite at once. Returns whether there is room.
+    pub fn keep(
+        &mut self,
+        (invite, key): (InviteId, Secret),
+        within: Duration,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> bool {
         if self.kept.len() >= MAX_LOBBIES && !self.kept.contains_key(&invite) {
             return false;
         }
-        let state = State::Resting { at: now + within(SPREAD, rng) };
+        let state = State::Resting { at: now + random::within(within, rng) };
         self.kept.entry(invite).or_insert(Kept { key, state, written: None });
         true
+    }
+
+    /// The invites whose lobbies are kept.
+    pub fn kept(&self) -> impl Iterator<Item = &InviteId> {
+        self.kept.keys()
     }
 
     /// Ends it: the invite is over.
@@ -87,7 +99,7 @@ impl Keeper {
             if let State::Resting { at } = &mut kept.state
                 && is_outdated
             {
-                *at = (*at).min(now + within(CORRECTION, rng));
+                *at = (*at).min(now + random::within(CORRECTION, rng));
             }
         }
     }
@@ -112,11 +124,13 @@ impl Keeper {
         None
     }
 
-    /// Takes a key that was looked up and every value that was found there, none included; returns how many were no record of that lobby, equal ones counted once, or `None` if nobody
-    /// waits for that key.
+    /// Takes a key that was looked up and every value that was found there, none included. `is_true` says whether some member is
+    /// where a record says, as far as this node knows: a record that nobody is at is written over. Returns how many were no record
+    /// of that lobby, equal ones counted once, or `None` if nobody waits for that key.
     pub fn handle_found(
         &mut self,
         (key, values): (&[u8; KEY_BYTES], &[Vec<u8>]),
+        is_true: impl Fn(&Contact) -> bool,
         rng: &mut Rng,
         wall_secs: u64,
         now: Instant,
@@ -133,12 +147,16 @@ impl Keeper {
         let newest = valid.into_iter().max_by_key(|(checked, _)| checked.sequence);
         let fresh = newest.filter(|(checked, _)| checked.sequence.saturating_add(FRESH_SECS) > wall_secs);
         let own = kept.written.as_ref();
+        let is_outdated = |contact: &Contact| match own == Some(contact) {
+            true => *contact != self.contact,
+            false => !is_true(contact),
+        };
         kept.state = match fresh {
-            Some((_, contact)) if own == Some(&contact) && contact != self.contact => {
-                State::Writing { lobby }
+            Some((checked, contact)) if !is_outdated(&contact) => {
+                State::rest(checked.sequence, rng, wall_secs, now)
             }
-            Some((checked, _)) => State::rest(checked.sequence, rng, wall_secs, now),
-            None if self.contact == Contact::default() => State::rest(wall_secs, rng, wall_secs, now),
+            _ if self.contact == Contact::default() => State::rest(wall_secs, rng, wall_secs, now),
+            Some(_) => State::Writing { lobby },
             None => State::Writing { lobby },
         };
         Some(invalid)
@@ -176,6 +194,6 @@ impl State {
         let next = slot::start_of(slot::slot_of(wall_secs).saturating_add(1));
         let until = next.min(sequence.saturating_add(FRESH_SECS));
         let pause = Duration::from_secs(until.saturating_sub(wall_secs));
-        Self::Resting { at: now + pause + within(SPREAD, rng) }
+        Self::Resting { at: now + pause + random::within(SPREAD, rng) }
     }
 }

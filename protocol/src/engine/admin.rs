@@ -38,12 +38,14 @@ impl Engine {
     ) -> Result<Box<Token>, AdminError> {
         self.check_settled(request.offline)?;
         let members = self.token_addresses(&request.members, time);
-        let addresses = Addresses { members: &members, beacons: &[] };
+        let addresses = Addresses { members: &members, beacons: &request.beacons };
         let epoch = self.roster.newest_epoch().ok_or(AdminError::Chain)?;
         let admin = at_work(&self.config, &self.roster, time);
         let token = founding::invite(&mut self.rng, &admin, epoch, &request.wish, addresses)?;
         let taken = self.roster.insert([token.invite_object().clone()]);
+        self.keep_own_lobby(token.invite().invite_id, time);
         self.on_news(taken, Origin::Own, time);
+        self.find(time);
         Ok(Box::new(token))
     }
 

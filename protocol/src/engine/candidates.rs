@@ -413,6 +413,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.punch.start_over();
         peer.quiet = Quiet::No;
+        peer.trail.extend_moved(peer.path.remote(), time.now);
         if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }

@@ -29,9 +29,21 @@ pub(super) struct Clocks {
     /// When, its maker's clock, and how far that is ahead of this one's, in milliseconds.
     strays: VecDeque<(Instant, u64, i64)>,
     told: Option<(Instant, i64)>,
+    /// How far the right time is ahead of this machine's, in milliseconds, where that is known to be off.
+    offset_ms: i64,
 }
 
 impl Clocks {
+    /// Counts with a clock that is this far ahead of the machine's, in milliseconds.
+    pub(super) fn set_offset(&mut self, offset_ms: i64) {
+        self.offset_ms = offset_ms;
+    }
+
+    /// The time for veils and slots.
+    pub(super) fn true_ms(&self, wall_ms: u64) -> u64 {
+        wall_ms.saturating_add_signed(self.offset_ms)
+    }
+
     /// Notes an authentic datagram that was dropped for its time.
     pub(super) fn on_stray(&mut self, time_ms: u64, time: Time) {
         let ahead = ahead_ms(time_ms, time);

@@ -6,6 +6,7 @@ use super::bursts::Leave;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
+use crate::discovery::record::KEY_BYTES;
 use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
@@ -19,6 +20,8 @@ pub struct InviteRequest {
     pub wish: InviteWish,
     /// Addresses of this device, at most 4 of which go into the token.
     pub members: Vec<SocketAddr>,
+    /// Multiaddresses of beacons, at most 4 of which go into the token.
+    pub beacons: Vec<String>,
     /// Sign even though this node has not settled with another member since it started.
     pub offline: bool,
 }
@@ -54,6 +57,26 @@ pub enum Command {
     StunServers(Vec<SocketAddr>),
     /// What may be tried towards members that no known address leads to; everything until told.
     Bursts(Leave),
+    /// There are beacons to ask, `true`, or none; none until told.
+    Beacons(bool),
+    /// Over which beacon this device can be met, as a multiaddress of 1 to 128 bytes, and under which peer id, of 1 to 64;
+    /// `None`: over none.
+    Reserved(Option<(String, Vec<u8>)>),
+    /// What stands under a key that [`Event::Lookup`] asked for.
+    Found {
+        /// The key.
+        key: [u8; KEY_BYTES],
+        /// Whatever was there, by anybody.
+        values: Vec<Vec<u8>>,
+        /// How many beacons answered; none: nobody was there to ask.
+        answered: u32,
+    },
+    /// How many copies of what [`Event::Publish`] put under a key were read back.
+    Published([u8; KEY_BYTES], u32),
+    /// A pipe is gone, or did not come to be: the own one of this number, or another's that datagrams came from.
+    CircuitClosed(u32),
+    /// Veils and slots count with a clock that is this far ahead of the machine's (negative: behind), in milliseconds.
+    ClockOffset(i64),
     /// A former static key of this device's.
     Static(StaticSecret),
     /// Make this the static key of this device; it is on disk.
@@ -106,6 +129,12 @@ impl Engine {
             }
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
             Command::Bursts(leave) => self.on_leave(leave),
+            Command::Beacons(are_known) => self.on_beacons(are_known, time),
+            Command::Reserved(reserved) => self.on_reserved(reserved, time),
+            Command::Found { key, values, answered } => self.on_found(&key, (&values, answered), time),
+            Command::Published(key, copies) => self.on_published((&key, copies), time),
+            Command::CircuitClosed(number) => self.on_circuit_closed(number, time),
+            Command::ClockOffset(offset_ms) => self.clocks.set_offset(offset_ms),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {

@@ -13,6 +13,7 @@ use super::outbox::Event;
 use super::peer::{Attempt, Pings, Reach, Settlement};
 use super::reach;
 use super::roster::EpochKeys;
+use super::trail::Step;
 use super::{Engine, Time, statics};
 use crate::drop::DropReason;
 use crate::forward::{Outbound, Update, send_packet};
@@ -53,25 +54,45 @@ impl Engine {
         }
     }
 
+    /// More is known of where `device` is: it is called there before the time, if it is called at all.
+    pub(super) fn hasten(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        if peer.sessions.current(time.now).is_some() {
+            return;
+        }
+        let number = match &peer.attempt {
+            Some(attempt) => attempt.number,
+            None if peer.is_waited_for() => 0,
+            None => return,
+        };
+        if peer.hastened.take(time.now) {
+            self.initiate(device, number, time);
+        }
+    }
+
     /// Sends attempt number `number` of a handshake to every address of `device`.
     pub(super) fn initiate(&mut self, device: &DeviceId, number: u32, time: Time) {
         let hello = self.hello();
         let index = self.unused_index();
-        let remotes = self.remotes(device, time.now);
-        if remotes.is_empty() {
-            self.search_lan(u32::MAX, time);
+        let is_lost = self.remotes(device, time.now).is_empty();
+        if is_lost && self.search_lan(u32::MAX, time) {
+            self.note_step(device, Step::SearchedLan, time.now);
         }
+        self.search_dht(device, if is_lost { u32::MAX } else { number }, time);
+        let remotes = self.remotes(device, time.now);
+        let may_be_found = self.finding.is_on() && self.is_member();
         let is_known = number == 0 && self.peers.get(device).is_some_and(|peer| peer.has_met);
         let proofs = if is_known || self.joining.is_some() { Vec::new() } else { self.own_proofs() };
         let Some(peer) = self.peers.get_mut(device) else { return };
         let known_tag = peer.digests.map(|digests| digests.epoch_tag);
         let Some(keys) = self.roster.keys_for(number, known_tag) else { return };
-        let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty()) else {
+        let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty() || may_be_found) else {
             return self.give_up(device, time);
         };
         let nonce = random::bytes(&mut self.rng);
         let header = VeilHeader { class: Class::Member, epoch_tag: keys.tag, nonce };
-        let prologue = veil::prologue(&header.to_bytes(), time.wall_ms);
+        let time_ms = self.clocks.true_ms(time.wall_ms);
+        let prologue = veil::prologue(&header.to_bytes(), time_ms);
         let context = Context { psk: &keys.psk, prologue: &prologue };
         let proofs: Vec<&[u8]> = proofs.iter().map(|object| &**object.bytes()).collect();
         let payload = hello.encode_initiation(&proofs);
@@ -83,8 +104,7 @@ impl Engine {
             &mut self.rng,
         );
         let Ok((initiation, body)) = made else { return };
-        let datagram =
-            Veiled { time_ms: time.wall_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
+        let datagram = Veiled { time_ms, kind: veil::INITIATION, body }.seal(&keys.veil, &header);
         let retry_at = time.now + retry_pause(number, &mut self.rng);
         peer.timers.on_asked(time.now);
         let epoch = keys.hash;
@@ -93,6 +113,7 @@ impl Engine {
         if let Some(old) = old {
             self.indices.remove(&old.index);
         }
+        peer.trail.add(Step::Called { remotes: remotes.len(), attempt: number }, time.now);
         self.indices.insert(index, *device);
         for remote in remotes {
             self.out.transmit(remote, datagram.clone());
@@ -108,7 +129,7 @@ impl Engine {
     ) -> Result<(), DropReason> {
         let Unveiled { header, clear, keys, content } = unveiled;
         let lane = if self.roster.is_newest(&keys.hash) { Lane::Newest } else { Lane::OldEpoch };
-        let looked = self.gate.look(lane, question, time.wall_ms, time.now);
+        let looked = self.gate.look(lane, question, self.clocks.true_ms(time.wall_ms), time.now);
         if looked == Err(DropReason::VeilTime) {
             self.clocks.on_stray(question.time_ms, time);
         }
@@ -129,7 +150,7 @@ impl Engine {
         let (body, made) =
             received.answer(index, &hello.encode_response()).map_err(|_| DropReason::HandshakeForged)?;
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
-        let answer = Veiled { time_ms: time.wall_ms, kind: veil::RESPONSE, body };
+        let answer = Veiled { time_ms: self.clocks.true_ms(time.wall_ms), kind: veil::RESPONSE, body };
         self.out.transmit(question.source, answer.seal(&keys.veil, &header));
 
         self.settle_by(&device, (hello, theirs), keys.hash, time);
@@ -175,7 +196,7 @@ impl Engine {
         // Where the response came from is used if the initiation was sent there; any other address is challenged first.
         let remote = {
             let heard = peer.heard.addresses(time.now).map(Remote::Udp);
-            let mut tried = peer.path.remotes().chain(heard);
+            let mut tried = peer.path.remotes().chain(heard).chain(peer.circuit.remote());
             tried.find(|candidate| *candidate == from)
         };
         let remote = remote.or_else(|| peer.path.remotes().next()).unwrap_or(from);
@@ -271,11 +292,13 @@ impl Engine {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }
         if !was_up {
+            peer.trail.add(Step::Up(remote), time.now);
             self.out.events.push_back(Event::Link { device: *device, is_up: true });
         }
         if let Some(session) = peer.sessions.current(time.now) {
             peer.rekey_at = Some(session.began_at + rekey_wait(session.role, rekey_after));
         }
+        self.end_search(device);
         self.say_farewell_to(device, time);
         self.plan_refresh(time);
         self.refresh_route(device, time);
@@ -348,7 +371,9 @@ impl Engine {
         }
         match next {
             Some(number) if number < MAX_ATTEMPTS => {
-                self.search_lan(number, time);
+                if self.search_lan(number, time) {
+                    self.note_step(device, Step::SearchedLan, time.now);
+                }
                 self.ask_servers_for_search(time);
                 self.initiate(device, number, time);
             }
@@ -369,6 +394,7 @@ impl Engine {
             return;
         };
         peer.path.unselect();
+        peer.trail.add(Step::Down, time.now);
         peer.punch.start_over();
         peer.compare_at = None;
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
@@ -420,10 +446,12 @@ impl Engine {
 
     /// No attempt was answered: whoever waits is told, and a session that went unanswered ends.
     fn give_up(&mut self, device: &DeviceId, time: Time) {
+        self.end_search(device);
         let Some(peer) = self.peers.get_mut(device) else { return };
         if let Some(attempt) = peer.attempt.take() {
             self.indices.remove(&attempt.index);
         }
+        peer.trail.add(Step::GaveUp, time.now);
         if peer.reach == Reach::Unknown {
             peer.reach = Reach::Unreachable;
         }

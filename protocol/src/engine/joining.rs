@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::lobbies::LobbySearch;
 use super::outbox::{Event, JoinFailure};
 use super::peer::Peer;
 use super::{Engine, Time};
@@ -29,6 +30,7 @@ pub(super) struct Joining {
     key: Secret,
     epoch_tag: EpochTag,
     members: Vec<SocketAddr>,
+    lobby: LobbySearch,
     ask_at: Instant,
     attempt: u32,
     /// The member that let this device in, by its own word.
@@ -44,6 +46,7 @@ impl Joining {
             key: token.join_veil_key().clone(),
             epoch_tag: token.epoch_tag(),
             members: token.members().to_vec(),
+            lobby: LobbySearch::default(),
             ask_at: now,
             attempt: 0,
             witness: None,
@@ -53,6 +56,26 @@ impl Joining {
     /// When the question is to be asked again.
     pub(super) fn ask_at(&self) -> Instant {
         self.ask_at
+    }
+
+    /// Questions asked so far.
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The search for the lobby, and the join-veil key that leads to it.
+    pub(super) fn lobby(&mut self) -> (&mut LobbySearch, &Secret) {
+        (&mut self.lobby, &self.key)
+    }
+
+    /// There are more places to ask at, or to look at.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        self.ask_at = self.ask_at.min(now);
+    }
+
+    /// Where to ask: the token's addresses, and what the lobby said.
+    fn remotes(&self) -> impl Iterator<Item = Remote> {
+        self.members.iter().copied().map(Remote::Udp).chain(self.lobby.remotes())
     }
 
     fn join_id(&self) -> ObjectId {
@@ -72,6 +95,7 @@ impl Engine {
         if let Some(witness) = joining.witness.filter(|witness| self.is_talking_to(witness, time)) {
             return self.hurry(&witness, time);
         }
+        self.search_lobby(time);
         let Some(joining) = &mut self.joining else { return };
         if time.wall_secs() > joining.not_after + INVITE_GRACE_SECONDS {
             self.out.events.push_back(Event::JoinFailed(JoinFailure::Expired));
@@ -80,10 +104,10 @@ impl Engine {
         let class = Class::Join(joining.invite);
         let header = VeilHeader { class, epoch_tag: joining.epoch_tag, nonce: random::bytes(&mut self.rng) };
         let body = joining.question.encode();
-        let datagram =
-            Veiled { time_ms: time.wall_ms, kind: veil::QUESTION, body }.seal(&joining.key, &header);
-        for member in joining.members.clone() {
-            self.out.transmit(Remote::Udp(member), datagram.clone());
+        let datagram = Veiled { time_ms: self.clocks.true_ms(time.wall_ms), kind: veil::QUESTION, body }
+            .seal(&joining.key, &header);
+        for remote in joining.remotes() {
+            self.out.transmit(remote, datagram.clone());
         }
     }
 
@@ -100,7 +124,7 @@ impl Engine {
             return Err(DropReason::UnknownEpoch);
         }
         // An answer is not bound to its question: sent again from elsewhere, it would lead there.
-        if !from.udp().is_some_and(|from| joining.members.contains(&from)) {
+        if joining.remotes().all(|asked| asked != from) {
             return Err(DropReason::UnexpectedResponse);
         }
         let content = Veiled::open(&joining.key, header, clear, sealed).ok_or(DropReason::VeilForged)?;
@@ -132,8 +156,9 @@ impl Engine {
         joining.witness = Some(admitted.witness);
         self.roster.set_epochs([epoch]);
         self.add_peer(admitted.witness, Some(admitted.witness_static), None);
-        if let Some((peer, from)) = self.peers.get_mut(&admitted.witness).zip(from.udp()) {
-            peer.path.add_candidate(from);
+        if let Some(peer) = self.peers.get_mut(&admitted.witness) {
+            peer.circuit.adopt(from);
+            from.udp().map(|from| peer.path.add_candidate(from));
         }
         self.wake(&admitted.witness, time);
         Ok(())

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::outbox::Event;
+use super::trail::Step;
 use super::{Engine, Time};
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
@@ -118,12 +119,15 @@ impl Engine {
     }
 
     /// Calls for a member that did not answer `tries` attempts of a handshake: it may be near, under other addresses.
-    pub(super) fn search_lan(&mut self, tries: u32, time: Time) {
+    /// Returns whether it did.
+    pub(super) fn search_lan(&mut self, tries: u32, time: Time) -> bool {
         let lan = &mut self.lan;
         let is_silent = !lan.is_wanted || lan.addresses.is_empty();
         if tries >= TRIES_BEFORE_SEARCH && !is_silent && lan.due.is_none() && lan.searches.take(time.now) {
             self.announce(time);
+            return true;
         }
+        false
     }
 
     /// Says who is here, to whoever holds the newest epoch's secret.
@@ -136,7 +140,7 @@ impl Engine {
         let Some(keys) = self.roster.newest_keys() else { return };
         let header = VeilHeader { class: Class::Member, epoch_tag: keys.tag, nonce };
         let body = Announcement { device: own, addresses: self.lan.addresses.clone() }.encode();
-        let veiled = Veiled { time_ms: time.wall_ms, kind: veil::ANNOUNCEMENT, body };
+        let veiled = Veiled { time_ms: self.clocks.true_ms(time.wall_ms), kind: veil::ANNOUNCEMENT, body };
         let datagram = veiled.seal(&keys.veil, &header);
         self.out.events.push_back(Event::Announce(datagram));
     }
@@ -164,7 +168,7 @@ impl Engine {
             return Err(DropReason::NotMember);
         }
         let question = Question { nonce: header.nonce, time_ms: content.time_ms, source: Remote::Udp(from) };
-        self.gate.take_announcement(&question, time.wall_ms, time.now)?;
+        self.gate.take_announcement(&question, self.clocks.true_ms(time.wall_ms), time.now)?;
         self.on_neighbour(heard, time)
     }
 
@@ -183,6 +187,7 @@ impl Engine {
         }
         peer.heard.addresses = addresses;
         peer.heard.until = Some(time.now + TRIED_FOR);
+        peer.trail.add(Step::Neighbour, time.now);
         // A handshake under way goes on at the addresses that were missing.
         let number = peer.attempt.as_ref().map_or(0, |attempt| attempt.number);
         self.initiate(&device, number, time);
@@ -190,11 +195,11 @@ impl Engine {
     }
 
     /// Where to send an initiation to `device`: the addresses that are known, the used one first, and those that it
-    /// announced; at most 16.
+    /// announced; at most 16. Last the pipe to it, if there is one.
     pub(super) fn remotes(&self, device: &DeviceId, now: Instant) -> Vec<Remote> {
         let Some(peer) = self.peers.get(device) else { return Vec::new() };
         let mut remotes: Vec<Remote> = peer.path.remotes().collect();
-        for remote in peer.heard.addresses(now).map(Remote::Udp) {
+        for remote in peer.heard.addresses(now).map(Remote::Udp).chain(peer.circuit.remote()) {
             if !remotes.contains(&remote) {
                 remotes.push(remote);
             }

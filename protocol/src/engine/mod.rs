@@ -20,15 +20,18 @@ mod admin;
 mod arriving;
 mod bursts;
 mod candidates;
+mod circuits;
 mod clocks;
 mod command;
 mod control;
 mod duty;
 mod epochs;
+mod finding;
 mod handshake;
 mod inbound;
 mod joining;
 mod lan;
+mod lobbies;
 mod news;
 mod outbound;
 mod outbox;
@@ -40,6 +43,7 @@ mod roster;
 mod spread;
 mod statics;
 mod status;
+mod trail;
 mod upkeep;
 mod witness;
 
@@ -69,6 +73,7 @@ pub use bursts::Leave;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
+pub use trail::{LookedUp, Step};
 
 use admin::Leaving;
 use arriving::Arriving;
@@ -76,6 +81,7 @@ use bursts::Bursts;
 use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
+use finding::Finding;
 use joining::Joining;
 use lan::Lan;
 use outbox::Outbox;
@@ -153,6 +159,9 @@ pub struct Engine {
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
     bursts: Bursts,
+    finding: Finding,
+    /// The number of the next own pipe.
+    next_circuit: u32,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -221,6 +230,8 @@ impl Engine {
             is_removed: false,
             addresses: None,
             bursts: Bursts::default(),
+            finding: Finding::new(config.vpi),
+            next_circuit: 0,
             spread: None,
             upkeep: Upkeep::default(),
             epoch_at: None,
@@ -318,6 +329,7 @@ impl Engine {
             self.keep_up(time);
             self.stun_due(time);
             self.burst_due(time);
+            self.find(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -338,6 +350,7 @@ impl Engine {
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
             (self.bursts.poll_timeout(), "burst"),
+            (self.finding.poll_timeout(), "dht"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -350,6 +363,18 @@ impl Engine {
             .chain(joining)
             .chain(self.lan.poll_timeout())
             .min()
+    }
+
+    /// Says whether this device is a member in its own eyes: not while it joins, nor once it was removed or left.
+    #[must_use]
+    pub fn belongs(&self) -> bool {
+        self.is_member()
+    }
+
+    /// The beacons over which other members say that they are met, as multiaddresses: anything that a member may write.
+    pub fn beacons(&self) -> impl Iterator<Item = &str> {
+        let presences = self.peers.keys().filter_map(|device| self.roster.objects().presence_of(device));
+        presences.filter_map(|(_, presence)| Some(presence.beacon.as_ref()?.0.as_str()))
     }
 
     /// Says whether this device is a member in its own eyes.
@@ -420,6 +445,7 @@ impl Engine {
         }
         self.choose_static();
         self.watch_duty(time);
+        self.finding.on_membership();
     }
 
     /// Others have removed this device, or its own word of leaving came back.

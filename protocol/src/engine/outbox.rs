@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::discovery::record::KEY_BYTES;
 use crate::drop::DropReason;
 use crate::forward::Update;
 use crate::identity::DeviceId;
@@ -103,6 +104,30 @@ pub enum Event {
     Burst {
         /// Whether they are.
         is_running: bool,
+    },
+    /// Look up every value under a key of the DHT, then say [`super::Command::Found`].
+    Lookup {
+        /// The key.
+        key: [u8; KEY_BYTES],
+    },
+    /// Put a value into the DHT and read it back, then say [`super::Command::Published`].
+    Publish {
+        /// Its key.
+        key: [u8; KEY_BYTES],
+        /// The record, as it is put.
+        value: Vec<u8>,
+        /// How long it lives.
+        expires_in: Duration,
+    },
+    /// Open a pipe under this number, and carry datagrams to [`Remote::Circuit`] of it, also those that come before it
+    /// stands; say [`super::Command::CircuitClosed`] at its end.
+    OpenCircuit {
+        /// Its number; the highest bit is not set.
+        circuit: u32,
+        /// The beacon's multiaddress, by a member's or a lobby's word.
+        beacon: String,
+        /// The peer id to be met there, by the same word.
+        peer: Vec<u8>,
     },
     /// Something was dropped after its input had been taken.
     Dropped(DropReason),

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::bursts::{FORETELLS, Waiting};
 use super::candidates::ASKED_FOR;
+use super::circuits::Circuit;
 use super::epochs::Asking;
 use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
+use super::trail::Trail;
 use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
@@ -34,6 +36,8 @@ const MAX_PINGS: usize = 16;
 const OBJECTS: Rate = Rate { per_second: 4.0, burst: 8_192.0 };
 /// Charters, Removes and Epochs taken from one member: the burst is the removals of a large VPI's life.
 const URGENT_OBJECTS: Rate = Rate { per_second: 4.0, burst: 4_096.0 };
+/// Initiations before their time, because a member turned out to be elsewhere (chosen: it may say so of itself without end).
+const HASTENED: Rate = Rate { per_second: 1.0 / 5.0, burst: 4.0 };
 
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
@@ -116,6 +120,12 @@ pub(super) struct Peer {
     pub(super) had_birthday_at: Option<Instant>,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
+    /// The own pipe to it.
+    pub(super) circuit: Circuit,
+    /// What was tried to reach it.
+    pub(super) trail: Trail,
+    /// Handshakes begun anew because more became known of where it is.
+    pub(super) hastened: Bucket,
     pub(super) sessions: Sessions,
     pub(super) attempt: Option<Attempt>,
     /// Where the initiation came from whose session waits to be confirmed, and that session's index.
@@ -193,6 +203,9 @@ impl Peer {
             birthday_at: None,
             had_birthday_at: None,
             heard: Heard::default(),
+            circuit: Circuit::default(),
+            trail: Trail::default(),
+            hastened: Bucket::new(HASTENED),
             sessions: Sessions::default(),
             attempt: None,
             answered: None,
@@ -236,6 +249,11 @@ impl Peer {
     pub(super) fn hold(&mut self, packet: Vec<u8>, now: Instant) -> Option<Vec<u8>> {
         self.held.push_back((now, packet));
         if self.held.len() > MAX_HELD { self.held.pop_front().map(|(_, packet)| packet) } else { None }
+    }
+
+    /// Says whether an application or a person waits for the link.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.held.is_empty() || !self.pings.waiting.is_empty()
     }
 
     /// Takes the held packets out: those that are still worth sending, and how many are not.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::news::Origin;
 use super::outbox::Event;
+use super::trail::Step;
 use super::{Engine, Time};
 use crate::identity::DeviceId;
 use crate::membership::admin;
@@ -41,22 +42,36 @@ impl Engine {
         }
     }
 
-    /// Signs and tells where this device is, if the newest word of that says something else.
+    /// Tells where this device is: members, and, under the keys of its slots, the DHT.
     pub(super) fn publish(&mut self, time: Time) {
+        if let Some(until) = self.finding.waits_until(time.now) {
+            self.publish_at.get_or_insert(until);
+            return;
+        }
+        self.sign_presence(time);
+        self.publish_in_dht(time);
+    }
+
+    /// Signs and tells where this device is, if the newest word of that says something else.
+    fn sign_presence(&mut self, time: Time) {
         let Some((candidates, nat)) = self.whereabouts() else { return };
         let own = self.config.device.public();
         if self.roster.membership().member(&own).is_none() || self.publish_at.is_some() {
             return;
         }
+        self.tell_lobbies(&candidates, time);
+        let beacon = self.finding.reserved();
         let newest = self.roster.objects().presence_of(&own);
-        if newest.is_some_and(|(_, presence)| (&presence.candidates, presence.nat) == (&candidates, nat)) {
+        if newest.is_some_and(|(_, presence)| {
+            (&presence.candidates, presence.nat, presence.beacon.as_ref()) == (&candidates, nat, beacon)
+        }) {
             return;
         }
         // Above every former one, also one that a disk forgot: members bring it back. Seconds, which are a count (README §10).
         let counter =
             newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_secs());
         let (vpi, device) = (&self.config.vpi, &self.config.device);
-        let place = admin::Place { candidates: &candidates, nat };
+        let place = admin::Place { candidates: &candidates, nat, beacon };
         let made = admin::presence(vpi, device, counter, place, time.wall_secs());
         let Ok(object) = made else { return };
         let taken = self.roster.insert([object]);
@@ -93,8 +108,15 @@ impl Engine {
         peer.compare_at = None;
         peer.punch.hasten(time.now);
         // The best is tried first, and the newest stand first.
+        let known: Vec<SocketAddr> = peer.path.candidates().collect();
         for candidate in presence.candidates.iter().rev().filter(|candidate| is_candidate(candidate)) {
             peer.path.add_candidate(*candidate);
+        }
+        let is_news = peer.path.candidates().any(|candidate| !known.contains(&candidate));
+        let device = presence.device;
+        if is_news && peer.attempt.is_some() {
+            peer.trail.add(Step::Told, time.now);
+            self.hasten(&device, time);
         }
     }
 

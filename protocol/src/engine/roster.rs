@@ -6,7 +6,7 @@ use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, StaticKey, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs, MAX_EPOCHS, secret_hash};
 use crate::membership::object::{Kind, Object, ObjectError};
-use crate::membership::{Insertion, Membership, ObjectSet};
+use crate::membership::{EpochState, Insertion, Membership, ObjectSet};
 use crate::wire::hello::Digests;
 use crate::wire::message::{Message, PAGE_IDS};
 
@@ -122,6 +122,20 @@ impl Roster {
     /// The newest epoch's secret, if any is held.
     pub(super) fn newest_epoch(&self) -> Option<&EpochSecret> {
         self.epochs.by_hash(&self.keys.first()?.hash)
+    }
+
+    /// The held epochs' secrets, the newest first.
+    pub(super) fn epochs_newest_first(&self) -> impl Iterator<Item = &EpochSecret> {
+        self.keys.iter().filter_map(|keys| self.epochs.by_hash(&keys.hash))
+    }
+
+    /// The secret of the newest Epoch that was signed by `secs`, in unix seconds, if it is held.
+    pub(super) fn epoch_at(&self, secs: u64) -> Option<&EpochSecret> {
+        let signed_by = |state: &&EpochState| {
+            self.objects.get(&state.id).is_some_and(|object| object.body().time() <= secs)
+        };
+        let state = self.membership().epochs().find(signed_by)?;
+        self.epochs.by_hash(&state.secret_hash)
     }
 
     /// The newest epoch's keys, if any is held.

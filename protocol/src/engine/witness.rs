@@ -131,7 +131,7 @@ impl Engine {
             return Err(DropReason::VeilType);
         }
         let asked = gate::Question { nonce: header.nonce, time_ms: content.time_ms, source };
-        self.gate.look(Lane::Join, &asked, time.wall_ms, time.now)?;
+        self.gate.look(Lane::Join, &asked, self.clocks.true_ms(time.wall_ms), time.now)?;
         let question = Question::decode(&self.config.vpi, &content.body)?;
         if question.bodies().1.invite_id != invite {
             return Err(DropReason::JoinRefused);
@@ -148,7 +148,8 @@ impl Engine {
         }
         debug_assert!(answer.len() <= content.body.len(), "an answer is never longer than its question");
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };
-        let answer = Veiled { time_ms: time.wall_ms, kind: veil::ANSWER, body: answer };
+        let time_ms = self.clocks.true_ms(time.wall_ms);
+        let answer = Veiled { time_ms, kind: veil::ANSWER, body: answer };
         let datagram = answer.seal(key, &header);
         self.acknowledge(Acknowledgement::Answer(Transmit { to: source, datagram }), time);
         Ok(())

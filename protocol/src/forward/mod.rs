@@ -300,6 +300,12 @@ impl Forwarder {
                 false => Inbound::Drop(DropReason::StunUnasked),
             };
         }
+        self.passed_on(from, datagram, now)
+    }
+
+    /// Takes in one datagram, veiled or of a session, that came straight or by way of somebody else. By way of a circuit
+    /// come no packets: a beacon is no relay.
+    pub fn passed_on<'d>(&mut self, from: Remote, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
         if datagram.first() == Some(&header::VEILED) {
             return Inbound::Veiled { from, bytes: datagram };
         }
@@ -334,7 +340,9 @@ impl Forwarder {
                     Inbound::Drop(DropReason::MessageFlood)
                 }
             }
-            Some(_) if !packets => Inbound::Drop(DropReason::ControlOnly),
+            Some(_) if !packets || matches!(from, Remote::Circuit(_)) => {
+                Inbound::Drop(DropReason::ControlOnly)
+            }
             Some(_) => {
                 let Some(alias) = link.alias else { return Inbound::Drop(DropReason::ControlOnly) };
                 let own = self.own;

@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::epoch::{EpochSecret, secret_hash};
 use super::object::{
-    Body, Capabilities, Confirm, Epoch, Kind, MAX_CANDIDATES, MAX_CONFIRMED, MAX_COUNT, Object, ObjectError,
-    Presence, Reason, Rekey, Remove, Target,
+    Body, Capabilities, Confirm, Epoch, Kind, MAX_BEACON_ADDRESS, MAX_BEACON_PEER, MAX_CANDIDATES,
+    MAX_CONFIRMED, MAX_COUNT, Object, ObjectError, Presence, Reason, Rekey, Remove, Target,
 };
 use super::reducer::{Supposed, reduce_supposing};
 use super::set::ObjectSet;
@@ -210,6 +210,8 @@ pub struct Place<'p> {
     pub candidates: &'p [SocketAddr],
     /// The number of its NAT's class; 0 while unknown.
     pub nat: u8,
+    /// The beacon over which it may be met, and its peer id there; left out where either is longer than a Presence holds.
+    pub beacon: Option<&'p (String, Vec<u8>)>,
 }
 
 /// Makes the Presence of `device` at `place`; `counter` is one more than that of its last, or 0.
@@ -227,6 +229,9 @@ pub fn presence(
         IpAddr::V4(ip) => SocketAddr::from((ip, socket.port())),
         IpAddr::V6(ip) => SocketAddr::from((ip, socket.port())),
     };
+    let is_told = |(address, peer): &&(String, Vec<u8>)| {
+        (1..=MAX_BEACON_ADDRESS).contains(&address.len()) && (1..=MAX_BEACON_PEER).contains(&peer.len())
+    };
     let told =
         place.candidates.iter().filter(|socket| socket.port() != 0).take(MAX_CANDIDATES).map(in_one_form);
     let body = Body::Presence(Presence {
@@ -234,7 +239,7 @@ pub fn presence(
         time: wall_secs,
         counter,
         candidates: told.collect(),
-        beacon: None,
+        beacon: place.beacon.filter(is_told).cloned(),
         nat: place.nat,
         flags: 0,
         extensions: Extensions::default(),

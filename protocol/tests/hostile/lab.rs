@@ -102,7 +102,7 @@ impl Lab {
     pub(crate) fn join(&mut self, n: u8) {
         let wish = InviteWish { name: None, max_uses: 1, seconds: None, bound_device: None };
         let members = vec![self.nodes[0].address];
-        let request = Box::new(InviteRequest { wish, members, offline: true });
+        let request = Box::new(InviteRequest { wish, members, beacons: Vec::new(), offline: true });
         self.command(0, Command::Invite(1, request));
         let token = self.nodes[0].token.take().unwrap();
         let (device, static_secret) = keys(n);

@@ -154,7 +154,8 @@ fn thirty_two_epochs_do_not_make_a_timer_cost_a_member_microseconds() {
             seconds: None,
             bound_device: None,
         };
-        let request = protocol::engine::InviteRequest { wish, members: Vec::new(), offline: true };
+        let request =
+            protocol::engine::InviteRequest { wish, members: Vec::new(), beacons: Vec::new(), offline: true };
         lab.command(VICTIM, Command::Invite(ticket + 100, Box::new(request)));
         lab.wire.clear();
     }

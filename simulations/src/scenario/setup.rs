@@ -57,7 +57,8 @@ pub(super) fn wish(
     members: &[SocketAddr],
 ) -> Result<(), String> {
     let wish = InviteWish { name: None, max_uses, seconds: None, bound_device: None };
-    let request = Box::new(InviteRequest { wish, members: members.to_vec(), offline: false });
+    let request =
+        Box::new(InviteRequest { wish, members: members.to_vec(), beacons: Vec::new(), offline: false });
     world.give(admin, Input::Command(Command::Invite(1, request)))
 }
 

@@ -214,6 +214,8 @@ impl World {
             Event::JoinFailed(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
+            // No host of a simulation knows a beacon.
+            Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {}
             Event::Link { .. } | Event::Dropped(_) => {}
         }
         Ok(())

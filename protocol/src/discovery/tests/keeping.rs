@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand_core::SeedableRng as _;
 
 use super::{VPI, rng};
-use crate::discovery::keeper::{Keeper, MAX_LOBBIES};
+use crate::discovery::keeper::{Keeper, MAX_LOBBIES, SPREAD};
 use crate::discovery::lobby::{Contact, Lobby};
 use crate::discovery::slot::{slot_of, start_of};
 use crate::identity::{InviteId, Secret};
@@ -43,6 +43,21 @@ fn a_member_that_wrote_corrects_its_record_within_a_minute_and_others_leave_it()
 }
 
 #[test]
+fn a_record_that_leads_to_no_member_is_written_over_at_once() {
+    let mut lab = Lab::new(1);
+    let lobby = Lobby::new(&VPI, &KEY, slot_of(lab.wall));
+    let record = lobby.seal(&contact(9, 9), lab.wall, &mut rng()).unwrap();
+    lab.dht.insert(record.key, record.value);
+    let (keeper, rng) = &mut lab.keepers[0];
+    let now = keeper.poll_timeout().unwrap();
+    let key = keeper.poll_lookup(rng, lab.wall, now).unwrap();
+    let found = (&key, &[lab.dht[&key].clone()][..]);
+    keeper.handle_found(found, |read| *read != contact(9, 9), rng, lab.wall, now);
+    let written = keeper.poll_record(rng, lab.wall, now).unwrap();
+    assert_eq!(lobby.open(&written.value, lab.wall).unwrap().1, contact(0, 0));
+}
+
+#[test]
 fn who_has_no_address_writes_nothing() {
     let mut lab = Lab::new(1);
     lab.keepers[0].0.handle_contact(Contact::default(), &mut rng(), lab.now);
@@ -61,7 +76,7 @@ fn an_invite_that_is_over_is_looked_up_no_more() {
 fn a_lookup_without_a_word_is_made_again_later_and_writes_nothing() {
     let (mut keeper, mut rng, start) = (Keeper::new(VPI), rng(), Instant::now());
     keeper.handle_contact(contact(1, 0), &mut rng, start);
-    keeper.keep(INVITE, KEY, &mut rng, start);
+    keeper.keep((INVITE, KEY), SPREAD, &mut rng, start);
     let mut lookups = 0;
     while let Some(at) = keeper.poll_timeout().filter(|at| *at < start + Duration::from_secs(7_200)) {
         let wall = 1_800_000_000 + (at - start).as_secs();
@@ -75,10 +90,10 @@ fn a_lookup_without_a_word_is_made_again_later_and_writes_nothing() {
 fn lobbies_are_bounded() {
     let (mut keeper, mut rng, now) = (Keeper::new(VPI), rng(), Instant::now());
     for n in 0..MAX_LOBBIES as u8 {
-        assert!(keeper.keep(InviteId([n; 16]), KEY, &mut rng, now));
+        assert!(keeper.keep((InviteId([n; 16]), KEY), SPREAD, &mut rng, now));
     }
-    assert!(!keeper.keep(InviteId([99; 16]), KEY, &mut rng, now));
-    assert!(keeper.keep(InviteId([0; 16]), KEY, &mut rng, now), "one that is kept stays");
+    assert!(!keeper.keep((InviteId([99; 16]), KEY), SPREAD, &mut rng, now));
+    assert!(keeper.keep((InviteId([0; 16]), KEY), SPREAD, &mut rng, now), "one that is kept stays");
 }
 
 struct Lab {
@@ -96,7 +111,7 @@ impl Lab {
         let keeper = |n: u8| {
             let (mut keeper, mut rng) = (Keeper::new(VPI), Rng::from_seed([n; 32]));
             keeper.handle_contact(contact(n, 0), &mut rng, now);
-            keeper.keep(INVITE, KEY, &mut rng, now);
+            keeper.keep((INVITE, KEY), SPREAD, &mut rng, now);
             (keeper, rng)
         };
         let keepers = (0..count).map(keeper).collect();
@@ -110,7 +125,10 @@ impl Lab {
             for (keeper, rng) in &mut self.keepers {
                 while let Some(key) = keeper.poll_lookup(rng, self.wall, self.now) {
                     let values: Vec<_> = self.dht.get(&key).cloned().into_iter().collect();
-                    assert_eq!(keeper.handle_found((&key, &values), rng, self.wall, self.now), Some(0));
+                    assert_eq!(
+                        keeper.handle_found((&key, &values), |_| true, rng, self.wall, self.now),
+                        Some(0)
+                    );
                 }
                 while let Some(record) = keeper.poll_record(rng, self.wall, self.now) {
                     self.puts += 1;

@@ -1,0 +1,260 @@
+//! One VPI's way back in: its swarm, and what engine and swarm have to say to each other.
+//!
+//! ```text
+//! settings, token, Presences ──► beacons ──► Swarm ◄── lookups, records, pipes ── Engine
+//! ```
+//!
+//! Each VPI has a swarm and a peer id of its own, so that no beacon sees that two of them are on one machine. Without
+//! beacons there is none, and nothing of it costs anything.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+use protocol::engine::{Command, Event, Time};
+use protocol::identity::VpiId;
+use protocol::path::Remote;
+use protocol::wire::header;
+use tracing::{debug, warn};
+
+use super::vpi::Vpi;
+use crate::config::Settings;
+use crate::pump::Seen;
+use crate::swarm::{Ask, Beacon, BeaconStatus, INBOUND, Swarm, Told};
+
+/// Beacons are asked for the time, and for their STUN responders, again if none answered (chosen: a start without a network).
+const ASK_TIME_AGAIN: Duration = Duration::from_secs(30);
+/// STUN servers at most: as many as an engine keeps.
+const STUN_SERVERS: usize = 8;
+/// This machine's clock is believed if it is off by less, in milliseconds: veils allow twice as much.
+const CLOCK_OFF_MS: u64 = 60_000;
+/// The clock of a machine cannot be right if it is before this, in unix seconds: the time of this version's build.
+const BUILT_SECS: u64 = 1_767_225_600;
+
+/// What the driver keeps of it.
+#[derive(Default)]
+pub(super) struct Way {
+    swarm: Option<Swarm>,
+    /// Beacons and STUN servers of the node's settings.
+    named: Vec<String>,
+    stun: Vec<SocketAddr>,
+    /// As the swarm was told.
+    beacons: Vec<Beacon>,
+    status: Vec<BeaconStatus>,
+    is_reserving: bool,
+    /// Keys that are being looked up.
+    lookups: BTreeMap<u64, [u8; 32]>,
+    last_ticket: u64,
+    addresses: Option<Vec<SocketAddr>>,
+    time_asked_at: Option<Instant>,
+    has_stun: bool,
+}
+
+impl Way {
+    /// How the beacons do.
+    pub(super) fn status(&self) -> &[BeaconStatus] {
+        &self.status
+    }
+
+    /// The beacons that are used, the surest first: for others to use.
+    pub(super) fn beacons(&self) -> Vec<String> {
+        self.beacons.iter().map(ToString::to_string).collect()
+    }
+
+    fn ask(&self, ask: Ask) -> Result<(), Ask> {
+        match &self.swarm {
+            Some(swarm) => swarm.ask(ask),
+            None => Err(ask),
+        }
+    }
+}
+
+/// Waits for what any swarm tells; without one, for ever. `None`: the swarm ended.
+pub(super) async fn told(vpis: &mut BTreeMap<VpiId, Vpi>) -> (VpiId, Option<Told>) {
+    poll_fn(|context| {
+        for (id, vpi) in &mut *vpis {
+            if let Some(swarm) = &mut vpi.way.swarm
+                && let Poll::Ready(told) = swarm.poll_told(context)
+            {
+                return Poll::Ready((*id, told));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Vpi {
+    /// Takes in the node's settings, and where this machine is: elsewhere it is somebody else to beacons.
+    pub(super) fn place(&mut self, settings: &Settings, addresses: Vec<SocketAddr>, time: Time) {
+        self.way.named.clone_from(&settings.beacons);
+        self.way.stun.clone_from(&settings.stun);
+        self.look_at_beacons(time);
+        let before = self.way.addresses.replace(addresses.clone());
+        if before.is_some_and(|before| before != addresses) {
+            let _ = self.way.ask(Ask::Renew);
+            self.ask_time(time);
+        }
+        self.engine.handle_command(Command::Addresses(addresses), time);
+        if !self.way.has_stun {
+            self.engine.handle_command(Command::StunServers(settings.stun.clone()), time);
+        }
+    }
+
+    /// Brings the swarm in line with the beacons that are known: named by the settings, the token and the command that
+    /// founded the VPI, then those that members say they are reached over.
+    pub(super) fn look_at_beacons(&mut self, time: Time) {
+        if self.engine.is_removed() {
+            self.way.swarm = None;
+            return;
+        }
+        let told = self.engine.beacons().map(str::to_owned);
+        let texts = self.settings.beacons.iter().chain(&self.way.named).cloned().chain(told);
+        let mut beacons: Vec<Beacon> = Vec::new();
+        for beacon in texts.filter_map(|text| text.parse().ok()) {
+            if !beacons.contains(&beacon) {
+                beacons.push(beacon);
+            }
+        }
+        if self.way.swarm.is_none() && !beacons.is_empty() {
+            self.way = Way {
+                swarm: Some(Swarm::start()),
+                named: std::mem::take(&mut self.way.named),
+                stun: std::mem::take(&mut self.way.stun),
+                addresses: self.way.addresses.take(),
+                ..Way::default()
+            };
+        }
+        if beacons != self.way.beacons && self.way.ask(Ask::Beacons(beacons.clone())).is_ok() {
+            self.way.beacons = beacons;
+            let are_known = !self.way.beacons.is_empty();
+            self.engine.handle_command(Command::Beacons(are_known), time);
+            self.ask_time(time);
+        }
+        let may_reserve = self.engine.belongs() && !self.way.beacons.is_empty();
+        if may_reserve != self.way.is_reserving && self.way.ask(Ask::Reserve(may_reserve)).is_ok() {
+            self.way.is_reserving = may_reserve;
+        }
+    }
+
+    /// Asks beacons for the time and for their STUN responders.
+    fn ask_time(&mut self, time: Time) {
+        if self.way.ask(Ask::Time).is_ok() {
+            self.way.time_asked_at = Some(time.now);
+        }
+    }
+
+    /// Does what the engine wants of the swarm; what cannot be asked of it is answered at once.
+    pub(super) fn on_wish(&mut self, wish: Event, time: Time) {
+        let waited = self.way.time_asked_at.is_none_or(|at| time.now >= at + ASK_TIME_AGAIN);
+        if !self.way.has_stun && waited {
+            self.ask_time(time);
+        }
+        match wish {
+            Event::Lookup { key } => {
+                self.way.last_ticket += 1;
+                let ticket = self.way.last_ticket;
+                if self.way.ask(Ask::Get { ticket, key }).is_ok() {
+                    self.way.lookups.insert(ticket, key);
+                } else {
+                    let none = Command::Found { key, values: Vec::new(), answered: 0 };
+                    self.engine.handle_command(none, time);
+                }
+            }
+            Event::Publish { key, value, expires_in } => {
+                if self.way.ask(Ask::Put { key, value, expires_in }).is_err() {
+                    self.engine.handle_command(Command::Published(key, 0), time);
+                }
+            }
+            Event::OpenCircuit { circuit, beacon, peer } => {
+                let place = beacon.parse().ok().zip(PeerId::from_bytes(&peer).ok());
+                let ask = place.map(|(beacon, peer)| Ask::Open { circuit, beacon, peer });
+                if ask.is_none_or(|ask| self.way.ask(ask).is_err()) {
+                    self.engine.handle_command(Command::CircuitClosed(circuit), time);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a datagram over a pipe; what finds no room is lost, as it may be on any network.
+    pub(super) fn send_over(&self, circuit: u32, bytes: Vec<u8>) -> bool {
+        self.way.ask(Ask::Frame { circuit, bytes }).is_ok()
+    }
+
+    /// Something authentic came over this pipe: if another opened it, it may stay.
+    pub(super) fn vouch(&self, from: Remote) {
+        if let Remote::Circuit(circuit) = from
+            && circuit & INBOUND != 0
+        {
+            let _ = self.way.ask(Ask::Vouch(circuit));
+        }
+    }
+
+    /// Takes in what the swarm tells.
+    pub(super) fn on_told(&mut self, told: Option<Told>, time: Time) {
+        let command = match told {
+            None => {
+                warn!(vpi = self.settings.name, "what asks beacons has ended, and is begun again");
+                self.way.swarm = None;
+                self.way.beacons.clear();
+                self.engine.handle_command(Command::Reserved(None), time);
+                return self.look_at_beacons(time);
+            }
+            Some(Told::Beacons(status)) => {
+                self.way.status = status;
+                return;
+            }
+            Some(Told::Reserved(place)) => {
+                Command::Reserved(place.map(|(beacon, peer)| (beacon.to_string(), peer.to_bytes())))
+            }
+            Some(Told::Found { ticket, values, answered }) => {
+                let Some(key) = self.way.lookups.remove(&ticket) else { return };
+                Command::Found { key, values, answered }
+            }
+            Some(Told::Stored { key, copies }) => Command::Published(key, copies),
+            Some(Told::Circuit { circuit, .. }) => {
+                debug!(vpi = self.settings.name, circuit, "a pipe over a beacon stands");
+                return;
+            }
+            Some(Told::Frame { circuit, bytes }) => return self.on_frame(circuit, bytes, time),
+            Some(Told::Closed { circuit, ended }) => {
+                debug!(vpi = self.settings.name, circuit, ?ended, "a pipe over a beacon is gone");
+                Command::CircuitClosed(circuit)
+            }
+            Some(Told::Clock { offset_ms, stun }) => return self.on_clock(offset_ms, stun, time),
+        };
+        self.engine.handle_command(command, time);
+    }
+
+    /// A datagram came over a pipe: to the engine, or to the pump, which holds the keys of sessions.
+    fn on_frame(&mut self, circuit: u32, bytes: Vec<u8>, time: Time) {
+        if bytes.first() == Some(&header::VEILED) {
+            self.on_seen(Seen::Veiled { from: Remote::Circuit(circuit), bytes }, time);
+        } else {
+            self.pass_on(circuit, bytes);
+        }
+    }
+
+    /// STUN responders are asked from here on; a clock that cannot be right is corrected for veils and slots.
+    fn on_clock(&mut self, offset_ms: Option<i64>, stun: Vec<SocketAddr>, time: Time) {
+        if !stun.is_empty() {
+            self.way.has_stun = true;
+            let servers = self.way.stun.iter().copied().chain(stun).take(STUN_SERVERS).collect();
+            self.engine.handle_command(Command::StunServers(servers), time);
+        }
+        let wall_secs = time.wall_ms / 1_000;
+        let is_wrong = wall_secs < BUILT_SECS || self.engine.clock_behind_secs(wall_secs).is_some();
+        if let Some(offset_ms) = offset_ms.filter(|offset| is_wrong && offset.unsigned_abs() > CLOCK_OFF_MS) {
+            warn!(
+                vpi = self.settings.name,
+                secs = offset_ms / 1_000,
+                "this machine's clock is behind; what others check is dated by beacons' clocks"
+            );
+            self.engine.handle_command(Command::ClockOffset(offset_ms), time);
+        }
+    }
+}

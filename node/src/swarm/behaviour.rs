@@ -1,0 +1,126 @@
+//! What a member speaks with beacons, and every setting of it.
+//!
+//! There is no identify here: it would tell each beacon at which other one this device is reachable.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::Transport as _;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::identity::Keypair;
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
+use libp2p::swarm::{Config, NetworkBehaviour};
+use libp2p::{kad, noise, ping, relay, yamux};
+use tokio::sync::mpsc;
+
+use super::book::Book;
+use super::outward::{Inside, Outward};
+use super::pipe::{RawDialer, RawIn, raw_relay};
+use crate::beacon::protocol::{KAD, REPLICATION};
+
+/// How often a beacon in use is asked for a sign of life (chosen: 0.7 kB each time, and below the 350 s after which some NATs
+/// forget a connection).
+const PING_EVERY: Duration = Duration::from_secs(300);
+/// And how long it may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection is made within this time or not at all.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// A connection that nothing uses ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Paths of one lookup that share no beacon, and beacons each asks at once (chosen: sixteen are asked before the first has
+/// answered, so that a dozen that stall hold up nobody).
+const PATHS: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
+/// A lookup ends of itself after this; the deadlines of `lookups` come before it.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest message of Kademlia: twenty beacons with their addresses, or a bulletin of 4.3 KiB.
+const KAD_MESSAGE_BYTES: usize = 16 << 10;
+
+/// Connections being made, and standing (chosen: lookups of twenty beacons each, several at once).
+const CONNECTING: u32 = 32;
+const CONNECTED: u32 = 64;
+/// One for use, and one that was made at the same time.
+const CONNECTED_PER_BEACON: u32 = 2;
+/// Streams a beacon may have open on one connection (chosen: eight circuits in, eight out, ten questions for a circuit,
+/// lookups).
+const STREAMS: usize = 64;
+
+/// The behaviours of a member.
+#[derive(NetworkBehaviour)]
+pub(super) struct Member {
+    pub(super) limits: connection_limits::Behaviour,
+    pub(super) book: Book,
+    pub(super) relay: relay::client::Behaviour,
+    pub(super) kad: kad::Behaviour<MemoryStore>,
+    pub(super) ping: ping::Behaviour,
+    pub(super) stream: libp2p_stream::Behaviour,
+}
+
+/// A swarm under a peer id made for it, and the two ends of its circuits.
+pub(super) struct Built {
+    pub(super) swarm: libp2p::Swarm<Member>,
+    pub(super) dialer: RawDialer,
+    pub(super) inbound: mpsc::Receiver<RawIn>,
+}
+
+/// Builds it. `waiting` inbound circuits may wait to be read.
+///
+/// # Errors
+/// Noise has no key; that is a lack of randomness.
+pub(super) fn build(inside: Inside, waiting: usize) -> Result<Built, noise::Error> {
+    let key = Keypair::generate_ed25519();
+    let me = key.public().to_peer_id();
+    let (raw, dialer, inbound, relay) = raw_relay(me, waiting);
+    let mut mux = yamux::Config::default();
+    mux.set_max_num_streams(STREAMS);
+    let tcp = Outward::build(inside)
+        .authenticate(noise::Config::new(&key)?)
+        .multiplex(mux)
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let tcp = TransportTimeout::new(tcp, CONNECT_TIMEOUT);
+    let transport = tcp.or_transport(raw).map(|either, _| either.into_inner()).boxed();
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(0))
+        .with_max_established_incoming(Some(0))
+        .with_max_pending_outgoing(Some(CONNECTING))
+        .with_max_established_outgoing(Some(CONNECTED))
+        .with_max_established_per_peer(Some(CONNECTED_PER_BEACON));
+    // Nothing is ever stored here: members put at beacons, and nobody asks a member.
+    let store = MemoryStore::with_config(
+        me,
+        MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..MemoryStoreConfig::default() },
+    );
+    let mut kad = kad::Behaviour::with_config(me, store, kademlia());
+    kad.set_mode(Some(kad::Mode::Client));
+    let member = Member {
+        limits: connection_limits::Behaviour::new(limits),
+        book: Book::default(),
+        relay,
+        kad,
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_TIMEOUT)),
+        stream: libp2p_stream::Behaviour::new(),
+    };
+    let config = Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
+    Ok(Built { swarm: libp2p::Swarm::new(transport, member, me, config), dialer, inbound })
+}
+
+fn kademlia() -> kad::Config {
+    let mut config = kad::Config::new(KAD);
+    config
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_replication_factor(NonZeroUsize::new(REPLICATION).unwrap_or(kad::K_VALUE))
+        .set_parallelism(PATHS)
+        .disjoint_query_paths(true)
+        .set_query_timeout(QUERY_TIMEOUT)
+        .set_max_packet_size(KAD_MESSAGE_BYTES)
+        .set_caching(kad::Caching::Disabled)
+        .set_record_ttl(None)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_publication_interval(None)
+        .set_periodic_bootstrap_interval(None);
+    config
+}

@@ -1,0 +1,178 @@
+//! All circuits: who may have one, and which order goes to which.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::futures::io::AsyncWriteExt as _;
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{Id, JoinSet};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::circuit::{Ended, FRAME_BYTES, Orders, carry};
+use super::pipe::{RawDialer, RawIn};
+use super::{INBOUND, Told};
+
+/// Circuits that others may have open to this device at once (specified: node/README, Beacons).
+pub(super) const INBOUND_CIRCUITS: usize = 8;
+/// Own ones, with those that wait (chosen: one for each member of a small VPI that starts).
+const OUTBOUND_CIRCUITS: usize = 32;
+/// Of these, being opened at once: a beacon negotiates ten for one member and turns down the rest.
+const OPENING: usize = 8;
+/// Frames that wait to be written to one circuit (chosen: a handshake and the objects behind it).
+const FRAMES: usize = 32;
+/// How long the way to a member may take: dial a beacon, ask it, have it ask the member.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to tell the beacon that a circuit is taken.
+const ACCEPT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The near ends of [`Orders`].
+struct Link {
+    frames: mpsc::Sender<Vec<u8>>,
+    vouch: Option<oneshot::Sender<()>>,
+    close: Option<oneshot::Sender<()>>,
+    task: Id,
+}
+
+/// The table.
+pub(super) struct Circuits {
+    links: HashMap<u32, Link>,
+    tasks: JoinSet<()>,
+    opening: Arc<Semaphore>,
+    told: mpsc::Sender<Told>,
+    next_inbound: u32,
+}
+
+impl Circuits {
+    pub(super) fn new(told: mpsc::Sender<Told>) -> Self {
+        let opening = Arc::new(Semaphore::new(OPENING));
+        Self { links: HashMap::new(), tasks: JoinSet::new(), opening, told, next_inbound: INBOUND }
+    }
+
+    /// Takes a circuit that came in, or drops it untouched, which refuses it, where there are enough.
+    pub(super) fn accept(&mut self, arrived: RawIn) {
+        if self.links.keys().filter(|circuit| is_inbound(**circuit)).count() >= INBOUND_CIRCUITS {
+            debug!("a circuit was refused: there are enough");
+            return;
+        }
+        while self.links.contains_key(&self.next_inbound) {
+            self.next_inbound = self.next_inbound.wrapping_add(1) | INBOUND;
+        }
+        let circuit = self.next_inbound;
+        self.next_inbound = circuit.wrapping_add(1) | INBOUND;
+        let (vouch, vouched) = oneshot::channel();
+        let told = self.told.clone();
+        self.add(circuit, Some(vouch), |frames, close| async move {
+            let RawIn { claimed, mut pipe } = arrived;
+            // This tells the beacon that the circuit is taken; the stranger gets nothing by it but the beacon's word.
+            if !matches!(timeout(ACCEPT_WITHIN, pipe.flush()).await, Ok(Ok(()))) {
+                return;
+            }
+            let orders = Orders { frames, vouch: Some(vouched), close };
+            if told.send(Told::Circuit { circuit, peer: claimed }).await.is_ok() {
+                let ended = carry(circuit, pipe, orders, &told).await;
+                let _ = told.send(Told::Closed { circuit, ended }).await;
+            }
+        });
+    }
+
+    /// Opens one to `peer` behind `beacon`, a whole circuit address.
+    ///
+    /// # Errors
+    /// [`Ended::Busy`] where there are too many.
+    pub(super) fn open(
+        &mut self,
+        circuit: u32,
+        peer: PeerId,
+        beacon: Multiaddr,
+        dialer: RawDialer,
+    ) -> Result<(), Ended> {
+        if is_inbound(circuit) || self.links.contains_key(&circuit) {
+            debug!(circuit, "a circuit was asked for under a number that is taken");
+            return Ok(());
+        }
+        if self.links.keys().filter(|circuit| !is_inbound(**circuit)).count() >= OUTBOUND_CIRCUITS {
+            return Err(Ended::Busy);
+        }
+        let (told, opening) = (self.told.clone(), Arc::clone(&self.opening));
+        self.add(circuit, None, |frames, mut close| async move {
+            let opened = async {
+                let _permit = opening.acquire().await.ok()?;
+                let address = beacon.with(Protocol::P2p(peer));
+                match timeout(OPEN_WITHIN, dialer.open(address)).await {
+                    Ok(Ok(pipe)) => return Some(pipe),
+                    Ok(Err(error)) => debug!(%error, "a circuit could not be opened"),
+                    Err(_) => debug!("a circuit could not be opened in time"),
+                }
+                None
+            };
+            let opened = tokio::select! {
+                opened = opened => opened.ok_or(Ended::Unreachable),
+                _ = &mut close => Err(Ended::Asked),
+            };
+            let ended = match opened {
+                Ok(pipe) => {
+                    if told.send(Told::Circuit { circuit, peer }).await.is_err() {
+                        return;
+                    }
+                    carry(circuit, pipe, Orders { frames, vouch: None, close }, &told).await
+                }
+                Err(ended) => ended,
+            };
+            let _ = told.send(Told::Closed { circuit, ended }).await;
+        });
+        Ok(())
+    }
+
+    fn add<F>(
+        &mut self,
+        circuit: u32,
+        vouch: Option<oneshot::Sender<()>>,
+        run: impl FnOnce(mpsc::Receiver<Vec<u8>>, oneshot::Receiver<()>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (frames, to_write) = mpsc::channel(FRAMES);
+        let (close, closed) = oneshot::channel();
+        let task = self.tasks.spawn(run(to_write, closed)).id();
+        self.links.insert(circuit, Link { frames, vouch, close: Some(close), task });
+    }
+
+    /// Sends one frame, or loses it where it is no frame, too many wait or the circuit is gone.
+    pub(super) fn frame(&self, circuit: u32, frame: Vec<u8>) {
+        let is_frame = (1..=FRAME_BYTES).contains(&frame.len());
+        let link = self.links.get(&circuit).filter(|_| is_frame);
+        if link.is_none_or(|link| link.frames.try_send(frame).is_err()) {
+            debug!(circuit, "a frame for a circuit was lost");
+        }
+    }
+
+    /// The driver stands for it.
+    pub(super) fn vouch(&mut self, circuit: u32) {
+        let vouch = self.links.get_mut(&circuit).and_then(|link| link.vouch.take());
+        vouch.map(|vouch| vouch.send(()));
+    }
+
+    /// Closes it, after what waits has been written.
+    pub(super) fn close(&mut self, circuit: u32) {
+        let close = self.links.get_mut(&circuit).and_then(|link| link.close.take());
+        close.map(|close| close.send(()));
+    }
+
+    /// Waits until one has ended and was told of. A call that is given up loses nothing; with no circuit it never returns.
+    pub(super) async fn ended(&mut self) {
+        let task = match self.tasks.join_next_with_id().await {
+            Some(Ok((task, ()))) => task,
+            Some(Err(error)) => error.id(),
+            None => std::future::pending().await,
+        };
+        self.links.retain(|_, link| link.task != task);
+    }
+}
+
+fn is_inbound(circuit: u32) -> bool {
+    circuit & INBOUND != 0
+}

@@ -1,0 +1,139 @@
+//! TCP that only dials.
+//!
+//! It refuses to listen, whoever asks. It refuses addresses inside this machine or its network unless one of the given
+//! beacons is inside, too: otherwise a beacon that lies could have every member knock on doors in its own home.
+//!
+//! Where a beacon dies without a word, the kernel notices: probes on a silent connection, and an end to what is sent and
+//! not acknowledged. libp2p's ping comes too seldom for that, and its first failure is silent.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent};
+use libp2p::core::{Transport, transport::upgrade};
+use libp2p::tcp::tokio::TcpStream;
+use libp2p::tcp::{self, Config};
+use socket2::{SockRef, TcpKeepalive};
+use tracing::debug;
+
+use super::address::is_public;
+use crate::beacon::protocol::socket_of;
+
+/// When a silent connection is probed (chosen: half the interval of pings, so that a dead beacon is noticed within 195 s for
+/// about 2.5 kB an hour, and below the 350 s after which some NATs forget).
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(150);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 3;
+/// What is sent and not acknowledged for this long ends the connection (chosen: the lookup is over by then; a Wi-Fi that
+/// roams is not).
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
+
+/// Whether addresses inside may be dialled; shared with whoever knows the beacons.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inside(Arc<AtomicBool>);
+
+impl Inside {
+    pub(super) fn allow(&self, is_allowed: bool) {
+        self.0.store(is_allowed, Ordering::Relaxed);
+    }
+
+    /// Whether this address may be dialled: TCP to a bare IP address, outside or allowed.
+    pub(super) fn lets(&self, address: &Multiaddr) -> bool {
+        socket_of(address).is_some_and(|socket| is_public(socket.ip()) || self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The transport.
+pub(super) struct Outward {
+    tcp: tcp::tokio::Transport,
+    inside: Inside,
+}
+
+impl Outward {
+    /// A transport whose connections are watched by the kernel, ready to be secured.
+    pub(super) fn build(
+        inside: Inside,
+    ) -> upgrade::Builder<
+        impl Transport<Output = TcpStream, Error = io::Error, Dial: Send, ListenerUpgrade: Send>,
+    > {
+        let outward = Self { tcp: tcp::tokio::Transport::new(Config::default().nodelay(true)), inside };
+        let watched = outward.map(|stream, _| {
+            if let Err(error) = watch(&stream) {
+                debug!(%error, "a connection to a beacon is not watched by the kernel");
+            }
+            stream
+        });
+        watched.upgrade(libp2p::core::upgrade::Version::V1Lazy)
+    }
+}
+
+/// Has the kernel end the connection when the other side is gone.
+fn watch(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(&stream.0);
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TRIES);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))
+}
+
+impl Transport for Outward {
+    type Output = TcpStream;
+    type Error = io::Error;
+    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
+    type Dial = <tcp::tokio::Transport as Transport>::Dial;
+
+    fn listen_on(&mut self, _: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+        Err(TransportError::MultiaddrNotSupported(address))
+    }
+
+    fn remove_listener(&mut self, _: ListenerId) -> bool {
+        false
+    }
+
+    fn dial(&mut self, address: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        if socket_of(&address).is_some() && !self.inside.lets(&address) {
+            return Err(TransportError::Other(io::ErrorKind::PermissionDenied.into()));
+        }
+        self.tcp.dial(address, DialOpts { port_use: PortUse::New, ..opts })
+    }
+
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        Pin::new(&mut self.get_mut().tcp).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::core::Endpoint;
+
+    use super::*;
+
+    #[test]
+    fn nothing_can_be_made_to_listen() {
+        let mut transport = Outward { tcp: tcp::tokio::Transport::default(), inside: Inside::default() };
+        let address: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
+        let refused = transport.listen_on(ListenerId::next(), address.clone());
+        assert!(matches!(refused, Err(TransportError::MultiaddrNotSupported(refused)) if refused == address));
+    }
+
+    #[test]
+    fn an_address_inside_is_dialled_only_where_a_beacon_is_inside() {
+        let inside = Inside::default();
+        let mut transport = Outward { tcp: tcp::tokio::Transport::default(), inside: inside.clone() };
+        let address: Multiaddr = "/ip4/192.168.1.1/tcp/22".parse().unwrap();
+        let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+        assert!(matches!(transport.dial(address.clone(), opts), Err(TransportError::Other(_))));
+        inside.allow(true);
+        assert!(transport.dial(address, opts).is_ok());
+    }
+}
