@@ -7,6 +7,7 @@ pub(crate) mod idle;
 mod join;
 mod lan;
 mod many;
+mod meet;
 mod nat;
 mod nearer;
 mod partition;
@@ -60,6 +61,7 @@ const STORIES: &[Story] = &[
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
     Story { name: "nat", weight: 3, play: nat::nat },
+    Story { name: "meet", weight: 3, play: meet::meet },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },
