@@ -8,6 +8,7 @@
 //! idle_after = 900    # seconds, 10 to 86400
 //! cipher = "auto"     # auto, aes256gcm or chacha20
 //! lan = true          # find members on the same network by veiled announcements
+//! birthday = true     # open 256 sockets for some seconds where nothing else leads to a member, or send to as many ports
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
 //! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
@@ -59,6 +60,8 @@ pub(crate) struct Settings {
     pub cipher: Cipher,
     /// Whether members on the same network are told of this device and heard; default yes.
     pub lan: bool,
+    /// Whether many sockets are opened, and many ports tried, for a member that nothing else leads to; default yes.
+    pub birthday: bool,
     /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
     pub dns: Option<SocketAddr>,
     /// STUN servers that are asked beside those at beacons, the best first; default none.
@@ -74,6 +77,7 @@ impl Default for Settings {
             idle_after: Duration::from_secs(15 * 60),
             cipher: Cipher::Auto,
             lan: true,
+            birthday: true,
             dns: None,
             stun: Vec::new(),
             beacons: Vec::new(),
@@ -177,6 +181,7 @@ struct File {
     idle_after: Option<u64>,
     cipher: Option<Cipher>,
     lan: Option<bool>,
+    birthday: Option<bool>,
     dns: Option<String>,
     #[serde(default)]
     stun: Vec<String>,
@@ -214,6 +219,7 @@ impl Settings {
             idle_after: seconds("idle_after", file.idle_after, IDLE_AFTER_S, default.idle_after)?,
             cipher: file.cipher.unwrap_or(default.cipher),
             lan: file.lan.unwrap_or(default.lan),
+            birthday: file.birthday.unwrap_or(default.birthday),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
             stun: stun(path, file.stun)?,
             beacons: beacons(path, file.beacons)?,

@@ -139,11 +139,11 @@ fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
 
 fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
     let (kind, outside) = match remote {
-        Remote::Udp(address) => (PathKind::Host, Some(address)),
+        Remote::Udp(address) | Remote::Side { address, .. } => (PathKind::Host, Some(address)),
         Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
         Remote::Circuit(_) => (PathKind::Tcp, None),
     };
-    let is_direct = matches!(remote, Remote::Udp(_));
+    let is_direct = remote.is_direct();
     PathStatus {
         kind,
         local: outside.map_or_else(String::new, |outside| local_address_towards(outside, port)),

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::way::Way;
 use crate::config::{Cipher, Settings};
+use super::sides::Sides;
 use crate::metrics::Drops;
 use crate::pump::{Pump, Queues, Seen};
 use crate::store::aliases::Aliases;
@@ -45,6 +46,8 @@ pub(super) enum Happening {
     Left(Result<u32, AdminError>),
     /// This device is to be announced on its networks.
     Announce(Vec<u8>),
+    /// Guessed ports are tried, or no more.
+    Burst(bool),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -61,9 +64,10 @@ pub(super) struct Vpi {
     pub(super) engine: Engine,
     pub(super) drops: Arc<Drops>,
     /// Dropped before the device that it reads.
-    pump: Pump,
+    pub(super) pump: Pump,
     tun: Option<Arc<Tun>>,
     socket: Arc<Socket>,
+    pub(super) sides: Sides,
     outgoing: Batch,
     log: ObjectLog,
     objects: u64,
@@ -138,6 +142,7 @@ impl Vpi {
             pump,
             tun: None,
             socket,
+            sides: Sides::default(),
             outgoing: Batch::small(),
             log: files.log,
             objects: files.objects.len() as u64,
@@ -244,6 +249,10 @@ impl Vpi {
             }
             let to = match transmit.to {
                 Remote::Udp(to) => to,
+                Remote::Side { address, socket } => {
+                    self.send_by(socket, address, &transmit.datagram);
+                    continue;
+                }
                 Remote::Circuit(circuit) if self.send_over(circuit, transmit.datagram.clone()) => continue,
                 Remote::Circuit(_) | Remote::Relayed { .. } => {
                     self.drops.count(DropReason::SendFailed);
@@ -294,6 +303,8 @@ impl Vpi {
                 self.has_other_beacons = true;
                 warn!(vpi = self.settings.name, "this device was removed by another member");
             }
+            Event::Socket { number, is_open } => self.set_side(number, is_open),
+            Event::Burst { is_running } => return Ok(Some(Happening::Burst(is_running))),
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Presence(object) => {

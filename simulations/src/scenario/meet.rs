@@ -53,13 +53,14 @@ pub(crate) fn behind(world: &mut World, kinds: [Kind; 2]) -> Result<Outcome, Str
     let [a, b] = [0; 2].map(|_| add_member(world, (founder, founder), secs(120)));
     let (a, b) = (a?, b?);
     world.run_for(secs(1))?;
+    for host in [founder, a, b] {
+        world.know_beacons(host)?;
+    }
+    world.run_for(secs(10))?;
     agreed(world, 3)?;
     for (host, kind) in [(a, kinds[0]), (b, kinds[1])] {
         world.move_behind(host, kind);
         world.addresses(host)?;
-    }
-    for host in [founder, a, b] {
-        world.know_beacons(host)?;
     }
     // Longer than a session lives: what they say of themselves comes by the founder alone.
     for host in [a, b] {
