@@ -36,6 +36,7 @@ mod names;
 mod nats;
 #[cfg(feature = "netns")]
 mod privilege;
+mod punching;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]

@@ -18,6 +18,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::forward::Update;
 use crate::identity::DeviceId;
+use crate::path::keepalive::Keepalive;
 use crate::path::nat::Nat;
 use crate::path::punch::{Candidate, Check, Kind, Tempo};
 use crate::path::reflexive::Reflexive;
@@ -121,6 +122,7 @@ impl Engine {
     /// This machine is elsewhere: what others saw is no longer true.
     pub(super) fn on_elsewhere(&mut self, time: Time) {
         self.candidates.reflexive.forget();
+        self.keepalive = Keepalive::default();
         self.ask_servers(Duration::ZERO, time);
         for peer in self.peers.values_mut() {
             peer.punch.start_over();
@@ -258,6 +260,7 @@ impl Engine {
             Quiet::Asked(_) => peer.quiet,
         };
         let is_asking = peer.quiet == Quiet::Asked(time.now);
+        let is_lost = matches!(peer.quiet, Quiet::Looking(_, since) if since == time.now);
         let wants_direct = match used {
             Remote::Circuit(_) => true,
             Remote::Relayed { .. } => is_in_use,
@@ -280,6 +283,10 @@ impl Engine {
             self.send_probe(device, probe, time);
         }
         self.try_birthday(device, time);
+        if is_lost {
+            self.on_unkept(device);
+        }
+        self.keep_path(device, time);
     }
 
     /// Tells `device` where this one is and asks the same of it; the checks go out when it has heard.

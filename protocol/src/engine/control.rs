@@ -209,6 +209,7 @@ impl Engine {
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
         }
+        self.on_kept(device, observed);
         self.on_observed((device, from), observed, time);
         let Some(peer) = self.peers.get_mut(device).filter(|_| echo.changed) else { return };
         if let Some(remote) = peer.path.remote().and_then(Remote::udp) {

@@ -30,6 +30,7 @@ mod finding;
 mod handshake;
 mod inbound;
 mod joining;
+mod keeping;
 mod lan;
 mod lobbies;
 mod news;
@@ -66,6 +67,7 @@ use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
+use crate::path::keepalive::Keepalive;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
@@ -159,6 +161,7 @@ pub struct Engine {
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
     bursts: Bursts,
+    keepalive: Keepalive,
     finding: Finding,
     /// The number of the next own pipe.
     next_circuit: u32,
@@ -230,6 +233,7 @@ impl Engine {
             is_removed: false,
             addresses: None,
             bursts: Bursts::default(),
+            keepalive: Keepalive::default(),
             finding: Finding::new(config.vpi),
             next_circuit: 0,
             spread: None,

@@ -9,6 +9,7 @@ use super::bursts::{FORETELLS, Waiting};
 use super::candidates::ASKED_FOR;
 use super::circuits::Circuit;
 use super::epochs::Asking;
+use super::keeping::Kept;
 use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
@@ -105,6 +106,8 @@ pub(super) struct Peer {
     pub(super) is_looking: bool,
     /// When the direct path that is used is compared with others again, if it was; asked when an application uses the link.
     pub(super) compare_at: Option<Instant>,
+    /// The path that is used, while it is to be kept in the NATs before this machine.
+    pub(super) kept: Kept,
     /// When it was told this device's candidates.
     pub(super) told_at: Option<Instant>,
     /// The number of the set that it was told then.
@@ -195,6 +198,7 @@ impl Peer {
             quiet: Quiet::No,
             is_looking: false,
             compare_at: None,
+            kept: Kept::default(),
             told_at: None,
             told_set: None,
             waiting: Waiting::No,
@@ -310,6 +314,7 @@ impl Peer {
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
+            (said(self.keep_at()), "keep"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.punch.poll_timeout()), "check"),

@@ -7,6 +7,7 @@
 //! between the two is not done yet.
 
 pub mod burst;
+pub mod keepalive;
 pub mod nat;
 pub mod punch;
 pub mod reflexive;

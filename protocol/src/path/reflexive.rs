@@ -139,6 +139,12 @@ impl Reflexive {
         is_news
     }
 
+    /// Where a member, known by its link, last saw this device.
+    #[must_use]
+    pub fn word_of(&self, link: u32) -> Option<SocketAddr> {
+        self.by_members.iter().find(|word| word.link == link).map(|word| word.observed)
+    }
+
     /// Judges by what servers said and, where they are too few, by what members saw lately.
     fn judge(&mut self, hosts: &[SocketAddr], now: Instant) {
         let lately = self.by_members.iter().filter(|word| now < word.at + MEMBERS_WORD_FOR);
