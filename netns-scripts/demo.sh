@@ -2,11 +2,11 @@
 # netns-scripts/demo.sh: the walk-through of the README, on one machine, with the real binary.
 #
 #      a  10.77.0.1 ── node ──┐
-#      b  10.77.0.2 ── node ──┤ switch          two members of the VPI "home"
+#      b  10.77.0.2 ── node ──┤ switch          two members of the VPI "home"; at the end, b is removed
 #      c  10.77.0.3 ──────────┘                 a stranger
 #
 #   demo.sh           builds, runs, checks every value it prints, takes the lab down; exit 1 if one is not as expected
-#   demo.sh --keep    leaves the lab up and says how to enter it
+#   demo.sh --keep    leaves the lab up, with both members, and says how to enter it
 #
 # VPI_BIN names another binary, and skips the build. Needs root for the lab (asks sudo), not for the build.
 
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 
-readonly WEB=8080 MIB=64
+readonly WEB=8080 PRIVATE=8081 MIB=64
 keep=no
 
 # --- the steps ----------------------------------------------------------------------------------------
@@ -38,8 +38,10 @@ main() {
     web
     ping_both
     transfer
+    exposure
     status
     stranger
+    [[ $keep == yes ]] || removal
     still_running
 }
 
@@ -144,6 +146,19 @@ transfer() {
     check "SHA-256 of both ends equal" "${received%% *}" "^${sent%% *}$"
 }
 
+exposure() {
+    local url=http://${peer_alias[a]}:$PRIVATE/ code=0
+    background b private "$python" -u -m http.server --bind 127.0.0.1 --directory "$files/b/www" "$PRIVATE"
+    pids[b-private]=$!
+    wait_for 5 "the private server of b" on b 2 curl -sf "http://127.0.0.1:$PRIVATE/" || differs "no private server"
+    on a 6 curl -s --max-time 5 "$url" >/dev/null || code=$?
+    check "b serves on 127.0.0.1:$PRIVATE only; a: curl $url is refused, exit code" "$code" '^7$'
+    on b 5 "$VPI_BIN" expose home "tcp/$PRIVATE" >/dev/null || differs "vpi expose failed"
+    wait_for 3 "a to reach what b exposed" on a 3 curl -sf --max-time 2 "$url" || differs "the exposed port is closed"
+    check "b: vpi expose home tcp/$PRIVATE; a: the same curl" "$(on a 6 curl -sS --max-time 5 "$url")" '^hello from b$'
+    check "   and the server sees that it is a" "$(tail -n 1 "$files/b/private.log")" "^${peer_alias[b]//./\\.} "
+}
+
 status() {
     local host peer state kind remote rtt received sent
     for host in a b; do
@@ -165,6 +180,20 @@ stranger() {
     check "c, no member, sends a's node 200 datagrams; answers" "$answers" '^0$'
     answers=$(on c 10 "$python" -c "$PROBES" 10.77.0.1 9) || true
     check "   the same to a closed port, so that an answer would be seen" "$answers" '^[1-9][0-9]*$'
+}
+
+removal() {
+    local code=0
+    on a 5 "$VPI_BIN" remove home b --reason lost >/dev/null || differs "vpi remove failed"
+    check "a: vpi remove home b; a shows it as" "$(member a b state)" '^removed$'
+    wait_for 3 "b to be told" notice || differs "b is not told of its removal"
+    check "b: vpi status" "$(notice)" 'says that this device was removed'
+    on b 4 curl -s --max-time 1 "http://${peer_alias[b]}:$WEB/" >/dev/null || code=$?
+    check "b: curl http://${peer_alias[b]}:$WEB/ has no answer, exit code" "$code" '^28$'
+}
+
+notice() {
+    on b 5 "$VPI_BIN" status --json | pick vpis.0.notices.0
 }
 
 still_running() {
@@ -226,7 +255,7 @@ how_to_enter() {
     for host in a b c; do
         echo "Enter $host:       $sudo$here/run.sh exec $lab $host"
     done
-    echo "   on a:        $VPI_BIN status;  curl http://${peer_alias[a]:-ALIAS}:$WEB/"
+    echo "   on a:        $VPI_BIN status;  curl http://${peer_alias[a]:-ALIAS}:$WEB/;  $VPI_BIN remove home b"
     echo "Logs of the nodes: $files/a/node.log, $files/b/node.log"
     echo "Take it down:   $sudo$here/run.sh down $lab"
 }

@@ -2,8 +2,9 @@
 # netns-scripts/lib.sh: networks of this machine's own making, from plain namespaces, veth pairs and bridges.
 #
 # Sourced by the scripts beside it, never run. A lab is one network. Its name carries a process id, each of its
-# namespaces is called LAB-HOST, and what it leaves on disk lies in /run/vpi-labs/LAB:
+# namespaces is called LAB-PLACE, and what it leaves on disk lies in /run/vpi-labs/LAB:
 #
+#   /run/vpi-labs/LAB/namespaces     one line a namespace that the lab made
 #   /run/vpi-labs/LAB/hosts          one line a host: name, namespace, address (nats: and the one that the internet sees)
 #   /run/vpi-labs/LAB/HOST/state     the state folder of that host's node
 #   /run/vpi-labs/LAB/HOST/node.log  what its node says
@@ -141,10 +142,14 @@ target_folder() {
 
 # --- building blocks ----------------------------------------------------------------------------------
 
-# ns NAMESPACE: makes a network namespace with its loopback up.
+# ns LAB PLACE: makes the network namespace LAB-PLACE with its loopback up. It is written down first: nothing that a lab
+# made may outlive it, and nothing of another lab may go with it.
 ns() {
-    echoed ip netns add "$1"
-    echoed ip -n "$1" link set dev lo up
+    local namespace=$1-$2
+    [[ ! -e /run/netns/$namespace ]] || fail "a namespace is already called $namespace; choose another name than $1"
+    echo "$namespace" >>"$LABS/$1/namespaces"
+    echoed ip netns add "$namespace"
+    echoed ip -n "$namespace" link set dev lo up
 }
 
 # link NS_1 DEVICE_1 NS_2 DEVICE_2: a cable (veth pair) between two namespaces, both ends up.
@@ -261,12 +266,12 @@ inside() {
 
 # cleanup LAB: ends whatever runs in the lab's namespaces, removes them and the lab's folder.
 cleanup() {
-    local lab=$1 namespace namespaces
-    mapfile -t namespaces < <(ip netns list | awk -v lab="$lab-" 'index($1, lab) == 1 { print $1 }')
+    local folder=${LABS:?}/$1 namespace namespaces=()
+    [[ ! -e $folder/namespaces ]] || mapfile -t namespaces < <(sort -u "$folder/namespaces")
     for namespace in "${namespaces[@]}"; do
-        remove_ns "$namespace"
+        [[ ! -e /run/netns/$namespace ]] || remove_ns "$namespace"
     done
-    rm -rf "${LABS:?}/$lab"
+    rm -rf "$folder"
 }
 
 # remove_ns NAMESPACE: ends whatever runs in a namespace and removes it.

@@ -108,6 +108,7 @@ down() {
     local lab
     for lab in "$@"; do
         [[ $lab =~ ^[a-z0-9][a-z0-9-]*$ ]] || fail "not the name of a lab: $lab"
+        [[ -e $LABS/$lab ]] || fail "no lab is called $lab; netns-scripts/run.sh list shows those that are up"
         cleanup "$lab"
     done
 }

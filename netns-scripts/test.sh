@@ -4,8 +4,9 @@
 #   test.sh           all steps; prints each one's time, and at the end what failed and the test runner's last lines
 #   test.sh STEP...   only these; the names are those that are printed
 #
-# Installs the Debian packages that are missing. Needs root for the namespaces. One profile (release), so that nothing
-# is built twice.
+# Installs the Debian packages that are missing. Needs root for the namespaces. One profile (release) and, in all that
+# builds, the whole workspace with its tests: cargo joins the features of what is chosen together, and another choice
+# would build libp2p, protocol and node once more.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
@@ -67,12 +68,11 @@ step_rustdoc() {
 }
 
 step_build() {
-    # The same packages and targets as in step_unit: another choice would build protocol and node twice.
-    cargo build --release --workspace --exclude tests --bins --tests
+    cargo build --release --workspace --bins --tests
 }
 
 step_unit() {
-    cargo test --release --workspace --exclude tests
+    cargo test --release --workspace
 }
 
 step_simulations() {
@@ -99,7 +99,7 @@ step_demo_killed() {
 
 step_scenarios() {
     VPI_BIN=${VPI_BIN:-$target/release/vpi} RUST_BACKTRACE=0 \
-        cargo test --release -p tests --features netns -- --nocapture --test-threads=2
+        cargo test --release --workspace --features tests/netns --test scenarios -- --nocapture --test-threads=2
 }
 
 # --- running them -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@
 up_internet() {
     local lab=$1 hosts=$2 number host
     ((hosts >= 1 && hosts <= 26)) || fail "an internet has 1 to 26 hosts, not $hosts"
-    ns "$lab-net"
+    ns "$lab" net
     router "$lab-net"
     for ((number = 1; number <= hosts; number++)); do
         host=$(letter "$number")
@@ -34,8 +34,8 @@ up_internet() {
 site() {
     local lab=$1 host=$2 near=$((8 * $3)) far=$((2 * $3))
     local edge=$lab-$host-edge
-    ns "$lab-$host"
-    ns "$edge"
+    ns "$lab" "$host"
+    ns "$lab" "$host-edge"
     router "$edge"
     batch "$edge" <<END
 link add name access type veth peer name eth0 netns $lab-$host

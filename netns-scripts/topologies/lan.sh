@@ -13,7 +13,7 @@
 up_lan() {
     local lab=$1 hosts=$2 number host
     ((hosts >= 1 && hosts <= 26)) || fail "a lan has 1 to 26 hosts, not $hosts"
-    ns "$lab-lan"
+    ns "$lab" lan
     switch "$lab-lan" lan
     for ((number = 1; number <= hosts; number++)); do
         host=$(letter "$number")
@@ -37,7 +37,7 @@ renew_lan() {
 lan_host() {
     local hardware
     hardware=$(printf '02:00:0a:4d:00:%02x' "$3")
-    ns "$1-$2"
+    ns "$1" "$2"
     batch "$1-lan" <<END
 link add name $2 type veth peer name eth0 address $hardware netns $1-$2
 link set dev $2 master lan

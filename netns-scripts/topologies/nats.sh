@@ -30,7 +30,7 @@ up_nats() {
     (($# >= 1 && $# <= 26)) || fail "an internet of NATs has 1 to 26 sites, each with --site KIND, not $#"
     ((hosts >= 0 && hosts <= 9)) || fail "an internet of NATs has up to 9 public hosts, not $hosts"
     need_tools nft
-    ns "$lab-net"
+    ns "$lab" net
     router "$lab-net"
     for ((number = 1; number <= $#; number++)); do
         nat_site "$lab" "$(letter "$number")" "$number" "${!number}"
@@ -62,12 +62,12 @@ nat_site() {
             return
             ;;
         carrier)
-            gateway "$lab-$site-carrier" "100.64.$number.1/24"
+            gateway "$lab" "$site-carrier" "100.64.$number.1/24"
             uplink "$lab" "$site" "$number" "$lab-$site-carrier" wan
             translate "$lab-$site-carrier" carrier "11.0.$number.2" "$options" "$lives"
             ;;
         *)
-            gateway "$lab-$site-nat" "192.168.$number.1/24"
+            gateway "$lab" "$site-nat" "192.168.$number.1/24"
             uplink "$lab" "$site" "$number" "$lab-$site-nat" wan
             translate "$lab-$site-nat" "$kind" "11.0.$number.2" "$options" "$lives"
             ;;
@@ -83,7 +83,7 @@ nat_kinds() {
 
 # public_host LAB HOST NUMBER: a host without a NAT.
 public_host() {
-    ns "$1-$2"
+    ns "$1" "$2"
     uplink "$1" "$2" "$3" "$1-$2" eth0
     nat_host "$1" "$2" "11.0.$3.2" "11.0.$3.2"
 }
@@ -92,9 +92,9 @@ public_host() {
 # two layers of its gateway's.
 inside_host() {
     local lab=$1 site=$2 number=$3 kind=$4 host=$5 last=$6 lives=$7
-    ns "$lab-$host"
+    ns "$lab" "$host"
     if [[ $kind == carrier ]]; then
-        gateway "$lab-$host-nat" "192.168.$number.1/24"
+        gateway "$lab" "$host-nat" "192.168.$number.1/24"
         cable "$lab-$site-carrier" "$host" "$lab-$host-nat" wan "100.64.$number.$last/24" "100.64.$number.1"
         translate "$lab-$host-nat" port-preserving "100.64.$number.$last" '' "$lives"
         last=2
@@ -110,14 +110,15 @@ nat_host() {
     lab_host "$1" "$2" "$1-$2" "$3 $4"
 }
 
-# gateway NAMESPACE CIDR: a router with a switch for its inside. What comes back to the switch by hairpinning is routed: where
+# gateway LAB PLACE CIDR: a router with a switch for its inside. What comes back to the switch by hairpinning is routed: where
 # bridges call netfilter, as with docker, it would be switched, and the source would not be translated.
 gateway() {
-    ns "$1"
-    router "$1"
-    echoed ip netns exec "$1" sysctl -eqw net.bridge.bridge-nf-call-iptables=0
-    switch "$1" lan
-    address "$1" lan "$2"
+    local namespace=$1-$2
+    ns "$1" "$2"
+    router "$namespace"
+    echoed ip netns exec "$namespace" sysctl -eqw net.bridge.bridge-nf-call-iptables=0
+    switch "$namespace" lan
+    address "$namespace" lan "$3"
 }
 
 # cable GATEWAY PORT NAMESPACE DEVICE CIDR ROUTER: plugs a device into the switch of a gateway, with its address and way out.
@@ -138,7 +139,7 @@ END
 # address.
 uplink() {
     local lab=$1 site=$2 number=$3 namespace=$4 device=$5 edge=$1-$2-edge
-    ns "$edge"
+    ns "$lab" "$site-edge"
     router "$edge"
     batch "$edge" <<END
 link add name access type veth peer name $device netns $namespace

@@ -11,6 +11,8 @@
 //! birthday = true     # open 256 sockets for some seconds where nothing else leads to a member, or send to as many ports
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
+//! beacon = true       # members are told of the beacon that runs beside this node; or the file in which it says its addresses
+//! relay = true        # pass datagrams on for members that do not reach each other; unless set, with a public IPv4 address
 //! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
 //! ```
 
@@ -24,6 +26,7 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::beacon::beside::ADDRESSES;
 use crate::names::is_alias;
 use crate::swarm::Beacon;
 
@@ -64,10 +67,15 @@ pub(crate) struct Settings {
     pub birthday: bool,
     /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
     pub dns: Option<SocketAddr>,
+    /// Whether datagrams of members that do not reach each other are passed on; default: if one of this machine's
+    /// addresses is a public one of IPv4.
+    pub relay: Option<bool>,
     /// STUN servers that are asked beside those at beacons, the best first; default none.
     pub stun: Vec<SocketAddr>,
     /// Beacons that every VPI of this node may be found through, beside those that it knows itself; default none.
     pub beacons: Vec<String>,
+    /// Where the beacon that runs beside this node says its addresses; default: none runs.
+    pub beacon: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -79,8 +87,10 @@ impl Default for Settings {
             lan: true,
             birthday: true,
             dns: None,
+            relay: None,
             stun: Vec::new(),
             beacons: Vec::new(),
+            beacon: None,
         }
     }
 }
@@ -149,6 +159,17 @@ pub(crate) enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The beacon beside this node is no file.
+    #[error(
+        "settings file {path}: beacon is {value}, it must be true, false, or the file that `vpi beacon --addresses` writes, \
+         such as \"{ADDRESSES}\""
+    )]
+    NotFile {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        value: String,
+    },
     /// Too many STUN servers.
     #[error("settings file {path}: stun names {count} servers, leave at most {STUN_MAX}")]
     StunMany {
@@ -183,10 +204,12 @@ struct File {
     lan: Option<bool>,
     birthday: Option<bool>,
     dns: Option<String>,
+    relay: Option<bool>,
     #[serde(default)]
     stun: Vec<String>,
     #[serde(default)]
     beacons: Vec<String>,
+    beacon: Option<toml::Value>,
 }
 
 impl Settings {
@@ -221,8 +244,10 @@ impl Settings {
             lan: file.lan.unwrap_or(default.lan),
             birthday: file.birthday.unwrap_or(default.birthday),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
+            relay: file.relay.or(default.relay),
             stun: stun(path, file.stun)?,
             beacons: beacons(path, file.beacons)?,
+            beacon: file.beacon.map_or(Ok(None), |value| beacon(path, &value))?,
         })
     }
 }
@@ -263,6 +288,15 @@ fn beacons(path: &Path, values: Vec<String>) -> Result<Vec<String>, ConfigError>
     Ok(values)
 }
 
+/// Reads whether a beacon runs beside this node, and where it says its addresses.
+fn beacon(path: &Path, value: &toml::Value) -> Result<Option<PathBuf>, ConfigError> {
+    match value {
+        toml::Value::Boolean(runs) => Ok(runs.then(|| ADDRESSES.into())),
+        toml::Value::String(file) if Path::new(file).is_absolute() => Ok(Some(file.into())),
+        _ => Err(ConfigError::NotFile { path: path.to_owned(), value: value.to_string() }),
+    }
+}
+
 fn line_of(text: &str, error: &toml::de::Error) -> usize {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     before.bytes().filter(|byte| *byte == b'\n').count() + 1
@@ -290,6 +324,8 @@ mod tests {
         let settings = parse("lan = false\ndns = \"127.0.0.1:5354\"\n").unwrap();
         assert_eq!((settings.lan, settings.dns), (false, Some("127.0.0.1:5354".parse().unwrap())));
         assert_eq!(parse("dns = \"[::1]:53\"").unwrap().dns, Some("[::1]:53".parse().unwrap()));
+        assert_eq!(parse("relay = true").unwrap().relay, Some(true));
+        assert_eq!(parse("relay = false").unwrap().relay, Some(false));
         assert_eq!(parse("cipher = \"aes256gcm\"").unwrap().cipher, Cipher::Aes256Gcm);
     }
 
@@ -332,6 +368,17 @@ mod tests {
         }
         let many = format!("stun = [{}]", "\"192.0.2.7:3478\",".repeat(9));
         assert!(parse(&many).unwrap_err().contains("at most 8"));
+    }
+
+    #[test]
+    fn a_beacon_beside_the_node_says_its_addresses_where_its_unit_does_or_in_a_file() {
+        assert_eq!(parse("beacon = false").unwrap().beacon, None);
+        assert_eq!(parse("beacon = true").unwrap().beacon, Some(ADDRESSES.into()));
+        assert_eq!(parse("beacon = \"/run/b\"").unwrap().beacon, Some("/run/b".into()));
+        for bad in ["1", "\"addresses\"", "\"\"", "[]"] {
+            let reason = parse(&format!("beacon = {bad}")).unwrap_err();
+            assert!(reason.contains("beacon is") && reason.contains("--addresses"), "{reason}");
+        }
     }
 
     #[test]

@@ -36,6 +36,10 @@ reasons! {
     RecordInvalid => "record_invalid",
     /// A data datagram for a receiver index that no session has.
     UnknownIndex => "unknown_index",
+    /// A relayed datagram under a label that is not known, or not from the address that has it.
+    RelayLabel => "relay_label",
+    /// More relayed datagrams than one member's share of what this node passes on.
+    RelayFlood => "relay_flood",
     /// The tag of a data datagram does not verify.
     Forged => "forged",
     /// A data counter that was seen, or that left the replay window.

@@ -17,6 +17,11 @@ use crate::path::Remote;
 /// How old a question may be, and how far ahead its clock (specified: README §7).
 pub const MAX_AGE: Duration = Duration::from_secs(120);
 
+/// What was made in the first second of this process, by its maker's clock, is not answered: a clock that is less ahead (as
+/// those are that something sets) dates nothing behind it that was recorded before the start (chosen: a handshake that is
+/// called for in that second comes again within two).
+const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
+
 /// How long the nonce of an answered question is remembered: as long as it can pass the check of its age, from 120 s
 /// ahead to 120 s behind.
 const REMEMBER: Duration = Duration::from_secs(241);
@@ -113,7 +118,7 @@ impl Gate {
         }
     }
 
-    /// Says whether a question is worth reading: −120 s ≤ age ≤ min(120 s, time since the start), not answered before,
+    /// Says whether a question is worth reading: −120 s ≤ age ≤ min(120 s, time since the start − 1 s), not answered before,
     /// and not one of too many in its lane, from its source or in all.
     ///
     /// # Errors
@@ -135,9 +140,11 @@ impl Gate {
     /// Says whether the question is of now, and none that was answered.
     fn is_fresh(&mut self, question: &Question, wall_ms: u64, now: Instant) -> Result<(), DropReason> {
         let running = now.saturating_duration_since(self.started_at);
-        let oldest = MAX_AGE.min(running).as_millis() as u64;
         let newest = MAX_AGE.as_millis() as u64;
-        if question.time_ms.saturating_add(oldest) < wall_ms
+        let is_old = question.time_ms.saturating_add(newest) < wall_ms;
+        let started_ms = wall_ms.saturating_sub(running.as_millis() as u64);
+        if is_old
+            || question.time_ms < started_ms.saturating_add(CLOCKS_DIFFER.as_millis() as u64)
             || question.time_ms > wall_ms.saturating_add(newest)
         {
             return Err(DropReason::VeilTime);
@@ -296,12 +303,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recorded_before_the_start_is_not_answered() {
+    fn what_was_recorded_before_the_start_is_not_answered_if_its_clock_was_a_second_ahead() {
         let started_at = Instant::now();
         let mut gate = Gate::new(started_at);
         let now = started_at + Duration::from_secs(5);
-        assert_eq!(gate.look(Lane::Newest, &question(1, WALL - 5_001), WALL, now), Err(DropReason::VeilTime));
-        assert_eq!(gate.look(Lane::Newest, &question(1, WALL - 4_999), WALL, now), Ok(()));
+        assert_eq!(gate.look(Lane::Newest, &question(1, WALL - 4_001), WALL, now), Err(DropReason::VeilTime));
+        assert_eq!(gate.look(Lane::Newest, &question(1, WALL - 3_999), WALL, now), Ok(()));
+        let mut young = Gate::new(now);
+        assert_eq!(young.look(Lane::Newest, &question(1, WALL + 999), WALL, now), Err(DropReason::VeilTime));
+        assert_eq!(young.look(Lane::Newest, &question(1, WALL + 1_000), WALL, now), Ok(()));
     }
 
     #[test]

@@ -33,6 +33,7 @@
 //! | [`membership`] | Who belongs, decided without a server: objects, reducer, tokens, joining, exchange |
 //! | [`path`] | How a member is reached: addresses, probes, checks, sizes; what the NAT does |
 //! | [`random`] | Chance, from one seed |
+//! | [`relay`] | Datagrams passed on between members that do not reach each other: circuits, and who may have them |
 //! | [`tunnel`] | Two members' keys: handshake, sessions, seal, open, replay window, cutting and coalescing |
 //! | [`veil`] | Seals and opens every datagram that is not data |
 //! | [`wire`] | Bytes ↔ messages |
@@ -51,6 +52,7 @@ pub mod identity;
 pub mod membership;
 pub mod path;
 pub mod random;
+pub mod relay;
 pub mod tunnel;
 pub mod veil;
 pub mod wire;

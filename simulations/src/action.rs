@@ -151,11 +151,11 @@ impl World {
             Action::Remove { admin, target } => {
                 let target = self.hosts[target].id();
                 let removal = Removal { target, reason: Reason::Lost, offline: false };
-                self.give(admin, Input::Command(Command::Remove(REMOVAL, removal)))
+                self.have_signed(admin, Command::Remove(REMOVAL, removal))
             }
             Action::Leave { host } => self.give(host, Input::Command(Command::Leave(REMOVAL))),
             Action::Revoke { admin, invite } => {
-                self.give(admin, Input::Command(Command::Revoke(REMOVAL, invite, false)))
+                self.have_signed(admin, Command::Revoke(REMOVAL, invite, false))
             }
             Action::Connect { from, to } => {
                 let device = self.hosts[to].id();

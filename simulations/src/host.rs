@@ -296,6 +296,10 @@ impl Node {
             }
             Inbound::Veiled { from, bytes } => self.engine.handle_datagram(from, bytes, time),
             Inbound::Stun { from, bytes } => self.engine.handle_stun(from, bytes, time),
+            Inbound::PassOn { to, bytes } => {
+                outputs.transmits.push(Transmit { to: to.into(), datagram: bytes.to_vec() });
+                Ok(())
+            }
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };

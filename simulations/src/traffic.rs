@@ -67,6 +67,16 @@ impl Ledger {
         Some(echo)
     }
 
+    /// When answers to packets from `from` to `to`, sent at `since` or later, came back, in the order of that.
+    pub(crate) fn echoes_since(
+        &self,
+        pair: (usize, usize),
+        since: Duration,
+    ) -> impl Iterator<Item = Duration> {
+        let echoes = self.echoes.get(&pair).into_iter().flatten();
+        echoes.filter(move |(asked_at, _)| *asked_at >= since).map(|(_, arrived_at)| *arrived_at)
+    }
+
     /// When an answer to a packet from `from` to `to`, sent at `since` or later, first came back.
     pub(crate) fn first_echo(&self, pair: (usize, usize), since: Duration) -> Option<Duration> {
         let echoes = self.echoes.get(&pair)?.iter().rev();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::capture::{Capture, Frame};
-use tests::probe::{besiege, probes, was_a_siege};
+use tests::probe::{Material, besiege, probes, was_a_siege};
 use tests::{Host, Pair, scenario, wait};
 
 /// protocol/README §4.
@@ -79,11 +79,12 @@ fn nothing_at_the_port_of_announcements_is_answered() {
         })?;
         wait::until("six announcements", PATIENCE, || Ok((wire.frames()?.len() >= 6).then_some(())))?;
         let recorded: Vec<_> = wire.finish()?.into_iter().map(|frame| frame.payload).collect();
-        let probes = probes(PROBES, &recorded, SEED);
+        let material = Material { recorded, ..Material::default() };
+        let probes = probes(PROBES, &material, SEED);
         let stranger = lab.host("c")?;
         let to = SocketAddr::from((a.address, PORT));
         let silence = besiege(lab, (stranger, a), &[to], &probes, &[pair.b.host.address])?;
-        was_a_siege(&silence, PROBES)?;
+        was_a_siege(&silence, PROBES, material.kinds())?;
         reached(&pair, PATIENCE)?;
         Ok(())
     });

@@ -32,18 +32,6 @@ fn an_own_wildcard_listener_does_not_catch_a_connection_to_a_peers_alias() {
 }
 
 #[test]
-fn a_closed_port_of_a_member_is_refused_at_once() {
-    scenario("refuse", 2, |lab| {
-        let pair = Pair::join(lab, &[])?;
-        let error = read_greeting(&pair.a.host, SocketAddr::from((pair.a_to_b, PORT)), PATIENCE).err();
-        let kind =
-            error.as_ref().and_then(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
-        ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "{error:?}");
-        Ok(())
-    });
-}
-
-#[test]
 fn a_peers_alias_never_reaches_a_local_listener_when_the_node_was_stopped() {
     scenario("stopped", 2, |lab| {
         let mut pair = reachable(lab)?;

@@ -23,6 +23,8 @@ mod invites;
 #[cfg(feature = "netns")]
 mod join;
 #[cfg(feature = "netns")]
+mod labs;
+#[cfg(feature = "netns")]
 mod lan;
 #[cfg(feature = "netns")]
 mod loopback;
@@ -47,6 +49,8 @@ mod restart;
 mod roaming;
 #[cfg(feature = "netns")]
 mod rogue;
+#[cfg(feature = "netns")]
+mod statics;
 #[cfg(feature = "netns")]
 mod wan;
 

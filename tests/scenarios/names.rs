@@ -3,12 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::topology::vpi_binary;
-use tests::{Answer, Host, Member, Node, Pair, scenario, wait};
+use tests::{Host, Member, Node, Pair, scenario, wait};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const DNS: &str = "127.0.0.1:5354";
@@ -30,26 +28,24 @@ fn the_block_in_etc_hosts_follows_the_members_and_goes_without_a_trace() {
         let file = lab.evidence().join("hosts");
         let before = "127.0.0.1 localhost\n10.0.0.9 printer";
         fs::write(&file, before)?;
-        let vpi = vpi_binary()?;
-        with_hosts(&a, &file, &[&vpi, "hosts", "--install"])?.success()?;
+        let a = a.seeing(&file, "/etc/hosts");
+        a.vpi(&["hosts", "--install"])?.success()?;
         let installed = fs::read_to_string(&file)?;
         ensure!(installed.starts_with(before) && installed.contains(&lines), "{installed}");
-        let found = with_hosts(&a, &file, &["getent", "hosts", "b.home.vpi"])?.success()?.stdout;
+        let found = a.run("getent", &["hosts", "b.home.vpi"], PATIENCE)?.success()?.stdout;
         ensure!(found.starts_with(&pair.a_to_b.to_string()), "{found}");
 
         // A member that comes later is there when the node was started again.
         let c = Member::join(lab.host("c")?, &pair.a.invite(&[])?, &[])?;
         let a_to_c = pair.a.alias_of("c")?;
         pair.a.stop()?;
-        let line = "mount --bind \"$0\" /etc/hosts && exec \"$1\" up";
-        let up = a.command("sh", &["-c", line, &file.to_string_lossy(), &vpi]);
-        let node = Node::from_command(up, &a)?;
+        let node = Node::start(&a, &[])?;
         let refreshed = fs::read_to_string(&file)?;
         ensure!(refreshed.contains(&format!("{a_to_c} c.home.vpi\n")), "{refreshed}");
-        ensure!(with_hosts(&a, &file, &[&vpi, "down", "home"])?.success()?.stdout.contains("vpi-home"));
+        ensure!(a.vpi(&["down", "home"])?.success()?.stdout.contains("vpi-home"));
         let down = fs::read_to_string(&file)?;
         ensure!(down.contains("# vpi begin") && !down.contains(".home.vpi\n"), "{down}");
-        with_hosts(&a, &file, &[&vpi, "hosts", "--uninstall"])?.success()?;
+        a.vpi(&["hosts", "--uninstall"])?.success()?;
         ensure!(fs::read_to_string(&file)? == before, "{}", fs::read_to_string(&file)?);
         drop((node, c));
         Ok(())
@@ -60,11 +56,11 @@ fn the_block_in_etc_hosts_follows_the_members_and_goes_without_a_trace() {
 fn a_damaged_block_is_refused_with_what_to_do() {
     scenario("hosts-bad", 1, |lab| {
         let member = Member::found(lab.host("a")?, &[])?;
-        let (file, vpi) = (lab.evidence().join("hosts"), vpi_binary()?);
+        let file = lab.evidence().join("hosts");
         let state = fs::canonicalize(&member.host.state)?;
         let damaged = format!("127.0.0.1 localhost\n# vpi begin {}\n10.0.0.9 printer\n", state.display());
         fs::write(&file, &damaged)?;
-        let refused = with_hosts(&member.host, &file, &[&vpi, "hosts", "--install"])?;
+        let refused = member.host.seeing(&file, "/etc/hosts").vpi(&["hosts", "--install"])?;
         refused.refused(1, &["/etc/hosts", "line 2", "remove"])?;
         ensure!(fs::read_to_string(&file)? == damaged, "the file was changed");
         Ok(())
@@ -91,14 +87,6 @@ fn a_dns_query_for_a_member_is_answered_on_loopback_only() {
         ensure!(dns.len() == 2 && dns.iter().all(|line| line.contains(DNS)), "{sockets}");
         Ok(())
     });
-}
-
-/// Runs a command on `host` that sees `file` as `/etc/hosts`; the machine's own is not touched.
-fn with_hosts(host: &Host, file: &Path, words: &[&str]) -> Result<Answer> {
-    let file = file.to_string_lossy();
-    let mut line = vec!["-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\"", &*file];
-    line.extend_from_slice(words);
-    host.run("sh", &line, PATIENCE)
 }
 
 /// A query for the IPv4 address of `name` (RFC 1035 §4).

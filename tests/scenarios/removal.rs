@@ -52,7 +52,7 @@ fn whoever_is_removed_is_cut_off_at_once_and_answered_by_nobody() {
         let spare = members[0].invite(&[])?;
         // The target has an epoch that is older than the newest that it holds.
         members[0].invite(&["--name", "spare"])?;
-        revoke_newest(&members[0].host)?;
+        members[0].revoke("spare")?;
         all_linked(&members)?;
         wait::until("the target to hold two epochs", LINK_LIMIT, || {
             Ok((epochs(&members[4].host)?.len() == 2).then_some(()))
@@ -537,14 +537,6 @@ fn state_becomes(host: &Host, name: &str, state: &str, limit: Duration) -> Resul
 
 fn notices(host: &Host) -> Result<String> {
     Ok(host.vpi(&["status", "home", "--json"])?.json()?["vpis"][0]["notices"].to_string())
-}
-
-/// Takes back the invite whose token this is.
-fn revoke_newest(host: &Host) -> Result<()> {
-    let invites = host.vpi(&["invites", "home", "--json"])?.json()?["invites"].take();
-    let open = invites.as_array().context("a list")?.iter().find(|invite| invite["name"] == "spare");
-    let id = open.context("no such invite")?["invite"].as_str().context("an id is a text")?.to_owned();
-    host.vpi(&["revoke", "home", &id])?.success().map(drop)
 }
 
 /// The names of the epoch secrets in a state folder.

@@ -176,7 +176,7 @@ impl Drop for Flood {
 }
 
 /// The lines of a program's output, read to its end so that it never waits for a reader.
-fn lines_of(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines_of(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {

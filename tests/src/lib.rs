@@ -7,12 +7,13 @@
 //!                ├── Host     runs commands and opens sockets inside one namespace
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
 //!                ├── Beacon   one `vpi beacon`, and Flood, what strangers do to it
+//!                ├── Liar     one beacon that answers as it is told to (bin/liar)
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
 //!                ├── service  sshd, PostgreSQL, redis
 //!                ├── Capture  tcpdump at a switch port, read back as frames
 //!                ├── nat      kinds of NAT, and what each one is measured to do
 //!                ├── probe    what a stranger sends, and the check that nothing answers
-//!                └── Rogue    what a member sends that misuses its keys (bin/rogue; it and bin/stranger alone link the protocol)
+//!                └── Rogue    what a member sends that misuses its keys (bin/rogue; it, bin/stranger and bin/liar alone link the protocol)
 //! ```
 //!
 //! It links none of the code that it judges: it starts the binary (`VPI_BIN`, or the one beside the tests) and reads
@@ -21,6 +22,8 @@
 
 pub mod beacon;
 pub mod capture;
+pub mod kademlia;
+pub mod liar;
 pub mod member;
 pub mod nat;
 pub mod node;
@@ -33,6 +36,7 @@ pub mod traffic;
 pub mod wait;
 
 pub use beacon::{Beacon, Flood};
+pub use liar::Liar;
 pub use member::{Member, Pair};
 pub use nat::{Nat, Site};
 pub use node::Node;

@@ -64,6 +64,18 @@ impl Member {
         Ok(answer["token"].as_str().context("vpi invite --json has no token")?.to_owned())
     }
 
+    /// Takes back the invite of the name `name`, as `vpi invite --name` gives it.
+    ///
+    /// # Errors
+    /// There is none, or a command fails.
+    pub fn revoke(&self, name: &str) -> Result<()> {
+        let invites = self.host.vpi(&["invites", "home", "--json"])?.json()?["invites"].take();
+        let mut invites = invites.as_array().context("vpi invites --json has no list")?.iter();
+        let invite = invites.find(|invite| invite["name"] == name).context("no such invite")?;
+        let id = invite["invite"].as_str().context("an id is a text")?;
+        self.host.vpi(&["revoke", "home", id])?.success().map(drop)
+    }
+
     /// The alias by which this machine knows the member `name`; waits until it knows one.
     ///
     /// # Errors

@@ -220,6 +220,8 @@ pub struct Host {
     /// Where its node's standard error is written.
     pub log: PathBuf,
     namespace: String,
+    /// What its commands see in the place of a file of the machine.
+    seen: Option<(PathBuf, &'static str)>,
 }
 
 impl Host {
@@ -232,7 +234,13 @@ impl Host {
         let outside = word().map_or(Ok(address), str::parse)?;
         let state = Path::new("/run/vpi-labs").join(lab).join(&name).join("state");
         let log = evidence.join(format!("{name}.log"));
-        Ok(Self { name, address, outside, state, log, namespace })
+        Ok(Self { name, address, outside, state, log, namespace, seen: None })
+    }
+
+    /// The same host, whose commands see `file` in the place of the machine's own `path`, which is not touched.
+    #[must_use]
+    pub fn seeing(&self, file: &Path, path: &'static str) -> Self {
+        Self { seen: Some((file.to_owned(), path)), ..self.clone() }
     }
 
     /// Takes another address on `eth0`, in the place of all that it has, and another router: what a machine does that
@@ -252,7 +260,19 @@ impl Host {
     /// A command that will run on this host, with `VPI_STATE` set. It keeps its process id when it starts.
     #[must_use]
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = command_inside(&self.namespace, program, arguments);
+        let mut command = match &self.seen {
+            None => command_inside(&self.namespace, program, arguments),
+            Some((file, path)) => {
+                // Each `ip netns exec` has mounts of its own.
+                let words = [
+                    "-c",
+                    "mount --bind \"$0\" \"$1\" && shift && exec \"$@\"",
+                    &file.to_string_lossy(),
+                    path,
+                ];
+                command_inside(&self.namespace, "sh", &[&words[..], &[program], arguments].concat())
+            }
+        };
         command.env("VPI_STATE", &self.state);
         command
     }

@@ -8,6 +8,7 @@
 //!            ├ identify, ping
 //!            └ stream     time: /vpi/time/1
 //! UDP ──────── stun       from where a datagram came
+//! file ─────── beside     where it is, for the node of this machine
 //! ```
 //!
 //! Standard libp2p over TCP and QUIC under an identity of its own. It belongs to no VPI and holds no secret of one: it serves
@@ -15,6 +16,7 @@
 //! [`node`] its loop.
 
 mod admission;
+pub(crate) mod beside;
 mod door;
 mod events;
 mod group;
@@ -35,7 +37,7 @@ mod tests;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
@@ -43,11 +45,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use crate::control::Exit;
 use crate::control::server::{MAX_CONNECTIONS, Server};
+use crate::control::{Exit, Failure};
 use crate::store::beacon::BeaconFolder;
 use crate::{privilege, service};
 
+use self::beside::Sign;
 use self::door::{CONNECTIONS_MAX, DoorBounds};
 use self::node::Beacon;
 
@@ -70,6 +73,8 @@ pub(crate) struct BeaconOptions {
     pub(crate) peers: Vec<(PeerId, Multiaddr)>,
     /// The addresses under which others reach it; those of this machine if there is none.
     pub(crate) external: Vec<IpAddr>,
+    /// Where it says its addresses while it runs, for a node beside it; nowhere if there is none.
+    pub(crate) addresses: Option<PathBuf>,
     /// Whether what it says at its start is JSON.
     pub(crate) json: bool,
 }
@@ -104,16 +109,30 @@ pub(crate) fn run(options: BeaconOptions) -> anyhow::Result<Exit> {
 
 async fn serve(options: BeaconOptions, folder: BeaconFolder, bounds: DoorBounds) -> anyhow::Result<Exit> {
     let server = Server::bind(&options.control)?;
-    let json = options.json;
+    let (json, sign) = (options.json, options.addresses.clone());
     let mut beacon = Beacon::start(options, folder, bounds).await?;
     let (calls, received) = tokio::sync::mpsc::channel(MAX_CONNECTIONS);
     let serving = tokio::spawn(async move { server.serve(calls).await });
-    announce(&beacon.announcement(), json)?;
+    let announcement = beacon.announcement();
+    // Held until the end of the run.
+    let _sign = sign.map(|path| put_up_sign(&path, &announcement.addresses)).transpose()?;
+    announce(&announcement, json)?;
     let outcome = beacon.run(received).await;
     serving.abort();
     let _ = serving.await;
     info!("stopped");
     outcome.map(|()| Exit::Done)
+}
+
+fn put_up_sign(path: &Path, addresses: &[String]) -> Result<Sign, Failure> {
+    Sign::put_up(path, addresses).map_err(|error| {
+        let message = format!("cannot write this beacon's addresses to {}: {error}", path.display());
+        Failure::new(
+            Exit::Failed,
+            message,
+            "name a file in a folder of the beacon's user, one for each beacon",
+        )
+    })
 }
 
 /// Prints the beacon's addresses, one a line, and that it is ready; tells the service manager.

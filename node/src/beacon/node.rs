@@ -325,7 +325,7 @@ pub(crate) fn peer_address(line: &str) -> Option<(PeerId, Multiaddr)> {
 }
 
 /// `about` ± a quarter.
-fn jittered(about: Duration) -> Duration {
+pub(super) fn jittered(about: Duration) -> Duration {
     about.mul_f64(0.75 + 0.5 * chance())
 }
 

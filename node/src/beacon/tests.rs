@@ -1,5 +1,7 @@
 //! Three real beacons on loopback, and a plain client that puts and gets.
 
+mod many;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,37 +33,41 @@ struct Running {
     announcement: Announcement,
     task: JoinHandle<Beacon>,
     stop: mpsc::Sender<()>,
-    asks: mpsc::Sender<tokio::sync::oneshot::Sender<(usize, usize)>>,
+    asks: mpsc::Sender<Question>,
 }
+
+/// What is done with a running beacon.
+type Question = Box<dyn FnOnce(&mut Beacon) + Send>;
 
 impl Running {
     async fn start(state: &Path, peers: &[(PeerId, Multiaddr)]) -> Self {
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        Self::start_at(state, "127.0.0.1:0".parse().unwrap(), peers).await
+    }
+
+    async fn start_at(state: &Path, tcp: SocketAddr, peers: &[(PeerId, Multiaddr)]) -> Self {
+        let any = SocketAddr::new(tcp.ip(), 0);
         let options = BeaconOptions {
             state: state.to_owned(),
             control: state.join("unused"),
-            tcp: vec![any],
+            tcp: vec![tcp],
             quic: vec![any],
             stun: vec![any],
             peers: peers.to_vec(),
             external: Vec::new(),
+            addresses: None,
             json: true,
         };
         let folder = BeaconFolder::open(state).unwrap();
-        let mut beacon = Beacon::start(options, folder, DoorBounds::with_files(1_024)).await.unwrap();
+        let mut beacon = Beacon::start(options, folder, DoorBounds::with_files(4_096)).await.unwrap();
         let announcement = beacon.announcement();
         let (stop, mut stopped) = mpsc::channel(1);
-        let (asks, mut asked) = mpsc::channel::<tokio::sync::oneshot::Sender<_>>(1);
+        let (asks, mut asked) = mpsc::channel::<Question>(1);
         let task = tokio::spawn(async move {
             let (_calls, mut none) = mpsc::channel(1);
             loop {
                 tokio::select! {
                     _ = stopped.recv() => break,
-                    Some(answer) = asked.recv() => {
-                        let table = beacon.table().len();
-                        let records = beacon.swarm.behaviour_mut().kad.store_mut().count();
-                        answer.send((table, records)).unwrap();
-                    }
+                    Some(question) = asked.recv() => question(&mut beacon),
                     () = beacon.serve(&mut none) => {}
                 }
             }
@@ -77,10 +83,15 @@ impl Running {
         peer_address(addresses.find(|text| text.contains("quic") == is_quic).unwrap()).unwrap()
     }
 
-    async fn table_and_records(&self) -> (usize, usize) {
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut Beacon) -> T + Send + 'static) -> T {
         let (answer, told) = tokio::sync::oneshot::channel();
-        self.asks.send(answer).await.unwrap();
+        let question = Box::new(move |beacon: &mut Beacon| drop(answer.send(question(beacon))));
+        assert!(self.asks.send(question).await.is_ok());
         told.await.unwrap()
+    }
+
+    async fn table_and_records(&self) -> (usize, usize) {
+        self.ask(|beacon| (beacon.table().len(), beacon.swarm.behaviour_mut().kad.store_mut().count())).await
     }
 
     async fn until(&self, what: &str, mut holds: impl FnMut((usize, usize)) -> bool) {
@@ -249,6 +260,7 @@ async fn a_port_that_is_taken_is_named() {
         stun: vec![stun],
         peers: Vec::new(),
         external: Vec::new(),
+        addresses: None,
         json: false,
     };
     for (options, named) in [

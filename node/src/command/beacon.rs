@@ -1,6 +1,7 @@
 //! `vpi beacon`: runs a beacon in the foreground.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::Args;
 use libp2p::{Multiaddr, PeerId};
@@ -27,6 +28,9 @@ pub(crate) struct Arguments {
     /// An address under which others reach this beacon; may be said again [default: this machine's].
     #[arg(long, value_name = "IP")]
     external: Vec<IpAddr>,
+    /// A file in which to say its addresses while it runs, for the node beside it.
+    #[arg(long, value_name = "FILE")]
+    addresses: Option<PathBuf>,
 }
 
 /// Runs it until it is told to stop.
@@ -40,6 +44,7 @@ pub(crate) fn run(context: &Context, arguments: Arguments) -> anyhow::Result<Exi
         stun: arguments.stun,
         peers: arguments.peer,
         external: arguments.external,
+        addresses: arguments.addresses,
         json: context.json,
     })
 }

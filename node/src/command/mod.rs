@@ -28,6 +28,7 @@ mod revoke;
 mod status;
 mod up;
 mod whois;
+mod why;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,8 @@ enum Command {
     RequestCode(request_code::Arguments),
     /// Tell which member an alias is.
     Whois(whois::Arguments),
+    /// Tell why a member is reached, or is not.
+    Why(why::Arguments),
     /// Let members reach a service on 127.0.0.1.
     Expose(expose::ExposeArguments),
     /// Close an exposed service again.
@@ -163,6 +166,7 @@ impl Command {
             Self::Invites(arguments) => invites::run(context, arguments),
             Self::RequestCode(arguments) => request_code::run(context, &arguments),
             Self::Whois(arguments) => whois::run(context, &arguments),
+            Self::Why(arguments) => why::run(context, arguments),
             Self::Expose(arguments) => expose::expose(context, arguments),
             Self::Unexpose(arguments) => expose::unexpose(context, arguments),
             Self::Exposures(arguments) => expose::exposures(context, arguments),

@@ -16,6 +16,7 @@ pub(crate) mod protocol;
 pub(crate) mod reach;
 pub(crate) mod server;
 pub(crate) mod status;
+pub(crate) mod why;
 
 #[cfg(test)]
 mod tests;

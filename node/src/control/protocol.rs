@@ -28,6 +28,7 @@ use super::{
     members::{Invites, Left, Remove, Removed, Revoke, Revoked, Who},
     reach::{Expose, Opened, Reachable},
     status::{PathKind, Status, Time},
+    why::Why,
 };
 use crate::metrics::Family;
 use crate::store::reach::{Policy, Service};
@@ -92,6 +93,11 @@ pub(crate) enum Request {
         /// An alias.
         alias: Ipv4Addr,
     },
+    /// Why is this member reached, or not; answered by [`Reply::Why`].
+    Why {
+        /// `name.VPI`, a name or an alias, as typed.
+        member: String,
+    },
     /// What members reach in this VPI, or in all; answered by [`Reply::Reachable`].
     Exposures {
         /// Local name or id, as typed.
@@ -141,6 +147,7 @@ impl Request {
             | Self::Ping { .. }
             | Self::Device
             | Self::Whois { .. }
+            | Self::Why { .. }
             | Self::Exposures { .. }
             | Self::Invites { .. }
             | Self::Metrics => false,
@@ -234,6 +241,8 @@ pub(crate) enum Reply {
     },
     /// Which member an alias is.
     Who(Who),
+    /// What was tried to reach a member.
+    Why(Why),
     /// What members reach, by the VPI's name.
     Reachable(Vec<Reachable>),
     /// What members reach was changed, and is on disk.
@@ -267,6 +276,7 @@ impl Reply {
             | Self::Status(_)
             | Self::Device { .. }
             | Self::Who(_)
+            | Self::Why(_)
             | Self::Reachable(_)
             | Self::Opened(_)
             | Self::Invites(_)

@@ -127,9 +127,9 @@ pub(crate) struct PathStatus {
     pub kind: PathKind,
     /// The own end, address and port.
     pub local: String,
-    /// The far end, address and port.
+    /// The far end, address and port; with a relay that one's, and behind a `#` what it calls the way.
     pub remote: String,
-    /// The member that relays, if one does.
+    /// The name of the member that relays, if one does.
     pub via: Option<String>,
     /// Smoothed round trip in milliseconds, once measured.
     pub rtt_ms: Option<f64>,

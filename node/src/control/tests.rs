@@ -18,6 +18,7 @@ use super::{
     reach::*,
     server::{BindError, Call, Caller, MAX_CONNECTIONS, Server, is_allowed},
     status::*,
+    why::{Tried, Why},
 };
 use crate::{
     loopback::Transport,
@@ -57,6 +58,7 @@ fn requests() -> Vec<Request> {
         Request::Shown { vpi: VpiId([7; 32]) },
         Request::Device,
         Request::Whois { alias: [127, 80, 3, 9].into() },
+        Request::Why { member: "nas.home".into() },
         Request::Exposures { vpi: None },
         Request::Expose(Expose {
             vpi: "home".into(),
@@ -93,6 +95,12 @@ fn reachable() -> Reachable {
 fn who() -> Who {
     let (vpi, member) = ("home".to_owned(), "nas.home".to_owned());
     Who { vpi, member, id: "ab".repeat(32), alias: [127, 80, 3, 9].into() }
+}
+
+fn why() -> Why {
+    let tried = Tried { ago_s: 1.5, step: "gave_up".into(), text: "nobody answered".into() };
+    let advice = "see that its node runs".to_owned();
+    Why { member: "nas.home".into(), state: MemberState::Unreachable, path: None, steps: vec![tried], advice }
 }
 
 fn invites() -> Invites {
@@ -178,6 +186,7 @@ fn replies() -> Vec<Reply> {
         Reply::Pong(Pong { member: "nas.home".into(), rtt_ms: Some(0.25), path: Some(PathKind::Tcp) }),
         Reply::Device { id: "ab".repeat(32) },
         Reply::Who(who()),
+        Reply::Why(why()),
         Reply::Reachable(vec![reachable()]),
         Reply::Opened(Opened { plan: plan.clone(), reach: reachable() }),
         Reply::Invites(invites()),
@@ -396,6 +405,7 @@ fn only_root_and_the_node_change_anything() {
                 | Request::Ping { .. }
                 | Request::Device
                 | Request::Whois { .. }
+                | Request::Why { .. }
                 | Request::Exposures { .. }
                 | Request::Invites { .. }
                 | Request::Metrics

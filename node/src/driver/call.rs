@@ -64,6 +64,7 @@ impl Node {
                 Ok(Some(Reply::Device { id }))
             }
             Request::Whois { alias } => Ok(Some(Reply::Who(self.whois(*alias)?))),
+            Request::Why { member } => Ok(Some(Reply::Why(self.why(member)?))),
             Request::Exposures { vpi } => Ok(Some(Reply::Reachable(self.exposures(vpi.as_deref())?))),
             Request::Expose(expose) => self.expose(expose).map(Some),
             Request::Unexpose { vpi, service } => self.unexpose(vpi, *service).map(Some),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use protocol::drop::DropReason;
 use protocol::engine::Command;
+use protocol::relay::consent::Consent;
 use tracing::{debug, warn};
 
 use super::node::Node;
@@ -20,9 +21,16 @@ impl Node {
         self.placed = self.vpis.len();
         for vpi in self.vpis.values_mut() {
             vpi.engine.handle_command(Command::Announce(is_wanted), time);
+            let consent = match self.options.settings.relay {
+                None => Consent::Auto,
+                Some(true) => Consent::Yes,
+                Some(false) => Consent::No,
+            };
+            vpi.engine.handle_command(Command::Relay(consent), time);
             let own = own_addresses(vpi, &addresses);
             vpi.place(&self.options.settings, own, time);
         }
+        self.on_beside();
         if !is_wanted || self.vpis.is_empty() {
             self.lan = None;
             return;

@@ -12,13 +12,14 @@ use crate::metrics::{Family, Kind};
 /// 4 MiB, and whoever collects it from keeping more series than there are devices to look at.
 const MEMBERS_MAX: usize = 1_000;
 
-const STATES: [(MemberState, &str); 8] = [
+const STATES: [(MemberState, &str); 9] = [
     (MemberState::Myself, "self"),
     (MemberState::Joining, "joining"),
     (MemberState::Contested, "contested"),
     (MemberState::Idle, "idle"),
     (MemberState::Connecting, "connecting"),
     (MemberState::Direct, "direct"),
+    (MemberState::Relayed, "relayed"),
     (MemberState::Unreachable, "unreachable"),
     (MemberState::Removed, "removed"),
 ];
@@ -42,6 +43,8 @@ impl Node {
             vpis.sessions,
             vpis.handshakes,
             vpis.exposures,
+            vpis.circuits,
+            vpis.relayed,
             vpis.dropped,
         ];
         let members = [members.received, members.sent, members.rtt, members.last_seen];
@@ -57,6 +60,8 @@ struct OfVpis {
     sessions: Family,
     handshakes: Family,
     exposures: Family,
+    circuits: Family,
+    relayed: Family,
     dropped: Family,
 }
 
@@ -74,6 +79,11 @@ impl OfVpis {
                 "Handshakes that gave a session, by this node's role.",
             ),
             exposures: gauge("vpi_exposures", "Services on 127.0.0.1 that members may reach."),
+            circuits: gauge("vpi_circuits", "Pairs of members that this node passes datagrams on between."),
+            relayed: counter(
+                "vpi_relayed_bytes_total",
+                "Bytes of datagrams between other members, come and passed on.",
+            ),
             dropped: counter("vpi_dropped_total", "Datagrams, packets and messages dropped, by reason."),
         }
     }
@@ -92,6 +102,11 @@ impl OfVpis {
             self.handshakes.add(&[of_vpi[0], ("role", role)], count(handshakes));
         }
         self.exposures.add(&of_vpi, count(vpi.settings.exposures.len() as u64));
+        self.circuits.add(&of_vpi, count(vpi.engine.circuits() as u64));
+        let relayed = vpi.engine.relayed();
+        for (way, bytes) in [("in", relayed.received_bytes()), ("out", relayed.sent_bytes())] {
+            self.relayed.add(&[of_vpi[0], ("direction", way)], count(bytes));
+        }
         for (reason, drops) in vpi.drops.all() {
             self.dropped.add(&[of_vpi[0], ("reason", reason)], count(drops));
         }

@@ -25,6 +25,7 @@ mod statics;
 mod status;
 mod vpi;
 mod way;
+mod why;
 
 use std::io::Write as _;
 use std::path::Path;

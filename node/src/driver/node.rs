@@ -17,6 +17,7 @@ use super::names::Names;
 use super::ping::PingJob;
 use super::vpi::{self, Files, Happening, Secrets, Vpi};
 use super::{enter, lan, statics, time, way};
+use crate::beacon::beside::Beside;
 use crate::config::NodeOptions;
 use crate::control::Exit;
 use crate::control::protocol::Reply;
@@ -61,6 +62,8 @@ pub(super) struct Node {
     pub(super) lan: Option<Lan>,
     /// How many VPIs were told where this machine is.
     pub(super) placed: usize,
+    /// The beacon beside this node, if the settings name one.
+    pub(super) beside: Option<Beside>,
     /// The DNS server, if there is one.
     pub(super) names: Option<Names>,
     seen: Receiver<(VpiId, Seen)>,
@@ -75,10 +78,12 @@ impl Node {
     pub(super) fn new(options: NodeOptions, state: State, watch: AddressWatch) -> Self {
         let index = Index::new(state.index_path());
         let ((seen_sender, seen), (veiled_sender, veiled)) = (channel(SEEN_WAITING), channel(VEILED_WAITING));
+        let beside = options.settings.beacon.clone().map(Beside::new);
         Self {
             options,
             state,
             index,
+            beside,
             vpis: BTreeMap::new(),
             queues: Queues { seen: seen_sender, veiled: veiled_sender },
             joins: BTreeMap::new(),
@@ -192,6 +197,7 @@ impl Node {
                         vpi.on_told(told, time());
                     }
                 }
+                () = way::moved(&mut self.beside) => self.on_beside(),
                 () = self.index.finished() => {}
                 // Last: whatever woke the loop, every turn does what is due.
                 () = wait_until(deadline) => {}

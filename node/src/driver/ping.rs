@@ -91,7 +91,7 @@ impl Node {
 
     fn probe(&mut self, job: &mut PingJob, time: Time) {
         let ticket = self.ticket();
-        let is_up = self.member_state(&job.vpi, &job.device) == Some(MemberState::Direct);
+        let is_up = self.path_kind(job).is_some();
         let give_up_at = time.now + if is_up { WITHIN } else { FIRST_WITHIN };
         job.step = Step::Asked { ticket, sent_at: time.now, give_up_at };
         if let Some(vpi) = self.vpis.get_mut(&job.vpi) {
@@ -101,12 +101,8 @@ impl Node {
 
     /// Tells how a probe went; returns whether the ping goes on.
     fn on_probe_done(&self, job: &mut PingJob, sent_at: Instant, rtt: Option<Duration>) -> bool {
-        let is_up = self.member_state(&job.vpi, &job.device) == Some(MemberState::Direct);
-        let pong = Pong {
-            member: job.label.clone(),
-            rtt_ms: rtt.map(milliseconds),
-            path: is_up.then_some(PathKind::Host),
-        };
+        let pong =
+            Pong { member: job.label.clone(), rtt_ms: rtt.map(milliseconds), path: self.path_kind(job) };
         job.left = job.left.saturating_sub(1);
         let is_heard = job.call.answer(Reply::Pong(pong));
         if job.left == 0 {
@@ -118,5 +114,14 @@ impl Node {
 
     fn member_state(&self, vpi: &VpiId, device: &DeviceId) -> Option<MemberState> {
         self.vpis.get(vpi)?.engine.member_state(device, Instant::now())
+    }
+
+    /// By what kind of path the link is up, if it is.
+    fn path_kind(&self, job: &PingJob) -> Option<PathKind> {
+        match self.member_state(&job.vpi, &job.device)? {
+            MemberState::Direct => Some(PathKind::Host),
+            MemberState::Relayed => Some(PathKind::Relayed),
+            _ => None,
+        }
     }
 }

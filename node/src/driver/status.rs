@@ -107,7 +107,11 @@ fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {
         port: vpi.settings.port,
         epoch: known.epoch,
         beacons: vpi.way.status().iter().map(of_beacon).collect(),
-        members: known.members.iter().filter_map(|member| of_member(member, vpi.settings.port)).collect(),
+        members: known
+            .members
+            .iter()
+            .filter_map(|member| of_member(member, &known, vpi.settings.port))
+            .collect(),
         policy: vpi.settings.policy,
         notices: Vec::new(),
         drops: drops.then(|| vpi.drops.snapshot()),
@@ -122,8 +126,12 @@ fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
     }
 }
 
-fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
-    let path = member.remote.map(|remote| of_path(remote, member.rtt, port));
+fn of_member(member: &engine::MemberStatus, all: &engine::Status, port: u16) -> Option<MemberStatus> {
+    let via = all.members.iter().find(|other| Some(other.device) == member.via);
+    let path = member.remote.map(|remote| PathStatus {
+        via: via.map(|via| via.name.clone()),
+        ..of_path(remote, member.rtt, port)
+    });
     Some(MemberStatus {
         name: member.name.clone(),
         id: member.device.to_string(),
@@ -137,18 +145,17 @@ fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
     })
 }
 
-fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
+pub(super) fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
     let (kind, outside) = match remote {
         Remote::Udp(address) | Remote::Side { address, .. } => (PathKind::Host, Some(address)),
         Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
         Remote::Circuit(_) => (PathKind::Tcp, None),
     };
-    let is_direct = remote.is_direct();
     PathStatus {
         kind,
         local: outside.map_or_else(String::new, |outside| local_address_towards(outside, port)),
         remote: remote.to_string(),
-        via: outside.filter(|_| !is_direct).map(|via| via.to_string()),
+        via: None,
         rtt_ms: rtt.map(milliseconds),
     }
 }
@@ -158,7 +165,7 @@ pub(super) fn milliseconds(rtt: Duration) -> f64 {
     rtt.as_micros() as f64 / 1_000.0
 }
 
-fn of_state(state: MemberState) -> status::MemberState {
+pub(super) fn of_state(state: MemberState) -> status::MemberState {
     match state {
         MemberState::Myself => status::MemberState::Own,
         MemberState::Joining => status::MemberState::Joining,
@@ -166,6 +173,7 @@ fn of_state(state: MemberState) -> status::MemberState {
         MemberState::Idle => status::MemberState::Idle,
         MemberState::Connecting => status::MemberState::Connecting,
         MemberState::Direct => status::MemberState::Direct,
+        MemberState::Relayed => status::MemberState::Relayed,
         MemberState::Unreachable => status::MemberState::Unreachable,
         MemberState::Removed => status::MemberState::Removed,
     }

@@ -1,5 +1,6 @@
 //! One VPI of the running node: its engine, and the files, socket and pump that do what the engine wants.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,9 +17,9 @@ use protocol::path::Remote;
 use protocol::wire::hello::Suites;
 use tracing::{debug, info, warn};
 
+use super::sides::Sides;
 use super::way::Way;
 use crate::config::{Cipher, Settings};
-use super::sides::Sides;
 use crate::metrics::Drops;
 use crate::pump::{Pump, Queues, Seen};
 use crate::store::aliases::Aliases;
@@ -70,7 +71,8 @@ pub(super) struct Vpi {
     pub(super) sides: Sides,
     outgoing: Batch,
     log: ObjectLog,
-    objects: u64,
+    /// The engine began with all that is in the log.
+    has_whole_log: bool,
     aliases: Aliases,
     floor: Floor,
     keys: Keys,
@@ -137,6 +139,7 @@ impl Vpi {
             .context("cannot start the thread that moves packets")?;
         Ok(Self {
             settings,
+            has_whole_log: !engine.is_joining(),
             engine,
             drops,
             pump,
@@ -145,7 +148,6 @@ impl Vpi {
             sides: Sides::default(),
             outgoing: Batch::small(),
             log: files.log,
-            objects: files.objects.len() as u64,
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
@@ -190,11 +192,11 @@ impl Vpi {
 
     /// How many signed objects are on disk.
     pub(super) fn objects(&self) -> u64 {
-        self.objects
+        self.log.count()
     }
 
     fn reached_state(&self) -> Reached {
-        Reached { charter: 0, epoch: self.engine.epoch(), objects: self.objects }
+        Reached { charter: 0, epoch: self.engine.epoch(), objects: self.objects() }
     }
 
     /// Hands the engine what the pump saw, and counts what it drops.
@@ -289,7 +291,7 @@ impl Vpi {
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
-                self.on_wish(event, time)
+                self.on_wish(event, time);
             }
             Event::Joined => {
                 self.has_other_beacons = true;
@@ -336,10 +338,25 @@ impl Vpi {
         if !objects.is_empty() {
             let records: Vec<&[u8]> = objects.iter().map(Object::bytes).map(|bytes| &**bytes).collect();
             self.log.append(&records)?;
-            self.objects += objects.len() as u64;
+            self.tidy()?;
             self.floor.raise(self.reached_state())?;
         }
         Ok(())
+    }
+
+    /// Gives up what counts no more, once that is most of the log.
+    fn tidy(&mut self) -> anyhow::Result<()> {
+        let is_overgrown = self.log.is_overgrown(self.engine.lasting_bytes());
+        if !is_overgrown || !self.has_whole_log || self.engine.is_removed() {
+            return Ok(());
+        }
+        let lasting: BTreeSet<&[u8]> =
+            self.engine.lasting_objects().map(|object| &**object.bytes()).collect();
+        let kept = self.log.kept(|payload| lasting.contains(payload))?;
+        info!(vpi = self.settings.name, from = self.log.count(), to = kept.count(), "objects given up");
+        // Else a crash between the two would look like a disk that went back.
+        self.floor.lower_objects(kept.count())?;
+        Ok(self.log.make_anew(kept)?)
     }
 
     fn flush(&mut self) {

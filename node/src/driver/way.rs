@@ -20,7 +20,10 @@ use protocol::path::Remote;
 use protocol::wire::header;
 use tracing::{debug, warn};
 
+use super::node::Node;
+use super::time;
 use super::vpi::Vpi;
+use crate::beacon::beside::Beside;
 use crate::config::Settings;
 use crate::pump::Seen;
 use crate::swarm::{Ask, Beacon, BeaconStatus, INBOUND, Swarm, Told};
@@ -41,6 +44,8 @@ pub(super) struct Way {
     /// Beacons and STUN servers of the node's settings.
     named: Vec<String>,
     stun: Vec<SocketAddr>,
+    /// The beacon that runs beside this node.
+    own: Vec<Beacon>,
     /// As the swarm was told.
     beacons: Vec<Beacon>,
     status: Vec<BeaconStatus>,
@@ -64,11 +69,9 @@ impl Way {
         self.beacons.iter().map(ToString::to_string).collect()
     }
 
-    fn ask(&self, ask: Ask) -> Result<(), Ask> {
-        match &self.swarm {
-            Some(swarm) => swarm.ask(ask),
-            None => Err(ask),
-        }
+    /// Asks the swarm, if there is one; returns whether it will be done.
+    fn ask(&self, ask: Ask) -> bool {
+        self.swarm.as_ref().is_some_and(|swarm| swarm.ask(ask))
     }
 }
 
@@ -87,6 +90,24 @@ pub(super) async fn told(vpis: &mut BTreeMap<VpiId, Vpi>) -> (VpiId, Option<Told
     .await
 }
 
+/// Waits until the beacon beside this node is elsewhere; without one, for ever.
+pub(super) async fn moved(beside: &mut Option<Beside>) {
+    match beside {
+        Some(beside) => beside.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Node {
+    /// Tells every VPI where the beacon beside this node is.
+    pub(super) fn on_beside(&mut self) {
+        let (own, time) = (self.beside.as_ref().map_or(&[][..], Beside::beacons), time());
+        for vpi in self.vpis.values_mut() {
+            vpi.stand_beside(own, time);
+        }
+    }
+}
+
 impl Vpi {
     /// Takes in the node's settings, and where this machine is: elsewhere it is somebody else to beacons.
     pub(super) fn place(&mut self, settings: &Settings, addresses: Vec<SocketAddr>, time: Time) {
@@ -95,7 +116,7 @@ impl Vpi {
         self.look_at_beacons(time);
         let before = self.way.addresses.replace(addresses.clone());
         if before.is_some_and(|before| before != addresses) {
-            let _ = self.way.ask(Ask::Renew);
+            self.way.ask(Ask::Renew);
             self.ask_time(time);
         }
         self.engine.handle_command(Command::Addresses(addresses), time);
@@ -106,8 +127,17 @@ impl Vpi {
         }
     }
 
-    /// Brings the swarm in line with the beacons that are known: named by the settings, the token and the command that
-    /// founded the VPI, then those that members say they are reached over.
+    /// Takes in where the beacon beside this node is. This device is reached over it where it reaches it itself, and so the
+    /// others are told of it.
+    pub(super) fn stand_beside(&mut self, own: &[Beacon], time: Time) {
+        if self.way.own != own {
+            self.way.own = own.to_vec();
+            self.look_at_beacons(time);
+        }
+    }
+
+    /// Brings the swarm in line with the beacons that are known: the one beside this node, those named by the settings, the
+    /// token and the command that founded the VPI, then those that members say they are reached over.
     pub(super) fn look_at_beacons(&mut self, time: Time) {
         if self.engine.is_removed() {
             self.way.swarm = None;
@@ -115,8 +145,9 @@ impl Vpi {
         }
         let told = self.engine.beacons().map(str::to_owned);
         let texts = self.settings.beacons.iter().chain(&self.way.named).cloned().chain(told);
+        let others = texts.filter_map(|text| text.parse().ok());
         let mut beacons: Vec<Beacon> = Vec::new();
-        for beacon in texts.filter_map(|text| text.parse().ok()) {
+        for beacon in self.way.own.iter().copied().chain(others) {
             if !beacons.contains(&beacon) {
                 beacons.push(beacon);
             }
@@ -125,26 +156,27 @@ impl Vpi {
             self.way = Way {
                 swarm: Some(Swarm::start()),
                 named: std::mem::take(&mut self.way.named),
+                own: std::mem::take(&mut self.way.own),
                 stun: std::mem::take(&mut self.way.stun),
                 addresses: self.way.addresses.take(),
                 ..Way::default()
             };
         }
-        if beacons != self.way.beacons && self.way.ask(Ask::Beacons(beacons.clone())).is_ok() {
+        if beacons != self.way.beacons && self.way.ask(Ask::Beacons(beacons.clone())) {
             self.way.beacons = beacons;
             let are_known = !self.way.beacons.is_empty();
             self.engine.handle_command(Command::Beacons(are_known), time);
             self.ask_time(time);
         }
         let may_reserve = self.engine.belongs() && !self.way.beacons.is_empty();
-        if may_reserve != self.way.is_reserving && self.way.ask(Ask::Reserve(may_reserve)).is_ok() {
+        if may_reserve != self.way.is_reserving && self.way.ask(Ask::Reserve(may_reserve)) {
             self.way.is_reserving = may_reserve;
         }
     }
 
     /// Asks beacons for the time and for their STUN responders.
     fn ask_time(&mut self, time: Time) {
-        if self.way.ask(Ask::Time).is_ok() {
+        if self.way.ask(Ask::Time) {
             self.way.time_asked_at = Some(time.now);
         }
     }
@@ -159,7 +191,7 @@ impl Vpi {
             Event::Lookup { key } => {
                 self.way.last_ticket += 1;
                 let ticket = self.way.last_ticket;
-                if self.way.ask(Ask::Get { ticket, key }).is_ok() {
+                if self.way.ask(Ask::Get { ticket, key }) {
                     self.way.lookups.insert(ticket, key);
                 } else {
                     let none = Command::Found { key, values: Vec::new(), answered: 0 };
@@ -167,14 +199,15 @@ impl Vpi {
                 }
             }
             Event::Publish { key, value, expires_in } => {
-                if self.way.ask(Ask::Put { key, value, expires_in }).is_err() {
+                let is_asked = self.way.ask(Ask::Put { key, value, expires_in });
+                if !is_asked {
                     self.engine.handle_command(Command::Published(key, 0), time);
                 }
             }
             Event::OpenCircuit { circuit, beacon, peer } => {
                 let place = beacon.parse().ok().zip(PeerId::from_bytes(&peer).ok());
                 let ask = place.map(|(beacon, peer)| Ask::Open { circuit, beacon, peer });
-                if ask.is_none_or(|ask| self.way.ask(ask).is_err()) {
+                if !ask.is_some_and(|ask| self.way.ask(ask)) {
                     self.engine.handle_command(Command::CircuitClosed(circuit), time);
                 }
             }
@@ -184,7 +217,7 @@ impl Vpi {
 
     /// Sends a datagram over a pipe; what finds no room is lost, as it may be on any network.
     pub(super) fn send_over(&self, circuit: u32, bytes: Vec<u8>) -> bool {
-        self.way.ask(Ask::Frame { circuit, bytes }).is_ok()
+        self.way.ask(Ask::Frame { circuit, bytes })
     }
 
     /// Something authentic came over this pipe: if another opened it, it may stay.
@@ -192,7 +225,7 @@ impl Vpi {
         if let Remote::Circuit(circuit) = from
             && circuit & INBOUND != 0
         {
-            let _ = self.way.ask(Ask::Vouch(circuit));
+            self.way.ask(Ask::Vouch(circuit));
         }
     }
 

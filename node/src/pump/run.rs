@@ -168,7 +168,7 @@ impl Runner {
             }
             Inbound::Keepalive => {}
             Inbound::Drop(reason) => self.drops.count(reason),
-            Inbound::Packet(_) | Inbound::Veiled { .. } | Inbound::Stun { .. } => {
+            Inbound::Packet(_) | Inbound::Veiled { .. } | Inbound::Stun { .. } | Inbound::PassOn { .. } => {
                 self.drops.count(DropReason::Malformed);
             }
         }
@@ -198,6 +198,13 @@ impl Runner {
         let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
         let mut coalescer =
             self.tun.as_ref().filter(|tun| tun.takes_super_packets()).map(|_| Coalescer::default());
+        let mut outgoing = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         for (from, datagram) in self.incoming.datagrams() {
             let from = side.map_or(Remote::Udp(from), |socket| Remote::Side { address: from, socket });
             match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {
@@ -217,6 +224,16 @@ impl Runner {
                     let seen = Seen::Stun { from, bytes: bytes.to_vec() };
                     offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
                 }
+                (Inbound::PassOn { to, bytes }, _) => {
+                    outgoing.leave_by(None);
+                    if !outgoing.datagram(to, bytes.len(), |slot| {
+                        slot.copy_from_slice(bytes);
+                        true
+                    }) {
+                        // The kernel takes no more: lost, as at any router whose line is full.
+                        self.drops.count(DropReason::SendFailed);
+                    }
+                }
                 (Inbound::Keepalive, _) => {}
                 (Inbound::Drop(reason), _) => self.drops.count(reason),
             }
@@ -224,6 +241,8 @@ impl Runner {
         if let Some(coalescer) = &mut coalescer {
             coalescer.finish(&mut |packet| device.write(packet));
         }
+        outgoing.flush();
+        (self.is_blocked, self.leaves_by) = (outgoing.blocked, outgoing.leaves_by);
         if let Some(cause) = device.failed {
             self.on_device_error(&cause);
         }
@@ -386,7 +405,7 @@ impl Egress for Outgoing<'_> {
     }
 
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        if self.batch.is_full() {
+        if self.batch.is_full() && !self.blocked {
             self.flush();
         }
         let mut filled = false;

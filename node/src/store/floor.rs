@@ -1,6 +1,6 @@
 //! The floor: the furthest state that this machine ever reached in a VPI.
 //!
-//! In: charter version, epoch number and object count after each change. Out: a warning when the objects at hand fall
+//! In: charter version, epoch number and object count after each change; a lower count before objects are given up. Out: a warning when the objects at hand fall
 //! short of it, which is what a restored backup or a rolled-back disk looks like. An admin that was rolled back could
 //! sign a second history; it must settle with another member first (node/README, What survives).
 //!
@@ -100,6 +100,18 @@ impl Floor {
         }
     }
 
+    /// Lowers the floor to `objects`, before objects that count no more are taken off the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; the floor is then as before.
+    pub(crate) fn lower_objects(&mut self, objects: u64) -> Result<(), StoreError> {
+        let Some(reached) = self.reached.filter(|reached| objects < reached.objects) else { return Ok(()) };
+        let lowered = Reached { objects, ..reached };
+        replace(&self.path, encode(lowered).as_bytes())?;
+        self.reached = Some(lowered);
+        Ok(())
+    }
+
     /// Raises the floor to `current` wherever that is higher; writes only when something rose.
     ///
     /// # Errors
@@ -157,6 +169,21 @@ mod tests {
         let floor = Floor::open(&path).unwrap();
         assert_eq!(floor.check(Reached { epoch: 9, ..HIGH }), None);
         assert_eq!(floor.check(HIGH), Some(RolledBack::Epoch { floor: 9, current: 5 }));
+    }
+
+    #[test]
+    fn objects_that_are_given_up_are_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floor");
+        let mut floor = Floor::open(&path).unwrap();
+        floor.raise(HIGH).unwrap();
+        floor.lower_objects(200).unwrap();
+        assert!(floor.check(Reached { objects: 116, ..HIGH }).is_some(), "it was lower");
+        floor.lower_objects(40).unwrap();
+        let floor = Floor::open(&path).unwrap();
+        assert_eq!(floor.check(Reached { objects: 40, ..HIGH }), None);
+        assert!(floor.check(Reached { objects: 39, ..HIGH }).is_some());
+        assert!(floor.check(Reached { objects: 40, epoch: 4, ..HIGH }).is_some());
     }
 
     #[test]

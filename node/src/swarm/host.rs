@@ -13,7 +13,7 @@ use super::Told;
 use super::behaviour::{Built, Member, MemberEvent, build};
 use super::circuits::INBOUND_CIRCUITS;
 use super::clock::{Clock, Reading};
-use super::lookups::Lookups;
+use super::lookups::{Lookups, Means};
 use super::outward::Inside;
 use super::pipe::{RawDialer, RawIn};
 use super::reservation::Reservation;
@@ -100,7 +100,8 @@ impl Host {
             })) => {
                 let about = (&stats, &step);
                 let member = self.swarm.behaviour_mut();
-                let told = self.lookups.on_progress(id, result, about, member, (shared.roster, now));
+                let means = Means { member, roster: shared.roster, now };
+                let told = self.lookups.on_progress(id, result, about, means);
                 shared.told.extend(told);
             }
             SwarmEvent::Behaviour(MemberEvent::Relay(RelayEvent::ReservationReqAccepted {
@@ -109,14 +110,14 @@ impl Host {
             })) => {
                 self.reservation.on_accepted(relay_peer_id, &mut self.swarm, now);
             }
-            SwarmEvent::Behaviour(MemberEvent::Ping(ping)) => self.on_ping(ping, shared),
+            SwarmEvent::Behaviour(MemberEvent::Ping(ping)) => self.on_ping(&ping, shared),
             SwarmEvent::ListenerClosed { listener_id, .. } => {
                 if let Some(beacon) = self.reservation.on_closed(listener_id, now) {
                     shared.roster.on_failed(beacon);
                 }
             }
             SwarmEvent::ConnectionEstablished { peer_id, .. } => {
-                self.clock.on_connected(peer_id, &self.swarm)
+                self.clock.on_connected(peer_id, &self.swarm);
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.on_unreachable(peer, &error, shared);
@@ -125,10 +126,10 @@ impl Host {
         }
     }
 
-    fn on_ping(&mut self, ping: ping::Event, shared: &mut Shared<'_>) {
-        match ping.result {
+    fn on_ping(&mut self, ping: &ping::Event, shared: &mut Shared<'_>) {
+        match &ping.result {
             Ok(rtt) => {
-                shared.roster.on_rtt(ping.peer, rtt);
+                shared.roster.on_rtt(ping.peer, *rtt);
                 self.reservation.on_rtt(ping.peer, &mut self.swarm, shared.roster, shared.now);
             }
             Err(ping::Failure::Unsupported) => debug!("a beacon does not answer pings"),

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A lookup is never ended by its first value: then the beacon that answers first would decide. It is ended by the clock: after
-//! [`SETTLE`] with what there is, if there is anything; with nothing, after [`DEADLINE`]. A put is read back because a beacon
-//! that keeps nothing says the same as one that keeps all.
+//! [`SETTLE`] with what there is, if there is anything; with nothing, after [`DEADLINE`]. What the owner of the key has not
+//! signed is nothing: whoever makes it up gains no time by it. A put is read back because a beacon that keeps nothing says the
+//! same as one that keeps all.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -17,7 +18,7 @@ use libp2p::kad::{
     self, GetClosestPeersError, GetClosestPeersOk, GetRecordOk, PeerInfo, ProgressStep, QueryId, QueryResult,
     QueryStats, Quorum, Record,
 };
-use protocol::discovery::record::MAX_VALUE_BYTES;
+use protocol::discovery::record::is_signed;
 use tokio::time::Instant;
 
 use super::Told;
@@ -34,8 +35,8 @@ const SEEDS: usize = 20;
 const SETTLE: Duration = Duration::from_millis(2_000);
 /// When it ends with nothing (chosen: below the 10 s in which members find each other).
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). None is longer than a
-/// record can be.
+/// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). All are signed for their
+/// key, so none is longer than a record can be.
 const VALUES: usize = 64;
 
 struct Job {
@@ -129,8 +130,7 @@ impl Lookups {
         query: QueryId,
         result: QueryResult,
         (stats, step): (&QueryStats, &ProgressStep),
-        member: &mut Member,
-        (roster, now): (&Roster, Instant),
+        Means { member, roster, now }: Means<'_>,
     ) -> Option<Told> {
         let running = self.running.get_mut(&query)?;
         let mut closest = Vec::new();
@@ -140,7 +140,7 @@ impl Lookups {
             }
             QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. }))
             | QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) => {
-                closest = peers
+                closest = peers;
             }
             _ => {}
         }
@@ -153,9 +153,11 @@ impl Lookups {
             Stage::Getting { ticket } => {
                 Some(Told::Found { ticket, values, answered: stats.num_successes() })
             }
-            Stage::Closest { value, expires_at } => self.store(key, value, expires_at, &closest, member, now),
+            Stage::Closest { value, expires_at } => {
+                self.store((key, value, expires_at), &closest, member, now)
+            }
             Stage::Storing { value } => {
-                self.count(key, value, member, roster, now);
+                self.count((key, value), member, roster, now);
                 None
             }
             Stage::Counting { copies, .. } => Some(Told::Stored { key, copies }),
@@ -169,9 +171,7 @@ impl Lookups {
     /// The second step of a put: to those that are closest.
     fn store(
         &mut self,
-        key: [u8; 32],
-        value: Vec<u8>,
-        expires_at: Instant,
+        (key, value, expires_at): ([u8; 32], Vec<u8>, Instant),
         closest: &[PeerInfo],
         member: &mut Member,
         now: Instant,
@@ -198,7 +198,13 @@ impl Lookups {
     }
 
     /// The third: what do they hold?
-    fn count(&mut self, key: [u8; 32], value: Vec<u8>, member: &mut Member, roster: &Roster, now: Instant) {
+    fn count(
+        &mut self,
+        (key, value): ([u8; 32], Vec<u8>),
+        member: &mut Member,
+        roster: &Roster,
+        now: Instant,
+    ) {
         let query = query(member, roster, &key, |kad| kad.get_record(kad::RecordKey::new(&key)));
         self.run(query, key, Stage::Counting { value, copies: 0 }, now);
     }
@@ -223,12 +229,15 @@ impl Lookups {
 
 impl Running {
     fn on_found(&mut self, record: Record) {
-        if record.key.as_ref() != self.key.as_slice() || record.value.len() > MAX_VALUE_BYTES {
+        if record.key.as_ref() != self.key.as_slice() {
             return;
         }
         if let Stage::Counting { value, copies } = &mut self.stage {
             *copies += u32::from(*value == record.value);
-        } else if self.values.len() < VALUES && !self.values.contains(&record.value) {
+        } else if self.values.len() < VALUES
+            && !self.values.contains(&record.value)
+            && is_signed(&self.key, &record.value)
+        {
             self.values.push(record.value);
         }
     }
@@ -242,6 +251,13 @@ impl Running {
         };
         self.started_at + if has_something { SETTLE } else { DEADLINE }
     }
+}
+
+/// With what a query goes on.
+pub(super) struct Means<'m> {
+    pub(super) member: &'m mut Member,
+    pub(super) roster: &'m Roster,
+    pub(super) now: Instant,
 }
 
 type Kad = kad::Behaviour<kad::store::MemoryStore>;

@@ -93,8 +93,8 @@ pub(crate) enum Told {
     Beacons(Vec<BeaconStatus>),
     /// Where this device is reachable, and under which peer id; `None` while it is not.
     Reserved(Option<(Beacon, PeerId)>),
-    /// The distinct values under a key, as they came, and how many beacons answered at all: with none, nobody was there
-    /// to ask. Anybody may have made the values up.
+    /// The distinct values under a key that its owner signed, at whatever time, as they came; and how many beacons answered
+    /// at all: with none, nobody was there to ask.
     Found { ticket: u64, values: Vec<Vec<u8>>, answered: u32 },
     /// How many beacons gave the value back.
     Stored { key: [u8; 32], copies: u32 },
@@ -124,12 +124,11 @@ impl Swarm {
         Self { asks, told }
     }
 
-    /// Asks for something, without waiting: the owner also has to read, so it must never be held up here.
-    ///
-    /// # Errors
-    /// Gives it back if too much waits already.
-    pub(crate) fn ask(&self, ask: Ask) -> Result<(), Ask> {
-        self.asks.try_send(ask).map_err(mpsc::error::TrySendError::into_inner)
+    /// Asks for something, without waiting: the owner also has to read, so it must never be held up here. Returns whether it
+    /// was taken: not while too much waits already.
+    #[must_use]
+    pub(crate) fn ask(&self, ask: Ask) -> bool {
+        self.asks.try_send(ask).is_ok()
     }
 
     /// What is told next; `None` once the task has ended.

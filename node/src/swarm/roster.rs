@@ -103,10 +103,14 @@ impl Roster {
         self.entries.get(&peer)?.addresses.first().copied()
     }
 
-    /// Up to [`MEASURED`] to try next: those that failed least, by lot.
+    /// Up to [`MEASURED`] to try next: those that failed least, by lot; among equals the first of the list, which may be this
+    /// machine's own, is always tried.
     pub(super) fn sample(&self) -> Vec<PeerId> {
-        let mut all: Vec<(u32, u32, PeerId)> = (self.entries.iter())
-            .map(|(peer, entry)| (entry.failures, getrandom::u32().unwrap_or_default(), *peer))
+        let mut all: Vec<(u32, bool, u32, PeerId)> = (self.entries.iter())
+            .map(|(peer, entry)| {
+                let is_later = self.order.first() != Some(peer);
+                (entry.failures, is_later, getrandom::u32().unwrap_or_default(), *peer)
+            })
             .collect();
         all.sort_unstable();
         all.into_iter().take(MEASURED).map(|(.., peer)| peer).collect()

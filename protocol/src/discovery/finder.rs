@@ -5,7 +5,7 @@
 //! wanted ─► round: current slot, then the one before, under the newest epoch, then under the one before it
 //!             │        ▲ nothing valid there, or no word in 10 s
 //!             ▼        │
-//!           LOOKING ───┘── something valid, or the last key ──► RESTING ── after 5, 10, 20 … 600 s ± 20 % ──► next round
+//!           LOOKING ───┘── something valid, or the last key ──► RESTING ── after 2, 4, 8 … 600 s ± 20 % ──► next round
 //! ```
 //!
 //! Anybody can put anything under a key as long as it is asked of nobody who checks; so every value is checked here, and
@@ -35,7 +35,7 @@ const LOOKUPS: Rate = Rate { per_second: 1.0, burst: 40.0 };
 /// Without a word by then a lookup counts as empty (chosen: as long as finding through lying beacons may take).
 const LOOKUP_LIFE: Duration = Duration::from_secs(10);
 /// The pause after the first round, which doubles with each, and its bound.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(2);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// Wanted again, a member is looked for so long after the last round at the latest (chosen: a user tries again).
 const WANTED_PAUSE: Duration = Duration::from_secs(60);

@@ -132,8 +132,7 @@ impl Keeper {
         (key, values): (&[u8; KEY_BYTES], &[Vec<u8>]),
         is_true: impl Fn(&Contact) -> bool,
         rng: &mut Rng,
-        wall_secs: u64,
-        now: Instant,
+        (wall_secs, now): (u64, Instant),
     ) -> Option<usize> {
         let waits =
             |kept: &&mut Kept| matches!(&kept.state, State::Reading { lobby, .. } if lobby.key() == key);

@@ -157,7 +157,7 @@ pub struct Checked {
 /// A [`RecordError`] that says what does not hold.
 pub fn check(key: &[u8], value: &[u8], wall_secs: u64) -> Result<Checked, RecordError> {
     let parts = Parts::of(value)?;
-    if sha256(&[&parts.public.0])[..] != *key {
+    if !parts.is_under(key) {
         return Err(RecordError::Key);
     }
     let Parts { class, sequence, expiry, .. } = parts;
@@ -170,10 +170,17 @@ pub fn check(key: &[u8], value: &[u8], wall_secs: u64) -> Result<Checked, Record
     if !expiry.is_multiple_of(SLOT_SECS) || expiry > wall_secs.saturating_add(class.max_left_secs()) {
         return Err(RecordError::Life);
     }
-    if !parts.public.verify(&[DOMAIN, parts.signed].concat(), parts.signature) {
+    if !parts.is_signed() {
         return Err(RecordError::Signature);
     }
     Ok(Checked { class, sequence, expiry })
+}
+
+/// Says whether `value` was signed for its `key`, whenever that was: what can be asked before the time is known. Nobody but
+/// the owner of the key makes such a value; an old one is one, too.
+#[must_use]
+pub fn is_signed(key: &[u8], value: &[u8]) -> bool {
+    Parts::of(value).is_ok_and(|parts| parts.is_under(key) && parts.is_signed())
 }
 
 /// A key that records are signed with.
@@ -298,6 +305,14 @@ impl<'v> Parts<'v> {
             return Err(RecordError::Version);
         }
         Self::cut(class, value).ok_or(RecordError::Length)
+    }
+
+    fn is_under(&self, key: &[u8]) -> bool {
+        sha256(&[&self.public.0])[..] == *key
+    }
+
+    fn is_signed(&self) -> bool {
+        self.public.verify(&[DOMAIN, self.signed].concat(), self.signature)
     }
 
     fn cut(class: Class, value: &'v [u8]) -> Option<Self> {

@@ -8,7 +8,7 @@ mod publishing;
 use rand_core::SeedableRng as _;
 
 use super::presence::{self, Place};
-use super::record::{Class, MAX_AHEAD_SECS, Record, RecordError, check};
+use super::record::{Class, MAX_AHEAD_SECS, Record, RecordError, check, is_signed};
 use super::slot::{expiry_of, slot_of, start_of};
 use crate::identity::{Secret, SigningSecret, VpiId};
 use crate::membership::epoch::EpochSecret;
@@ -46,6 +46,21 @@ fn the_largest_presence_of_this_version_has_505_bytes_and_fits() {
     assert_eq!(object.bytes().len(), 505);
     let (record, place) = placed(&epoch(1), &secret, &object);
     assert_eq!(place.open(&record.value, WALL).unwrap(), object);
+}
+
+#[test]
+fn a_record_is_signed_for_its_key_at_any_time_and_nothing_else_is() {
+    let secret = device(1);
+    let record = seal(&epoch(1), &secret, &sign(&presence(&secret, 1), &secret), WALL);
+    assert_eq!(check(&record.key, &record.value, WALL + 86_400), Err(RecordError::Expired));
+    assert!(is_signed(&record.key, &record.value));
+    assert!(!is_signed(&[7; 32], &record.value) && !is_signed(&record.key[..31], &record.value));
+    assert!(!is_signed(&record.key, &record.value[1..]) && !is_signed(&record.key, &[]));
+    for byte in [0, 1, 33, 41, 49, 73, record.value.len() - 1] {
+        let mut altered = record.value.clone();
+        altered[byte] ^= 1;
+        assert!(!is_signed(&record.key, &altered), "byte {byte}");
+    }
 }
 
 #[test]

@@ -134,9 +134,14 @@ impl Engine {
         }
     }
 
-    /// The word of leaving, while it waits for somebody to hear it.
+    /// The word of leaving, while it waits for somebody to hear it; it is not in the set.
+    pub(super) fn farewell_word(&self) -> Option<&Object> {
+        self.leaving.as_ref().map(|leaving| &leaving.object)
+    }
+
+    /// Its kind and id.
     fn farewell(&self) -> Option<(Kind, ObjectId)> {
-        self.leaving.as_ref().map(|leaving| (leaving.object.kind(), leaving.object.id()))
+        self.farewell_word().map(|object| (object.kind(), object.id()))
     }
 
     /// A link came up: whoever leaves says so.
@@ -149,7 +154,7 @@ impl Engine {
 
     /// The word of leaving, if it is the object that is asked for.
     pub(super) fn farewell_object(&self, id: &ObjectId) -> Option<&Object> {
-        self.leaving.as_ref().map(|leaving| &leaving.object).filter(|object| object.id() == *id)
+        self.farewell_word().filter(|object| object.id() == *id)
     }
 
     /// A member has what it was told of: of a device that leaves, one is enough.

@@ -145,7 +145,9 @@ impl Engine {
     /// Says whether the last port that servers saw is likely to be the last that the NAT gave out.
     fn is_port_fresh(&self, time: Time) -> bool {
         let seen_at = self.candidates.reflexive.seen_at();
-        seen_at.is_some_and(|at| time.now < at + FRESH_FOR && self.bursts.foretold_at.is_none_or(|used| used < at))
+        seen_at.is_some_and(|at| {
+            time.now < at + FRESH_FOR && self.bursts.foretold_at.is_none_or(|used| used < at)
+        })
     }
 
     /// Asks the servers from a socket that has sent nothing yet. Returns whether it does.
@@ -238,7 +240,9 @@ impl Engine {
             return;
         }
         peer.birthday_at = Some(time.now + random::jittered(LOOK_AGAIN, &mut self.rng));
-        let Some(peer) = self.peers.get(device).filter(|peer| peer.punch.may_spray() && !is_paused) else { return };
+        let Some(peer) = self.peers.get(device).filter(|peer| peer.punch.may_spray() && !is_paused) else {
+            return;
+        };
         let won = self.peers.values().filter(|peer| peer.path.remote().and_then(Remote::side).is_some());
         let is_free = self.bursts.running.is_none() && self.bursts.leave.may_birthday;
         if self.tactic(peer) != Tactic::Open || !is_free || won.count() >= MAX_WON {

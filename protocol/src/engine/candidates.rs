@@ -24,6 +24,7 @@ use crate::path::punch::{Candidate, Check, Kind, Tempo};
 use crate::path::reflexive::Reflexive;
 use crate::path::{Found, Remote};
 use crate::random::{self, Rng};
+use crate::tunnel::timers::SILENT_AFTER;
 use crate::wire::message::{MAX_CANDIDATES, Message, NatCode};
 
 /// Between two askings while applications use links, ± 20 % (chosen: RFC 4787 REQ-5 lets a mapping live as long).
@@ -44,8 +45,28 @@ const COMPARE_EVERY: Duration = Duration::from_secs(120);
 const NEAR: Duration = Duration::from_millis(5);
 /// The round trip of a path that was not measured yet.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
-/// What a silent path has to answer a probe, before others are looked at.
-pub(super) const ASKED_FOR: Duration = Duration::from_millis(1_500);
+
+/// How long a path may be silent.
+pub(super) struct Patience {
+    /// After something was sent that nothing followed, it is asked.
+    pub(super) silent_after: Duration,
+    /// To answer, before others are looked at.
+    pub(super) asked_for: Duration,
+}
+
+impl Patience {
+    /// By way of another there are two that can die, and another way is at hand (chosen: with the second that passes
+    /// between two notes of what is sent, a dead relay is left within 3 s).
+    pub(super) fn of(remote: Remote) -> Self {
+        let [silent_after, asked_for] = match remote {
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => {
+                [SILENT_AFTER, Duration::from_millis(1_500)]
+            }
+            Remote::Relayed { .. } => [Duration::from_millis(700), Duration::from_millis(500)],
+        };
+        Self { silent_after, asked_for }
+    }
+}
 
 /// What this device knows of where it is, and what it told.
 pub(super) struct Candidates {
@@ -208,8 +229,7 @@ impl Engine {
             return;
         }
         let is_other_nat = std::mem::replace(&mut self.candidates.nat, nat) != nat;
-        let has_more =
-            is_other_nat || own.iter().any(|candidate| !self.candidates.own.contains(candidate));
+        let has_more = is_other_nat || own.iter().any(|candidate| !self.candidates.own.contains(candidate));
         self.candidates.own = own;
         self.candidates.set = self.candidates.set.wrapping_add(1);
         for peer in self.peers.values_mut().filter(|peer| has_more && peer.is_looking) {
@@ -248,14 +268,15 @@ impl Engine {
             peer.quiet = Quiet::No;
             return;
         };
-        let is_silent = peer.timers.is_silent(time.now);
+        let patience = Patience::of(used);
+        let is_silent = peer.timers.is_silent(patience.silent_after, time.now);
         peer.quiet = match peer.quiet {
             Quiet::Looking(silent, since) if silent == used && !peer.path.has_echoed_since(since) => {
                 peer.quiet
             }
             Quiet::Looking(..) => Quiet::No,
             Quiet::No | Quiet::Asked(_) if !is_silent => Quiet::No,
-            Quiet::Asked(at) if time.now >= at + ASKED_FOR => Quiet::Looking(used, time.now),
+            Quiet::Asked(at) if time.now >= at + patience.asked_for => Quiet::Looking(used, time.now),
             Quiet::No => Quiet::Asked(time.now),
             Quiet::Asked(_) => peer.quiet,
         };
@@ -398,7 +419,9 @@ impl Engine {
             return;
         }
         let Some(peer) = self.peers.get_mut(device) else { return };
-        let Some(checked) = peer.punch.on_echo(id, time.now) else { return };
+        let Some(checked) = peer.punch.on_echo(id, time.now) else {
+            return self.on_leg_checked(device, id, time);
+        };
         let used = peer.path.remote().and_then(Remote::udp);
         let checked_at = checked.remote.udp();
         let found = Found {
@@ -416,7 +439,7 @@ impl Engine {
     }
 
     /// Another path was chosen: the other end hears something from there at once, and follows.
-    fn on_better_path(&mut self, device: &DeviceId, time: Time) {
+    pub(super) fn on_better_path(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.punch.start_over();
         peer.quiet = Quiet::No;
@@ -437,7 +460,7 @@ impl Engine {
 
 impl Peer {
     /// Says whether the path that is used did not answer.
-    fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         matches!(self.quiet, Quiet::Looking(..))
     }
 

@@ -11,6 +11,7 @@ use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Kind, Object, Reason};
+use crate::relay::consent::Consent;
 use crate::wire::message::{CLOSE_STOPS, Message};
 
 /// What an invite is to be, and the addresses that its token names.
@@ -77,6 +78,8 @@ pub enum Command {
     CircuitClosed(u32),
     /// Veils and slots count with a clock that is this far ahead of the machine's (negative: behind), in milliseconds.
     ClockOffset(i64),
+    /// Whether datagrams are passed on for fellow members.
+    Relay(Consent),
     /// A former static key of this device's.
     Static(StaticSecret),
     /// Make this the static key of this device; it is on disk.
@@ -135,6 +138,7 @@ impl Engine {
             Command::Published(key, copies) => self.on_published((&key, copies), time),
             Command::CircuitClosed(number) => self.on_circuit_closed(number, time),
             Command::ClockOffset(offset_ms) => self.clocks.set_offset(offset_ms),
+            Command::Relay(consent) => self.on_consent(consent, time),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {

@@ -63,6 +63,12 @@ impl Engine {
                 }
             }
             Message::Settled { heard } => self.on_settled(&device, heard, time),
+            Message::Open { device: target } => outcome = self.on_open(&device, target, time),
+            Message::Opened { device: other, label, is_question } => {
+                self.on_opened(&device, (other, label, is_question), time);
+            }
+            Message::Refused { device: other, .. } => self.on_refused(&device, &other, time),
+            Message::Closed { device: other } => self.on_closed(&device, other, time),
             Message::Close { reason } => self.on_close(&device, (index, reason), time),
         }
         self.send_due_messages(&device, time);
@@ -72,7 +78,10 @@ impl Engine {
     /// Takes in what the forwarder saw.
     pub(super) fn on_note(&mut self, note: Note, time: Time) {
         if let Note::Opened { index } = note {
-            return self.on_opened(index, time);
+            return self.on_first_datagram(index, time);
+        }
+        if let Note::Relayed { label } = note {
+            return self.on_relayed(label, time);
         }
         let (Note::Sent(link) | Note::Received { link, .. } | Note::Source { link, .. }) = note else {
             return;
@@ -80,7 +89,7 @@ impl Engine {
         let Some(device) = self.peer_at_link(link) else { return };
         let Some(peer) = self.peers.get_mut(&device) else { return };
         match note {
-            Note::Opened { .. } => {}
+            Note::Opened { .. } | Note::Relayed { .. } => {}
             Note::Sent(_) => {
                 peer.timers.on_sent(time.now);
                 let current = peer.sessions.current(time.now);
@@ -112,6 +121,7 @@ impl Engine {
     /// Sends what path, exchange and settlement have to say.
     pub(super) fn send_due_messages(&mut self, device: &DeviceId, time: Time) {
         self.watch_path(device, time);
+        self.watch_relays(device, time);
         while let Some(peer) = self.peers.get_mut(device) {
             if peer.sessions.current(time.now).is_none() {
                 return;

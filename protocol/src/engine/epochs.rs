@@ -4,11 +4,12 @@
 //! ask(epoch) ──►          ◄── secret(epoch, K), or secret(epoch): not held
 //! ```
 //!
-//! Whoever asks has had the other end's Removes before (an exchange that began when the Epoch was known has settled, or
-//! the removed set is the one that the Epoch names), so that no secret comes before the Removes that led to it: else a
-//! device that slept through a removal would hand it on to whom it takes for a member. A secret says who can be heard, never who belongs: any current member may have it.
+//! No secret is taken before the Removes that led to it: else a device that has not heard of them would hand it on to whom
+//! it takes for a member. Either the removed set is the one that the Epoch names, or an exchange with the member that gave
+//! the secret, begun since then, has settled: it had those Removes when it took the secret itself, in the same way. A
+//! secret says who can be heard, never who belongs: any current member may have it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{Engine, Time};
@@ -20,8 +21,8 @@ use crate::wire::message::Message;
 
 /// A question is asked again after this long, ± 20 %, times the number of attempts.
 const AGAIN_AFTER: Duration = Duration::from_millis(400);
-/// Removes and the Epoch behind them are told together and come in any order: so long is waited for the rest before an
-/// exchange brings it (chosen: above any round trip on earth).
+/// Removes and the Epoch behind them are told together and come in any order: so long is waited for the rest before the
+/// secret is asked for, which then needs an exchange (chosen: above any round trip on earth).
 const TOGETHER: Duration = Duration::from_secs(1);
 /// A question asked so often counts as answered: not held.
 const MAX_ATTEMPTS: u32 = 8;
@@ -32,6 +33,8 @@ pub(super) struct Asking {
     asked: Option<(ObjectId, Instant, u32)>,
     /// What it does not hold.
     lacking: BTreeSet<ObjectId>,
+    /// What it gave, and when, before it was known here which Removes led to it.
+    unproved: BTreeMap<ObjectId, (Instant, Secret)>,
 }
 
 impl Asking {
@@ -44,6 +47,7 @@ impl Asking {
     ) -> Option<Message<'static>> {
         let missing: Vec<ObjectId> = missing.collect();
         self.lacking.retain(|id| missing.contains(id));
+        self.unproved.retain(|id, _| missing.contains(id));
         if let Some((id, again_at, attempts)) = self.asked.filter(|(id, ..)| missing.contains(id)) {
             if now < again_at {
                 return None;
@@ -52,11 +56,35 @@ impl Asking {
                 self.lacking.insert(id);
             }
         }
-        let id = missing.into_iter().find(|id| !self.lacking.contains(id));
+        let is_open = |id: &ObjectId| !self.lacking.contains(id) && !self.unproved.contains_key(id);
+        let id = missing.into_iter().find(is_open);
         let attempts =
             self.asked.filter(|(asked, ..)| Some(*asked) == id).map_or(0, |(.., attempts)| attempts);
         self.asked = id.map(|id| (id, now + jittered(AGAIN_AFTER, rng) * (attempts + 1), attempts + 1));
         id.map(|id| Message::Ask { id })
+    }
+
+    /// Asks from the beginning; what was given stays.
+    pub(super) fn begin(&mut self) {
+        (self.asked, self.lacking) = (None, BTreeSet::new());
+    }
+
+    /// Keeps what the member gave until its Removes are here.
+    fn keep(&mut self, id: ObjectId, secret: Secret, now: Instant) {
+        if self.unproved.len() < MAX_EPOCHS {
+            self.unproved.entry(id).or_insert((now, secret));
+        }
+    }
+
+    /// Takes out what was given before the exchange that `began` then.
+    fn take_proved(&mut self, began: Instant) -> Vec<(ObjectId, Secret)> {
+        let proved = self.unproved.extract_if(.., |_, (at, _)| *at <= began);
+        proved.map(|(id, (_, secret))| (id, secret)).collect()
+    }
+
+    /// Says whether nothing is asked, and an exchange would prove what was given.
+    fn waits_for_proof(&self) -> bool {
+        self.asked.is_none() && !self.unproved.is_empty()
     }
 
     /// Asks nothing until then.
@@ -82,22 +110,31 @@ impl Asking {
 }
 
 impl Engine {
-    /// The next question for a secret to `device`, if one is due.
+    /// The next question for a secret to `device`, if one is due, or the first of the exchange that proves those it gave.
     pub(super) fn poll_ask(&mut self, device: &DeviceId, time: Time) -> Option<Message<'static>> {
-        let peer = self.peers.get_mut(device).filter(|peer| peer.exchange.is_settled())?;
+        self.take_proved(device, time);
         let is_stale = self.roster.membership().epoch().is_some_and(|epoch| epoch.is_stale);
-        let known_at =
-            self.epoch_at.filter(|at| is_stale && peer.exchange_at.is_none_or(|began| began < *at));
-        if let Some((known_at, id)) = known_at.zip(self.roster.missing_secrets().next()) {
-            // Removes that led to it may be missing here, of devices that are members for this one.
-            if time.now < known_at + TOGETHER {
-                peer.asking.wait(id, known_at + TOGETHER);
-                return None;
-            }
+        let peer = self.peers.get_mut(device).filter(|peer| peer.exchange.is_settled())?;
+        let until = self.epoch_at.map(|at| at + TOGETHER).filter(|until| is_stale && time.now < *until);
+        if let Some((until, id)) = until.zip(self.roster.missing_secrets().next()) {
+            peer.asking.wait(id, until);
+            return None;
+        }
+        let question = peer.asking.poll(self.roster.missing_secrets(), &mut self.rng, time.now);
+        if question.is_none() && peer.asking.waits_for_proof() {
             peer.begin_exchange(time.now);
             return peer.exchange.poll_question(&mut self.rng, time.now);
         }
-        peer.asking.poll(self.roster.missing_secrets(), &mut self.rng, time.now)
+        question
+    }
+
+    /// Takes the secrets that `device` gave before an exchange with it that has settled.
+    fn take_proved(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device).filter(|peer| peer.exchange.is_settled()) else { return };
+        let proved = peer.exchange_at.map(|began| peer.asking.take_proved(began)).unwrap_or_default();
+        for (id, secret) in proved {
+            self.take_secret(&id, &secret, time);
+        }
     }
 
     /// Says whether no secret can come from `device` any more.
@@ -127,7 +164,17 @@ impl Engine {
         if self.roster.secret_of(&id).is_some() {
             return Ok(());
         }
-        let epoch = self.roster.take_secret(&id, &secret).ok_or(DropReason::SecretInvalid)?;
+        let has_its_removes = self.roster.is_secret_of(&id, &secret).ok_or(DropReason::SecretInvalid)?;
+        if has_its_removes {
+            self.take_secret(&id, &secret, time);
+        } else if let Some(peer) = self.peers.get_mut(device) {
+            peer.asking.keep(id, secret, time.now);
+        }
+        Ok(())
+    }
+
+    fn take_secret(&mut self, id: &ObjectId, secret: &Secret, time: Time) {
+        let Some(epoch) = self.roster.take_secret(id, secret) else { return };
         let is_newest = self.roster.is_newest(&epoch.hash());
         // A joiner's secrets are on disk once it is a member.
         if self.joining.is_none() {
@@ -137,12 +184,11 @@ impl Engine {
             self.on_newest_epoch(time);
         }
         self.check_joined(time);
-        Ok(())
     }
 
     /// The newest epoch is another than before: links that are held up because they stand under an older one are made
     /// again, and whoever sleeps is told.
-    fn on_newest_epoch(&mut self, time: Time) {
+    pub(super) fn on_newest_epoch(&mut self, time: Time) {
         let held_up: Vec<DeviceId> = self
             .peers
             .iter()
@@ -160,6 +206,33 @@ mod tests {
     use rand_core::SeedableRng as _;
 
     use super::*;
+
+    #[test]
+    fn a_secret_whose_removes_may_be_missing_waits_for_an_exchange_begun_since_it_came() {
+        let (mut asking, mut rng, start) = (Asking::default(), Rng::from_seed([1; 32]), Instant::now());
+        let id = ObjectId([1; 32]);
+        let missing = || [id].into_iter();
+        let came = start + Duration::from_secs(1);
+        assert_eq!(asking.poll(missing(), &mut rng, start), Some(Message::Ask { id }));
+        asking.keep(id, Secret([7; 32]), came);
+        assert_eq!(asking.poll(missing(), &mut rng, came), None, "it is here");
+        assert!(asking.waits_for_proof() && !asking.is_done(missing()));
+        assert_eq!(asking.take_proved(start), [], "that exchange may not have had them");
+        asking.begin();
+        assert_eq!(asking.take_proved(came), [(id, Secret([7; 32]))]);
+        assert!(!asking.waits_for_proof());
+    }
+
+    #[test]
+    fn what_a_member_gives_is_bounded_and_forgotten_once_it_is_not_missing() {
+        let (mut asking, mut rng, now) = (Asking::default(), Rng::from_seed([1; 32]), Instant::now());
+        for n in 0..=u8::MAX {
+            asking.keep(ObjectId([n; 32]), Secret([n; 32]), now);
+        }
+        assert_eq!(asking.unproved.len(), MAX_EPOCHS);
+        assert_eq!(asking.poll(std::iter::empty(), &mut rng, now), None);
+        assert!(asking.unproved.is_empty());
+    }
 
     #[test]
     fn secrets_are_asked_for_one_by_one_until_each_is_here_or_not_held() {

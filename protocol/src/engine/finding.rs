@@ -144,6 +144,7 @@ impl Engine {
         }
         let wall_secs = self.true_secs(time);
         self.keep_lobbies(wall_secs, time);
+        self.plan_bulletins(time);
         let Self { finding, roster, rng, config, .. } = self;
         let epochs: Vec<_> = roster.epochs_newest_first().take(MAX_EPOCHS).collect();
         let Some(epoch) = epochs.first().copied() else { return };
@@ -193,6 +194,8 @@ impl Engine {
             if let Some(found) = finding.finder.handle_found((key, values), rng, wall_secs, time.now) {
                 self.on_member_found((&found.device, answered), found.presence, time);
                 found.invalid
+            } else if let Some(invalid) = self.on_bulletin_found((key, values), wall_secs, time) {
+                invalid
             } else if let Some(invalid) = self.on_kept_lobby_found((key, values), wall_secs, time) {
                 invalid
             } else {
@@ -216,13 +219,16 @@ impl Engine {
             (true, false) => LookedUp::Nothing,
         };
         self.note_step(device, Step::LookedUp { answered, outcome }, time.now);
+        if self.peers.get(device).is_some_and(|peer| peer.attempt.is_some() || peer.is_waited_for()) {
+            self.meet(device, time);
+        }
         if !taken.is_empty() {
             self.on_news(taken, Origin::Elsewhere, time);
         }
-        if self.peers.get(device).is_some_and(|peer| peer.attempt.is_some() || peer.is_waited_for()) {
-            self.meet(device, time);
-            self.hasten(device, time);
+        if answered > 0 && outcome == LookedUp::Nothing {
+            self.look_for_bulletin(time);
         }
+        self.hasten(device, time);
     }
 
     /// What became of a publication: so many copies were read back.

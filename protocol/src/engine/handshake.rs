@@ -11,7 +11,9 @@ use super::epochs::Asking;
 use super::news::News;
 use super::outbox::Event;
 use super::peer::{Attempt, Pings, Reach, Settlement};
+use super::proof::RELAYED_BYTES;
 use super::reach;
+use super::relaying::RELAY_AFTER;
 use super::roster::EpochKeys;
 use super::trail::Step;
 use super::{Engine, Time, statics};
@@ -35,6 +37,9 @@ use crate::wire::message::{CLOSE_REMOVED, Message};
 /// Attempts of one handshake before the member counts as unreachable: about 22 s, so that a connect fails while its
 /// user still waits for it. A packet starts anew.
 const MAX_ATTEMPTS: u32 = 6;
+
+/// Two initiations are at least so far apart: they are told apart by their time, in milliseconds.
+const APART: Duration = Duration::from_millis(5);
 
 /// What of a veiled datagram the handshake needs.
 pub(super) struct Unveiled<'v> {
@@ -60,9 +65,15 @@ impl Engine {
         if peer.sessions.current(time.now).is_some() {
             return;
         }
-        let number = match &peer.attempt {
+        let is_waited_for = peer.is_waited_for();
+        let number = match &mut peer.attempt {
+            // Of two of one millisecond the later would be dropped as a replay.
+            Some(attempt) if time.now < attempt.sent_at + APART => {
+                attempt.retry_at = attempt.retry_at.min(time.now + APART);
+                return;
+            }
             Some(attempt) => attempt.number,
-            None if peer.is_waited_for() => 0,
+            None if is_waited_for => 0,
             None => return,
         };
         if peer.hastened.take(time.now) {
@@ -79,14 +90,18 @@ impl Engine {
             self.note_step(device, Step::SearchedLan, time.now);
         }
         self.search_dht(device, if is_lost { u32::MAX } else { number }, time);
-        let remotes = self.remotes(device, time.now);
+        let mut remotes = self.remotes(device, time.now);
+        remotes.extend(self.legs_for_handshake(device, &remotes));
+        let is_relayed = remotes.iter().any(|remote| matches!(remote, Remote::Relayed { .. }));
         let may_be_found = self.finding.is_on() && self.is_member();
         let is_known = number == 0 && self.peers.get(device).is_some_and(|peer| peer.has_met);
-        let proofs = if is_known || self.joining.is_some() { Vec::new() } else { self.own_proofs() };
+        let proofs =
+            if is_known || self.joining.is_some() { Vec::new() } else { self.own_proofs(is_relayed) };
         let Some(peer) = self.peers.get_mut(device) else { return };
         let known_tag = peer.digests.map(|digests| digests.epoch_tag);
         let Some(keys) = self.roster.keys_for(number, known_tag) else { return };
-        let Some(static_key) = peer.static_key.filter(|_| !remotes.is_empty() || may_be_found) else {
+        let is_hopeless = remotes.is_empty() && !may_be_found && !peer.is_waited_for();
+        let Some(static_key) = peer.static_key.filter(|_| !is_hopeless) else {
             return self.give_up(device, time);
         };
         let nonce = random::bytes(&mut self.rng);
@@ -108,16 +123,44 @@ impl Engine {
         let retry_at = time.now + retry_pause(number, &mut self.rng);
         peer.timers.on_asked(time.now);
         let epoch = keys.hash;
-        let attempt = Attempt { initiation, epoch, index, sent_at: time.now, retry_at, number };
+        let attempt = Attempt {
+            initiation,
+            datagram: datagram.clone(),
+            epoch,
+            index,
+            sent_at: time.now,
+            retry_at,
+            number,
+        };
         let old = peer.attempt.replace(attempt);
         if let Some(old) = old {
             self.indices.remove(&old.index);
         }
         peer.trail.add(Step::Called { remotes: remotes.len(), attempt: number }, time.now);
+        peer.relays.legs.look_by(time.now + RELAY_AFTER);
         self.indices.insert(index, *device);
         for remote in remotes {
             self.out.transmit(remote, datagram.clone());
         }
+        self.watch_relays(device, time);
+    }
+
+    /// A way to `device` through another is there: what waits for an answer goes there, too.
+    pub(super) fn send_attempt(&mut self, device: &DeviceId, to: Remote, time: Time) {
+        let Some(peer) = self.peers.get(device) else { return };
+        let Some(attempt) = peer.attempt.as_ref().filter(|_| peer.goes_by_legs()) else { return };
+        if attempt.datagram.len() > RELAYED_BYTES {
+            let number = attempt.number;
+            return self.initiate(device, number, time);
+        }
+        self.out.transmit(to, attempt.datagram.clone());
+    }
+
+    /// The ways through others on which a handshake with `device` goes, beside `remotes`.
+    fn legs_for_handshake(&self, device: &DeviceId, remotes: &[Remote]) -> Vec<Remote> {
+        let Some(peer) = self.peers.get(device).filter(|peer| peer.goes_by_legs()) else { return Vec::new() };
+        let legs = peer.relays.legs.iter().map(|leg| leg.remote);
+        legs.filter(|leg| !remotes.contains(leg)).collect()
     }
 
     /// Takes in an initiation that opened under a veil; answers it if the gate lets it.
@@ -196,7 +239,8 @@ impl Engine {
         // Where the response came from is used if the initiation was sent there; any other address is challenged first.
         let remote = {
             let heard = peer.heard.addresses(time.now).map(Remote::Udp);
-            let mut tried = peer.path.remotes().chain(heard).chain(peer.circuit.remote());
+            let legs = peer.relays.legs.iter().map(|leg| leg.remote);
+            let mut tried = peer.path.remotes().chain(heard).chain(legs).chain(peer.circuit.remote());
             tried.find(|candidate| *candidate == from)
         };
         let remote = remote.or_else(|| peer.path.remotes().next()).unwrap_or(from);
@@ -215,7 +259,7 @@ impl Engine {
     }
 
     /// Notes that a session's first datagram opened: a session that this end answered is confirmed by it.
-    pub(super) fn on_opened(&mut self, index: u32, time: Time) {
+    pub(super) fn on_first_datagram(&mut self, index: u32, time: Time) {
         let Some(device) = self.indices.get(&index).copied() else { return };
         let Some(peer) = self.peers.get_mut(&device) else { return };
         let Some(replaced) = peer.sessions.on_opened(index, peer.is_lower, time.now) else { return };
@@ -321,6 +365,7 @@ impl Engine {
             peer.route.clone_from(&route);
             self.out.updates.push_back(Update::Send { link: peer.link, route });
         }
+        self.follow_relays(device, time);
     }
 
     /// Sends what waited for the link: packets, and pings.
@@ -389,7 +434,7 @@ impl Engine {
 
     /// No session with `device` can be sent on any more. Where none could before, what a handshake under way has begun
     /// stays.
-    fn on_link_down(&mut self, device: &DeviceId, time: Time) {
+    pub(super) fn on_link_down(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device).filter(|peer| peer.path.remote().is_some()) else {
             return;
         };

@@ -158,7 +158,9 @@ impl Engine {
         self.add_peer(admitted.witness, Some(admitted.witness_static), None);
         if let Some(peer) = self.peers.get_mut(&admitted.witness) {
             peer.circuit.adopt(from);
-            from.udp().map(|from| peer.path.add_candidate(from));
+            if let Some(from) = from.udp() {
+                peer.path.add_candidate(from);
+            }
         }
         self.wake(&admitted.witness, time);
         Ok(())

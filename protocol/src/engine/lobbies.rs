@@ -171,7 +171,7 @@ impl Engine {
                 || addresses.iter().any(|address| candidates.contains(address))
         };
         let is_true = |contact: &Contact| places.iter().any(|presence| is_there(contact, presence));
-        finding.keeper.handle_found(found, is_true, rng, wall_secs, time.now)
+        finding.keeper.handle_found(found, is_true, rng, (wall_secs, time.now))
     }
 
     /// Where this device is, for joiners too.

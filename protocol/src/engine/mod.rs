@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod bulletins;
 mod bursts;
 mod candidates;
 mod circuits;
@@ -40,6 +41,7 @@ mod peer;
 mod presence;
 mod proof;
 mod reach;
+mod relaying;
 mod roster;
 mod spread;
 mod statics;
@@ -79,6 +81,7 @@ pub use trail::{LookedUp, Step};
 
 use admin::Leaving;
 use arriving::Arriving;
+use bulletins::Bulletins;
 use bursts::Bursts;
 use candidates::Candidates;
 use clocks::Clocks;
@@ -88,6 +91,7 @@ use joining::Joining;
 use lan::Lan;
 use outbox::Outbox;
 use peer::Peer;
+use relaying::Relaying;
 use roster::Roster;
 use spread::Spread;
 use upkeep::Upkeep;
@@ -163,8 +167,10 @@ pub struct Engine {
     bursts: Bursts,
     keepalive: Keepalive,
     finding: Finding,
+    bulletins: Bulletins,
     /// The number of the next own pipe.
     next_circuit: u32,
+    relaying: Relaying,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -235,7 +241,9 @@ impl Engine {
             bursts: Bursts::default(),
             keepalive: Keepalive::default(),
             finding: Finding::new(config.vpi),
+            bulletins: Bulletins::default(),
             next_circuit: 0,
+            relaying: Relaying::default(),
             spread: None,
             upkeep: Upkeep::default(),
             epoch_at: None,
@@ -334,6 +342,8 @@ impl Engine {
             self.stun_due(time);
             self.burst_due(time);
             self.find(time);
+            self.do_bulletins(time);
+            self.circuits_due(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -355,6 +365,8 @@ impl Engine {
             (self.candidates.poll_timeout(), "stun"),
             (self.bursts.poll_timeout(), "burst"),
             (self.finding.poll_timeout(), "dht"),
+            (self.bulletins.poll_timeout(), "bulletins"),
+            (self.relaying.circuits.poll_timeout(), "relay"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));
@@ -490,7 +502,9 @@ impl Engine {
 
     /// Forgets a device that is no member any more, with its sessions, keys and packets, in this very step.
     fn remove_peer(&mut self, device: &DeviceId, time: Time) {
+        self.close_circuits(device, time);
         if let Some(peer) = self.peers.remove(device) {
+            self.forget_legs(&peer.relays);
             if peer.path.remote().is_some() {
                 self.out.events.push_back(Event::Link { device: *device, is_up: false });
             }
@@ -500,6 +514,7 @@ impl Engine {
             self.sweep_sockets();
             self.out.events.push_back(Event::Pinned);
         }
+        self.lose_legs_by(device, time);
     }
 
     /// The link's peer.

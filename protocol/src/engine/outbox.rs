@@ -13,6 +13,7 @@ use crate::membership::epoch::EpochSecret;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
+use crate::wire::header::{RELAY_HEADER_BYTES, write_relay_header};
 
 /// Names a request of this machine's or a store, so that its answer is found.
 pub type Ticket = u64;
@@ -20,7 +21,7 @@ pub type Ticket = u64;
 /// One datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
-    /// Where to.
+    /// Where to; never [`Remote::Relayed`], whose datagrams carry its label.
     pub to: Remote,
     /// The UDP payload.
     pub datagram: Vec<u8>,
@@ -159,7 +160,17 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn transmit(&mut self, to: Remote, datagram: Vec<u8>) {
+    /// Sends a datagram; one that a member passes on goes there under its label.
+    pub(super) fn transmit(&mut self, to: Remote, mut datagram: Vec<u8>) {
+        let to = match to {
+            Remote::Relayed { via, label } => {
+                let mut header = [0; RELAY_HEADER_BYTES];
+                write_relay_header(&mut header, label);
+                datagram.splice(..0, header);
+                Remote::Udp(via)
+            }
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => to,
+        };
         self.transmits.push_back(Transmit { to, datagram });
     }
 }

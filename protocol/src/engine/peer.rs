@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bursts::{FORETELLS, Waiting};
-use super::candidates::ASKED_FOR;
+use super::candidates::Patience;
 use super::circuits::Circuit;
 use super::epochs::Asking;
 use super::keeping::Kept;
 use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
+use super::relaying::Relays;
 use super::trail::Trail;
 use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
@@ -43,6 +44,8 @@ const HASTENED: Rate = Rate { per_second: 1.0 / 5.0, burst: 4.0 };
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
     pub(super) initiation: Initiation,
+    /// What was sent.
+    pub(super) datagram: Vec<u8>,
     /// SHA-256 of the secret of the epoch that it was made under.
     pub(super) epoch: [u8; 32],
     /// Our receiver index of the session to be.
@@ -121,6 +124,7 @@ pub(super) struct Peer {
     pub(super) birthday_at: Option<Instant>,
     /// When many were last, at either end.
     pub(super) had_birthday_at: Option<Instant>,
+    pub(super) relays: Relays,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
     /// The own pipe to it.
@@ -206,6 +210,7 @@ impl Peer {
             foretells: Bucket::new(FORETELLS),
             birthday_at: None,
             had_birthday_at: None,
+            relays: Relays::default(),
             heard: Heard::default(),
             circuit: Circuit::default(),
             trail: Trail::default(),
@@ -237,7 +242,7 @@ impl Peer {
     pub(super) fn begin_exchange(&mut self, now: Instant) {
         self.exchange = Exchange::start();
         self.exchange_at = Some(now);
-        self.asking = Asking::default();
+        self.asking.begin();
     }
 
     /// Sets what the objects say; returns whether the forwarder must be told.
@@ -255,11 +260,6 @@ impl Peer {
         if self.held.len() > MAX_HELD { self.held.pop_front().map(|(_, packet)| packet) } else { None }
     }
 
-    /// Says whether an application or a person waits for the link.
-    pub(super) fn is_waited_for(&self) -> bool {
-        !self.held.is_empty() || !self.pings.waiting.is_empty()
-    }
-
     /// Takes the held packets out: those that are still worth sending, and how many are not.
     pub(super) fn take_held(&mut self, now: Instant) -> (Vec<Vec<u8>>, usize) {
         let held = std::mem::take(&mut self.held);
@@ -268,6 +268,16 @@ impl Peer {
         let fresh: Vec<_> = fresh.map(|(_, packet)| packet).collect();
         let stale = all - fresh.len();
         (fresh, stale)
+    }
+
+    /// Says whether a handshake goes by way of others, too: where no direct path answers.
+    pub(super) fn goes_by_legs(&self) -> bool {
+        self.is_silent() || self.path.remote().and_then(Remote::udp).is_none()
+    }
+
+    /// Says whether packets or pings wait for the link.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.held.is_empty() || !self.pings.waiting.is_empty()
     }
 
     /// Says whether packets may pass on a session of this peer.
@@ -288,10 +298,11 @@ impl Peer {
 
     /// When the path that is used is to be doubted.
     fn doubt_at(&self) -> Option<Instant> {
-        let silent_at = self.timers.silent_at()?;
+        let patience = Patience::of(self.path.remote()?);
+        let silent_at = self.timers.silent_at(patience.silent_after)?;
         match self.quiet {
             Quiet::No => Some(silent_at),
-            Quiet::Asked(at) => Some(at + ASKED_FOR),
+            Quiet::Asked(at) => Some(at + patience.asked_for),
             Quiet::Looking(..) => None,
         }
     }
@@ -318,9 +329,13 @@ impl Peer {
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.punch.poll_timeout()), "check"),
-            (said(self.punch.again_at().filter(|_| self.is_looking && self.waiting == Waiting::No)), "better path"),
+            (
+                said(self.punch.again_at().filter(|_| self.is_looking && self.waiting == Waiting::No)),
+                "better path",
+            ),
             (said(self.birthday_at), "birthday"),
             (said(self.doubt_at()), "silence"),
+            (self.relays.legs.look_at(), "relay"),
             (said(self.exchange.poll_timeout()), "exchange"),
             (said(self.news.poll_timeout()), "news"),
             (said(self.asking.poll_timeout()), "epoch secret"),

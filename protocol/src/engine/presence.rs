@@ -12,7 +12,7 @@ use super::trail::Step;
 use super::{Engine, Time};
 use crate::identity::DeviceId;
 use crate::membership::admin;
-use crate::membership::object::{Body, Object};
+use crate::membership::object::{Body, Object, Presence, RELAYS};
 use crate::path::is_candidate;
 
 /// Addresses told of one device (specified: README §10).
@@ -62,16 +62,18 @@ impl Engine {
         self.tell_lobbies(&candidates, time);
         let beacon = self.finding.reserved();
         let newest = self.roster.objects().presence_of(&own);
-        if newest.is_some_and(|(_, presence)| {
-            (&presence.candidates, presence.nat, presence.beacon.as_ref()) == (&candidates, nat, beacon)
-        }) {
+        let flags = if self.passes_on() { RELAYS } else { 0 };
+        let place = admin::Place { candidates: &candidates, nat, flags, beacon };
+        let says = |presence: &Presence| {
+            (presence.nat, presence.flags, presence.beacon.as_ref()) == (nat, flags, beacon)
+        };
+        if newest.is_some_and(|(_, presence)| presence.candidates == candidates && says(presence)) {
             return;
         }
         // Above every former one, also one that a disk forgot: members bring it back. Seconds, which are a count (README §10).
         let counter =
             newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_secs());
         let (vpi, device) = (&self.config.vpi, &self.config.device);
-        let place = admin::Place { candidates: &candidates, nat, beacon };
         let made = admin::presence(vpi, device, counter, place, time.wall_secs());
         let Ok(object) = made else { return };
         let taken = self.roster.insert([object]);

@@ -14,13 +14,15 @@ use crate::wire::hello::{HELLO_BYTES, MAX_PROOFS};
 
 /// An initiation's datagram with its proofs, in bytes at most (specified: README §5.1).
 const MAX_DATAGRAM_BYTES: usize = 1_232;
-/// What is left for the envelopes, with two bytes of length before each.
-const MAX_PROOF_BYTES: usize =
-    MAX_DATAGRAM_BYTES - MEMBER_OVERHEAD_BYTES - INITIATION_BYTES - HELLO_BYTES - 1;
+/// The same where a member passes it on: with the label before it, it is as long as what every path carries.
+pub(super) const RELAYED_BYTES: usize = 1_192;
+/// What the envelopes, with two bytes of length before each, leave to the rest.
+const OTHER_BYTES: usize = MEMBER_OVERHEAD_BYTES + INITIATION_BYTES + HELLO_BYTES + 1;
 
 impl Engine {
     /// The envelopes that show this device to be a member, the least known first; what does not fit, others fetch.
-    pub(super) fn own_proofs(&self) -> Vec<Object> {
+    pub(super) fn own_proofs(&self, is_relayed: bool) -> Vec<Object> {
+        let max_bytes = if is_relayed { RELAYED_BYTES } else { MAX_DATAGRAM_BYTES } - OTHER_BYTES;
         let own = self.config.device.public();
         let (objects, membership) = (self.roster.objects(), self.roster.membership());
         let join = membership.member(&own).and_then(|member| objects.get(&member.join?));
@@ -45,7 +47,7 @@ impl Engine {
             .filter(|object| self.roster.to_tell(&object.id()).is_some())
             .filter(|object| {
                 let with_it = bytes + 2 + object.bytes().len();
-                let fits = with_it <= MAX_PROOF_BYTES;
+                let fits = with_it <= max_bytes;
                 bytes = if fits { with_it } else { bytes };
                 fits
             })

@@ -108,6 +108,13 @@ impl Roster {
         Some(epoch)
     }
 
+    /// Whether the removed set is the one that the Epoch object `id` names, if `secret` is that epoch's.
+    pub(super) fn is_secret_of(&self, id: &ObjectId, secret: &Secret) -> Option<bool> {
+        let hash = secret_hash(secret);
+        let state = self.membership().epochs().find(|state| state.id == *id && state.secret_hash == hash)?;
+        Some(!state.is_stale)
+    }
+
     /// The epochs whose secrets are worth asking for, the newest first.
     pub(super) fn missing_secrets(&self) -> impl Iterator<Item = ObjectId> {
         self.missing.iter().copied()

@@ -7,7 +7,7 @@ use super::Engine;
 use super::peer::{Peer, Reach};
 use crate::alias::assign::preferred_suffix;
 use crate::identity::{DeviceId, InviteId, VpiId};
-use crate::membership::object::Target;
+use crate::membership::object::{Kind, Object, Target};
 use crate::membership::{Alarm, InviteState, Waiting};
 use crate::path::Remote;
 
@@ -56,6 +56,8 @@ pub enum MemberState {
     Connecting,
     /// A link, without a relay.
     Direct,
+    /// A link by way of another member.
+    Relayed,
     /// The last handshake had no answer.
     Unreachable,
     /// It was a member, and was removed or left.
@@ -100,6 +102,8 @@ pub struct MemberStatus {
     pub state: MemberState,
     /// The far end that is used.
     pub remote: Option<Remote>,
+    /// The member that passes datagrams on, if one does.
+    pub via: Option<DeviceId>,
     /// The round trip last measured.
     pub rtt: Option<Duration>,
     /// Bytes of its data datagrams.
@@ -141,6 +145,25 @@ impl Engine {
     pub fn counters(&self) -> Counters {
         let sessions = self.peers.values().map(|peer| peer.sessions.iter().count() as u64).sum();
         Counters { sessions, ..self.counters }
+    }
+
+    /// Says whether this device is still joining.
+    #[must_use]
+    pub fn is_joining(&self) -> bool {
+        self.joining.is_some()
+    }
+
+    /// The objects that belong in the log: all but Presences, and the word of leaving. What was stored and is not among
+    /// them counts no more.
+    pub fn lasting_objects(&self) -> impl Iterator<Item = &Object> {
+        let lasting = self.roster.objects().iter().filter(|object| object.kind() != Kind::Presence);
+        lasting.chain(self.farewell_word())
+    }
+
+    /// Bytes of these together, or a little more.
+    #[must_use]
+    pub fn lasting_bytes(&self) -> u64 {
+        self.roster.objects().bytes() as u64
     }
 
     /// The newest epoch's number.
@@ -240,6 +263,7 @@ impl Engine {
             alias_usual: alias.is_some_and(|alias| alias.octets()[2..] == usual),
             state: if is_own { MemberState::Myself } else { MemberState::Idle },
             remote: None,
+            via: None,
             rtt: None,
             received_bytes: 0,
             sent_bytes: 0,
@@ -249,6 +273,7 @@ impl Engine {
         MemberStatus {
             state: peer.state(now),
             remote: peer.path.remote(),
+            via: self.via(peer),
             rtt: peer.path.rtt(),
             received_bytes: peer.traffic.received_bytes(),
             sent_bytes: peer.traffic.sent_bytes(),
@@ -268,8 +293,11 @@ impl Engine {
 
 impl Peer {
     fn state(&self, now: Instant) -> MemberState {
-        if self.wanted_route(now).is_some() {
-            MemberState::Direct
+        if let Some(route) = self.wanted_route(now) {
+            match route.remote {
+                Remote::Relayed { .. } => MemberState::Relayed,
+                Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => MemberState::Direct,
+            }
         } else if self.attempt.is_some() || self.sessions.current(now).is_some() {
             MemberState::Connecting
         } else {

@@ -7,12 +7,14 @@
 //!
 //! ```text
 //! out   packet → filter → link of the destination → its Access → 127.0.0.1 to own → cut to the path → seal → Egress
+//! on    relayed datagram → its circuit → label of the other end → the socket again
 //! in    datagram → receiver of the index → open → filter → the link's Access → rewrite to (peer's alias → target) → TUN
 //! ```
 
 mod fragment;
 mod offload;
 mod outbound;
+mod relayed;
 mod traffic;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,7 +32,10 @@ use crate::wire::{header, message, stun};
 
 pub use offload::{Offload, whole_packets};
 pub use outbound::{Outbound, send_packet};
+pub use relayed::End;
 pub use traffic::Traffic;
+
+use relayed::{Relayed, Whose};
 
 /// The pause between two notes of one sort about one link.
 const NOTE_PAUSE: Duration = Duration::from_secs(1);
@@ -118,6 +123,27 @@ pub enum Update {
         /// What may be a response goes to the engine.
         is_open: bool,
     },
+    /// Datagrams are passed on between two members from here on, or from elsewhere.
+    Join {
+        /// The members.
+        ends: [End; 2],
+        /// Where the bytes that are passed on are counted.
+        traffic: Arc<Traffic>,
+    },
+    /// Nothing is passed on under these labels any more.
+    Part {
+        /// Of the two ends.
+        labels: [u32; 2],
+    },
+    /// What comes under this label from there is this node's own, by way of another; or not any more.
+    Leg {
+        /// Where the other is.
+        via: SocketAddr,
+        /// What it calls the way.
+        label: u32,
+        /// It is.
+        is_open: bool,
+    },
     /// How packets to a member are sent; `None`: they are held.
     Send {
         /// The member's link.
@@ -143,6 +169,11 @@ pub enum Note {
     Opened {
         /// Its receiver index.
         index: u32,
+    },
+    /// Datagrams are passed on under this label.
+    Relayed {
+        /// One end's.
+        label: u32,
     },
     /// An authentic packet or keepalive came from another address than the selected path's. For messages the engine sees
     /// that itself.
@@ -179,6 +210,13 @@ pub enum Inbound<'d> {
     Stun {
         /// Where it came from.
         from: Remote,
+        /// The whole datagram.
+        bytes: &'d mut [u8],
+    },
+    /// A datagram of one member's for another, to be sent on as it is.
+    PassOn {
+        /// Where to.
+        to: SocketAddr,
         /// The whole datagram.
         bytes: &'d mut [u8],
     },
@@ -222,6 +260,7 @@ pub struct Forwarder {
     by_alias: BTreeMap<Ipv4Addr, LinkId>,
     flows: Flows,
     notes: VecDeque<Note>,
+    relayed: Relayed,
     /// A STUN request waits for its response.
     is_stun_open: bool,
 }
@@ -237,6 +276,7 @@ impl Forwarder {
             by_alias: BTreeMap::new(),
             flows: Flows::default(),
             notes: VecDeque::new(),
+            relayed: Relayed::default(),
             is_stun_open: false,
         }
     }
@@ -271,6 +311,9 @@ impl Forwarder {
                 self.receivers.remove(&index);
             }
             Update::Stun { is_open } => self.is_stun_open = is_open,
+            Update::Join { ends, traffic } => self.relayed.join(ends, &traffic),
+            Update::Part { labels } => self.relayed.part(labels),
+            Update::Leg { via, label, is_open } => self.relayed.set_leg((via, label), is_open),
             Update::Send { link, route } => {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.route = route;
@@ -300,7 +343,19 @@ impl Forwarder {
                 false => Inbound::Drop(DropReason::StunUnasked),
             };
         }
-        self.passed_on(from, datagram, now)
+        if datagram.first() != Some(&header::RELAYED) {
+            return self.passed_on(from, datagram, now);
+        }
+        // A member that relays knows this device by its own socket.
+        let Remote::Udp(from) = from else { return Inbound::Drop(DropReason::Malformed) };
+        match self.relayed.look(from, datagram, &mut self.notes, now) {
+            Ok(Whose::Others(to)) => Inbound::PassOn { to, bytes: datagram },
+            Ok(Whose::Own(label)) => {
+                let (_, inner) = datagram.split_at_mut(header::RELAY_HEADER_BYTES);
+                self.passed_on(Remote::Relayed { via: from, label }, inner, now)
+            }
+            Err(reason) => Inbound::Drop(reason),
+        }
     }
 
     /// Takes in one datagram, veiled or of a session, that came straight or by way of somebody else. By way of a circuit

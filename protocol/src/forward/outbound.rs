@@ -7,8 +7,9 @@ use super::fragment::Fragments;
 use super::{Egress, Route, Traffic};
 use crate::alias;
 use crate::drop::DropReason;
+use crate::path::Remote;
 use crate::tunnel::segment::{TcpCut, UdpCut};
-use crate::wire::header::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES};
+use crate::wire::header::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, RELAY_HEADER_BYTES, write_relay_header};
 use crate::wire::ip;
 
 /// The largest datagram of a UDP super-packet that is cut to a smaller path (chosen: the TUN's MTU is below it).
@@ -108,11 +109,18 @@ fn send_one(
     traffic: &Traffic,
     egress: &mut impl Egress,
 ) -> Outbound {
-    let Some(to) = route.remote.udp() else { return Outbound::Drop(DropReason::SendFailed) };
+    let (to, label) = match route.remote {
+        Remote::Udp(to) | Remote::Side { address: to, .. } => (to, None),
+        Remote::Relayed { via, label } => (via, Some(label)),
+        Remote::Circuit(_) => return Outbound::Drop(DropReason::SendFailed),
+    };
     egress.leave_by(route.remote.side());
     let total = bytes + DATA_OVERHEAD_BYTES;
+    let before = if label.is_some() { RELAY_HEADER_BYTES } else { 0 };
     let mut sealed = false;
-    egress.datagram(to, total, |datagram| {
+    egress.datagram(to, before + total, |whole| {
+        let (header, datagram) = whole.split_at_mut(before);
+        label.iter().for_each(|label| write_relay_header(header, *label));
         write(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + bytes]);
         sealed = route.sealer.seal(datagram).is_ok();
         sealed

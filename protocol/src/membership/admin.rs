@@ -212,6 +212,8 @@ pub struct Place<'p> {
     pub nat: u8,
     /// The beacon over which it may be met, and its peer id there; left out where either is longer than a Presence holds.
     pub beacon: Option<&'p (String, Vec<u8>)>,
+    /// What it does for others.
+    pub flags: u64,
 }
 
 /// Makes the Presence of `device` at `place`; `counter` is one more than that of its last, or 0.
@@ -241,7 +243,7 @@ pub fn presence(
         candidates: told.collect(),
         beacon: place.beacon.filter(is_told).cloned(),
         nat: place.nat,
-        flags: 0,
+        flags: place.flags,
         extensions: Extensions::default(),
     });
     Object::sign(vpi, &body, &[device])

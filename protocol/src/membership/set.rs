@@ -157,6 +157,12 @@ impl ObjectSet {
         self.objects.len()
     }
 
+    /// Bytes of all envelopes together.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -73,12 +73,7 @@ impl Burst {
     /// their j-th     from theirs + wrong + j to own + j             and           j = wrong here + i
     /// ```
     #[must_use]
-    pub fn foretell_both(
-        (seen, step): (SocketAddr, i16),
-        leads: bool,
-        rng: &mut Rng,
-        now: Instant,
-    ) -> Self {
+    pub fn foretell_both((seen, step): (SocketAddr, i16), leads: bool, rng: &mut Rng, now: Instant) -> Self {
         let stride = if leads { 2 } else { 1 };
         let offsets = (1..=FORETOLD_BY_BOTH).map(|count| (count * stride - stride + 1) * i32::from(step));
         Self::new(ports(seen, offsets), 2, rng, now)
@@ -198,7 +193,8 @@ mod tests {
             let sent = run(burst, now);
             assert!(sent.len() <= SPRAYED);
             for (at, _) in &sent {
-                let second = sent.iter().filter(|(other, _)| (*at..*at + Duration::from_secs(1)).contains(other));
+                let second =
+                    sent.iter().filter(|(other, _)| (*at..*at + Duration::from_secs(1)).contains(other));
                 assert!(second.count() <= 200);
             }
         }

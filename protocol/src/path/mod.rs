@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rand_core::Rng as _;
 
 use crate::random::Rng;
-use crate::wire::header::DATA_OVERHEAD_BYTES;
+use crate::wire::header::{DATA_OVERHEAD_BYTES, RELAY_HEADER_BYTES};
 use crate::wire::message::SHORTEST_BYTES;
 
 pub use remote::Remote;
@@ -139,6 +139,14 @@ pub fn is_candidate(address: &SocketAddr) -> bool {
     is_host && address.port() != 0 && !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
+/// The inner packet that every path of this sort carries.
+fn base_bytes(remote: Remote) -> u16 {
+    match remote {
+        Remote::Relayed { .. } => BASE_PACKET_BYTES - RELAY_HEADER_BYTES as u16,
+        Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => BASE_PACKET_BYTES,
+    }
+}
+
 /// A far end that answered a check.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
@@ -248,7 +256,7 @@ impl Path {
         });
         self.selected = Some(Selected {
             remote,
-            packet_bytes: BASE_PACKET_BYTES,
+            packet_bytes: base_bytes(remote),
             size_probes_left: SIZE_PROBES,
             next_size_probe_at: now,
             rtt_probe_at: Some(now + RTT_PROBE_AFTER),

@@ -129,7 +129,8 @@ impl Nat {
     /// What a member says of its NAT; `None` where it does not know, or says nothing that is known here.
     #[must_use]
     pub fn read(code: NatCode) -> Option<Self> {
-        let step = (code.step != 0 && code.step.unsigned_abs() <= MAX_STEP.unsigned_abs()).then_some(code.step);
+        let step =
+            (code.step != 0 && code.step.unsigned_abs() <= MAX_STEP.unsigned_abs()).then_some(code.step);
         let mapping = match code.class & !PRESERVES_PORT {
             1 => Mapping::None,
             2 => Mapping::EndpointIndependent,
@@ -297,7 +298,11 @@ mod tests {
             (sequence, random, [Tactic::Checks; 2]),
             (random, random, [Tactic::Checks; 2]),
         ] {
-            assert_eq!([Tactic::choose(one, other), Tactic::choose(other, one)], tactics, "{one:?} {other:?}");
+            assert_eq!(
+                [Tactic::choose(one, other), Tactic::choose(other, one)],
+                tactics,
+                "{one:?} {other:?}"
+            );
         }
     }
 

@@ -102,13 +102,7 @@ impl Reflexive {
     }
 
     /// Takes in a datagram that may answer a request; `hosts` are the addresses of this machine. Returns whether it does.
-    pub fn on_datagram(
-        &mut self,
-        from: Remote,
-        datagram: &[u8],
-        hosts: &[SocketAddr],
-        now: Instant,
-    ) -> bool {
+    pub fn on_datagram(&mut self, from: Remote, datagram: &[u8], hosts: &[SocketAddr], now: Instant) -> bool {
         let Some(sighting) = self.stun.on_datagram(from, datagram) else { return false };
         self.seen.push(sighting);
         self.seen_at = Some(now);
@@ -148,9 +142,8 @@ impl Reflexive {
     /// Judges by what servers said and, where they are too few, by what members saw lately.
     fn judge(&mut self, hosts: &[SocketAddr], now: Instant) {
         let lately = self.by_members.iter().filter(|word| now < word.at + MEMBERS_WORD_FOR);
-        let seen = lately.filter_map(|word| {
-            Some(Sighting { server: word.member?, observed: word.observed, place: None })
-        });
+        let seen = lately
+            .filter_map(|word| Some(Sighting { server: word.member?, observed: word.observed, place: None }));
         let all: Vec<Sighting> = self.seen.iter().copied().chain(seen).collect();
         self.nat = Nat::judge(&self.seen, hosts).or_else(|| Nat::judge(&all, hosts)).or(self.nat);
     }

@@ -67,7 +67,9 @@ impl Remote {
     #[must_use]
     pub fn host(self) -> IpAddr {
         match self {
-            Self::Udp(address) | Self::Side { address, .. } | Self::Relayed { via: address, .. } => address.ip(),
+            Self::Udp(address) | Self::Side { address, .. } | Self::Relayed { via: address, .. } => {
+                address.ip()
+            }
             Self::Circuit(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }

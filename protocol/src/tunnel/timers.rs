@@ -67,6 +67,11 @@ impl Timers {
         self.active_at = Some(now);
     }
 
+    /// Notes that the link serves others' packets.
+    pub fn on_used(&mut self, now: Instant) {
+        self.used_at = Some(now);
+    }
+
     /// Notes that something was received lately; `packets` says whether packets were among it.
     pub fn on_received(&mut self, packets: bool, now: Instant) {
         self.unanswered_since = None;
@@ -100,16 +105,16 @@ impl Timers {
         self.unanswered_since.is_some_and(|since| now >= since + DEAD_AFTER)
     }
 
-    /// Says whether what was sent has gone unanswered for so long that the path may be dead.
+    /// Says whether what was sent has gone unanswered for longer than `patience`, so that the path may be dead.
     #[must_use]
-    pub fn is_silent(&self, now: Instant) -> bool {
-        self.silent_at().is_some_and(|at| now >= at)
+    pub fn is_silent(&self, patience: Duration, now: Instant) -> bool {
+        self.silent_at(patience).is_some_and(|at| now >= at)
     }
 
     /// When the link becomes doubtful, unless something is heard.
     #[must_use]
-    pub fn silent_at(&self) -> Option<Instant> {
-        self.unanswered_since.map(|since| since + SILENT_AFTER)
+    pub fn silent_at(&self, patience: Duration) -> Option<Instant> {
+        self.unanswered_since.map(|since| since + patience)
     }
 
     /// When a keepalive is owed, if one is.
@@ -168,12 +173,13 @@ mod tests {
         timers.on_sent(start);
         timers.on_sent(start + Duration::from_secs(14));
         assert!(
-            !timers.is_silent(start + Duration::from_millis(2_999)) && timers.is_silent(start + SILENT_AFTER)
+            !timers.is_silent(SILENT_AFTER, start + Duration::from_millis(2_999))
+                && timers.is_silent(SILENT_AFTER, start + SILENT_AFTER)
         );
         assert!(!timers.is_dead(start + Duration::from_secs(14)));
         assert!(timers.is_dead(start + DEAD_AFTER));
         timers.on_received(false, start + DEAD_AFTER);
         assert!(!timers.is_dead(start + DEAD_AFTER * 2));
-        assert_eq!(timers.silent_at(), None);
+        assert_eq!(timers.silent_at(SILENT_AFTER), None);
     }
 }

@@ -11,6 +11,11 @@ use crate::identity::InviteId;
 pub const DATA: u8 = 0x80;
 /// First byte of a veiled datagram.
 pub const VEILED: u8 = 0x81;
+/// First byte of a datagram that a fellow member passes on.
+pub const RELAYED: u8 = 0x82;
+
+/// Bytes before what is passed on.
+pub const RELAY_HEADER_BYTES: usize = 8;
 
 /// Bytes before the ciphertext of a data datagram.
 pub const DATA_HEADER_BYTES: usize = 16;
@@ -31,6 +36,24 @@ pub fn read_data_header(datagram: &[u8]) -> Option<(u32, u64)> {
     let header: &[u8; DATA_HEADER_BYTES] = datagram.first_chunk()?;
     let [DATA, 0, 0, 0, i0, i1, i2, i3, counter @ ..] = *header else { return None };
     Some((u32::from_be_bytes([i0, i1, i2, i3]), u64::from_be_bytes(counter)))
+}
+
+/// Writes the header of a relayed datagram into the first 8 bytes of `header`.
+pub fn write_relay_header(header: &mut [u8], label: u32) {
+    header[..4].copy_from_slice(&[RELAYED, 0, 0, 0]);
+    header[4..RELAY_HEADER_BYTES].copy_from_slice(&label.to_be_bytes());
+}
+
+/// Reads the label of a relayed datagram. `None` if it is none, or what it carries is neither data nor veiled: nothing is
+/// passed on twice.
+#[must_use]
+pub fn read_relay_header(datagram: &[u8]) -> Option<u32> {
+    let [RELAYED, 0, 0, 0, label @ .., DATA | VEILED] =
+        datagram.first_chunk::<{ RELAY_HEADER_BYTES + 1 }>()?
+    else {
+        return None;
+    };
+    Some(u32::from_be_bytes(*label.first_chunk()?))
 }
 
 /// What a veiled datagram carries, and under which key.
@@ -109,6 +132,29 @@ mod tests {
             let mut altered = header;
             altered[at] ^= 1;
             assert_eq!(read_data_header(&altered), None);
+        }
+    }
+
+    #[test]
+    fn a_relay_header_has_known_bytes_and_carries_no_other() {
+        let mut datagram = [0xff; 9];
+        write_relay_header(&mut datagram, 0x0102_0304);
+        for (inner, label) in
+            [(DATA, Some(0x0102_0304)), (VEILED, Some(0x0102_0304)), (RELAYED, None), (1, None)]
+        {
+            datagram[8] = inner;
+            assert_eq!(datagram, [0x82, 0, 0, 0, 1, 2, 3, 4, inner]);
+            assert_eq!(read_relay_header(&datagram), label);
+        }
+        datagram[8] = DATA;
+        for cut in 0..9 {
+            assert_eq!(read_relay_header(&datagram[..cut]), None);
+        }
+        for bit in 0..72 {
+            let mut altered = datagram;
+            altered[bit / 8] ^= 1 << (bit % 8);
+            let is_label = (32..64).contains(&bit) || altered[8] == VEILED;
+            assert_eq!(read_relay_header(&altered).is_some(), is_label, "bit {bit}");
         }
     }
 

@@ -11,6 +11,8 @@
 //! 0x3f close     reason u8
 //! 0x14 settled   flags u8 (1: have yours)         0x16 ask      epoch id 32
 //! 0x15 have      n × id 32 (1 ≤ n ≤ 32)           0x17 secret   epoch id 32 | [secret 32]
+//! 0x20 open      device 32                        0x21 opened   device 32 | label u32 | flags u8 (1: do you want it?)
+//! 0x22 refused   device 32 | reason u8            0x23 closed   device 32
 //!
 //! address: see [`super::address`]
 //! ```
@@ -18,7 +20,7 @@
 use std::net::SocketAddr;
 
 use super::address::{self, Candidate, Kind, MAX_ADDRESS_BYTES};
-use crate::identity::{ObjectId, Secret};
+use crate::identity::{DeviceId, ObjectId, Secret};
 
 /// Ids in one page of a list at most: 1,024 bytes, so that it fits the first path size.
 pub const PAGE_IDS: usize = 32;
@@ -43,6 +45,12 @@ pub const CLOSE_REMOVED: u8 = 1;
 const IS_QUESTION: u8 = 1;
 /// In the flags of `candidates`: the sender sends to many ports when it is asked to.
 const MAY_SPRAY: u8 = 2;
+/// The reason of a refusal: the sender passes nothing on for others, or not to that device.
+pub const REFUSED_UNWILLING: u8 = 0;
+/// The reason of a refusal: the sender has no direct link with that device, or with the receiver; it may have one soon.
+pub const REFUSED_NO_LINK: u8 = 1;
+/// The reason of a refusal: it serves as many as it can.
+pub const REFUSED_FULL: u8 = 2;
 
 /// The range of first bytes that are in-session messages.
 pub const TYPES: std::ops::RangeInclusive<u8> = 0x01..=0x3f;
@@ -153,6 +161,32 @@ pub enum Message<'m> {
         /// What the object names by its hash; `None`: the sender does not hold it.
         secret: Option<Secret>,
     },
+    /// Asks the receiver to pass datagrams on to and from another member.
+    Open {
+        /// The other member.
+        device: DeviceId,
+    },
+    /// Datagrams to and from another member go under this label, by way of the one end that passes them on.
+    Opened {
+        /// The other member.
+        device: DeviceId,
+        /// What the receiver puts before them, and finds before what comes; in an answer, what was asked.
+        label: u32,
+        /// Asks whether the receiver wants it; answered with the same without the question.
+        is_question: bool,
+    },
+    /// The sender does not pass on what the receiver asked it to.
+    Refused {
+        /// The other member.
+        device: DeviceId,
+        /// [`REFUSED_UNWILLING`], [`REFUSED_NO_LINK`], [`REFUSED_FULL`] or another, which says nothing.
+        reason: u8,
+    },
+    /// Nothing is passed on any more between the receiver and another member, or between the sender and that one.
+    Closed {
+        /// The other member.
+        device: DeviceId,
+    },
     /// The sender forgets the session.
     Close {
         /// [`CLOSE_STOPS`], [`CLOSE_REMOVED`] or another, which says nothing.
@@ -232,15 +266,25 @@ impl<'m> Message<'m> {
                 out.push(0x15);
                 ids.iter().take(PAGE_IDS).for_each(|id| out.extend_from_slice(&id.0));
             }
-            Self::Ask { id } => {
-                out.push(0x16);
-                out.extend_from_slice(&id.0);
-            }
+            Self::Ask { id } => put(&mut out, 0x16, &id.0),
             Self::Secret { id, secret } => {
                 out.push(0x17);
                 out.extend_from_slice(&id.0);
                 secret.iter().for_each(|secret| out.extend_from_slice(&secret.0));
             }
+            Self::Open { device } => put(&mut out, 0x20, &device.0),
+            Self::Opened { device, label, is_question } => {
+                out.push(0x21);
+                out.extend_from_slice(&device.0);
+                out.extend_from_slice(&label.to_be_bytes());
+                out.push(u8::from(*is_question));
+            }
+            Self::Refused { device, reason } => {
+                out.push(0x22);
+                out.extend_from_slice(&device.0);
+                out.push(*reason);
+            }
+            Self::Closed { device } => put(&mut out, 0x23, &device.0),
             Self::Close { reason } => out.extend_from_slice(&[0x3f, *reason]),
         }
         out
@@ -292,6 +336,16 @@ impl<'m> Message<'m> {
                 let secret = if reader.0.is_empty() { None } else { Some(Secret(reader.array()?)) };
                 Self::Secret { id, secret }
             }
+            0x20 => Self::Open { device: DeviceId::from(reader.array::<32>()?) },
+            0x21 => {
+                let (device, label) = (DeviceId::from(reader.array::<32>()?), reader.u32()?);
+                match reader.u8()? {
+                    flags @ 0..=1 => Self::Opened { device, label, is_question: flags == 1 },
+                    _ => return Err(MessageError::Malformed),
+                }
+            }
+            0x22 => Self::Refused { device: DeviceId::from(reader.array::<32>()?), reason: reader.u8()? },
+            0x23 => Self::Closed { device: DeviceId::from(reader.array::<32>()?) },
             0x3f => Self::Close { reason: reader.u8()? },
             _ => return Err(MessageError::Unknown),
         };
@@ -326,6 +380,11 @@ impl<'m> Message<'m> {
     fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
         Ok(Self::List { kind: reader.u8()?, page: reader.u16()?, ids: reader.ids()? })
     }
+}
+
+fn put(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(bytes);
 }
 
 /// What is left to read.
@@ -386,7 +445,13 @@ mod tests {
             Message::Echo { id: 2, observed: None },
             Message::Echo { id: 2, observed: Some("192.0.2.1:41414".parse().unwrap()) },
             Message::Echo { id: 2, observed: Some("[2001:db8::1]:1".parse().unwrap()) },
-            Message::Candidates { set: 3, is_question: true, may_spray: false, nat: NONE, candidates: vec![] },
+            Message::Candidates {
+                set: 3,
+                is_question: true,
+                may_spray: false,
+                nat: NONE,
+                candidates: vec![],
+            },
             Message::Spray,
             Message::Candidates {
                 set: 4,
@@ -418,6 +483,11 @@ mod tests {
             Message::Ask { id },
             Message::Secret { id, secret: Some(Secret([8; 32])) },
             Message::Secret { id, secret: None },
+            Message::Open { device: DeviceId::from([9; 32]) },
+            Message::Opened { device: DeviceId::from([9; 32]), label: 0x0102_0304, is_question: true },
+            Message::Opened { device: DeviceId::from([9; 32]), label: 0, is_question: false },
+            Message::Refused { device: DeviceId::from([9; 32]), reason: REFUSED_FULL },
+            Message::Closed { device: DeviceId::from([9; 32]) },
             Message::Close { reason: 0 },
         ]
     }

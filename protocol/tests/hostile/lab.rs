@@ -1,10 +1,11 @@
 //! A few engines with their forwarders, joined by a wire that loses nothing, in time that only the test moves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::discovery::record;
 use protocol::drop::DropReason;
 use protocol::engine::{Command, Config, Engine, Event, InviteRequest, Time, Transmit};
 use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, Update};
@@ -57,6 +58,10 @@ pub(crate) struct Lab {
     pub(crate) wire: VecDeque<Flight>,
     /// Every datagram that was ever delivered.
     pub(crate) heard: Vec<Flight>,
+    /// What beacons hold: the newest value of each key.
+    pub(crate) dht: BTreeMap<[u8; 32], Vec<u8>>,
+    /// Nodes whose machines sleep: they hear, say and do nothing.
+    pub(crate) asleep: BTreeSet<usize>,
     start: Instant,
     passed: Duration,
 }
@@ -84,6 +89,8 @@ impl Lab {
             nodes: Vec::new(),
             wire: VecDeque::new(),
             heard: Vec::new(),
+            dht: BTreeMap::new(),
+            asleep: BTreeSet::new(),
             start: Instant::now(),
             passed: Duration::ZERO,
         };
@@ -152,6 +159,11 @@ impl Lab {
             }
             Inbound::Veiled { from, bytes } => there.engine.handle_datagram(from, bytes, time),
             Inbound::Stun { from, bytes } => there.engine.handle_stun(from, bytes, time),
+            Inbound::PassOn { to, bytes } => {
+                let from = there.address;
+                self.wire.push_back(Flight { from, to, bytes: bytes.to_vec() });
+                Ok(())
+            }
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };
@@ -185,7 +197,12 @@ impl Lab {
     /// Delivers what is on the wire, and what comes of it.
     pub(crate) fn deliver(&mut self) {
         while let Some(flight) = self.wire.pop_front() {
-            if let Some(node) = self.nodes.iter().position(|node| node.address == flight.to) {
+            let at = |address| self.nodes.iter().position(|node| node.address == address);
+            let is_asleep = |node: Option<usize>| node.is_some_and(|node| self.asleep.contains(&node));
+            if is_asleep(at(flight.from)) || is_asleep(at(flight.to)) {
+                continue;
+            }
+            if let Some(node) = at(flight.to) {
                 self.heard.push(flight.clone());
                 self.datagram(node, flight.from, &flight.bytes);
             }
@@ -198,7 +215,7 @@ impl Lab {
         while self.passed < end {
             self.deliver();
             self.passed += Duration::from_millis(10);
-            for node in 0..self.nodes.len() {
+            for node in (0..self.nodes.len()).filter(|node| !self.asleep.contains(node)).collect::<Vec<_>>() {
                 let time = self.time();
                 let is_due = |engine: &Engine| engine.poll_timeout().is_some_and(|(at, _)| at <= time.now);
                 let mut turns = 0;
@@ -235,7 +252,19 @@ impl Lab {
             }
             while let Some(event) = there.engine.poll_event() {
                 moved = true;
-                there.on_event(event, time);
+                match event {
+                    Event::Lookup { key } => {
+                        let values = self.dht.get(&key).cloned().into_iter().collect();
+                        let found = Command::Found { key, values, answered: 3 };
+                        there.engine.handle_command(found, time);
+                    }
+                    Event::Publish { key, value, .. } => {
+                        record::check(&key, &value, time.wall_ms / 1_000).unwrap();
+                        self.dht.insert(key, value);
+                        there.engine.handle_command(Command::Published(key, 3), time);
+                    }
+                    event => there.on_event(event, time),
+                }
             }
             while let Some(update) = there.engine.poll_update() {
                 there.note_sealer(&update);

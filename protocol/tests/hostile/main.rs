@@ -7,6 +7,7 @@
 )]
 
 mod candidates;
+mod dht;
 mod lab;
 mod lan;
 mod review;

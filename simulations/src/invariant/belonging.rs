@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use protocol::engine::Transmit;
+use protocol::engine::{Event, Ticket, Transmit};
 use protocol::identity::{DeviceId, ObjectId, sha256};
 use protocol::membership::Alarm;
 use protocol::membership::epoch::EpochSecret;
@@ -61,6 +61,8 @@ struct Known {
     parting: BTreeSet<DeviceId>,
     /// It said that it was removed itself.
     is_silent: bool,
+    /// What the last command asked of the disk, and all before it.
+    commanded: Ticket,
 }
 
 impl Records {
@@ -139,13 +141,28 @@ impl Records {
         Ok(())
     }
 
+    /// Host `number` carried out a command, of which `events` came: whatever it made by then must be on disk before it says
+    /// that something was signed. What it makes later, by itself, may be under way still.
+    pub(crate) fn on_command(&mut self, number: usize, events: &[Event]) {
+        let ticket = |event: &Event| match event {
+            Event::Store { ticket, .. } => Some(*ticket),
+            _ => None,
+        };
+        if let Some(last) = events.iter().filter_map(ticket).max() {
+            self.hosts.entry(number).or_default().commanded = last;
+        }
+    }
+
     /// A command's caller was told that something was signed.
     ///
     /// # Errors
-    /// If anything that this host made is not on its disk.
+    /// If anything that this host made until the command was carried out is not on its disk.
     pub(crate) fn on_signed(&mut self, number: usize, host: &Host) -> Result<(), String> {
+        let commanded = self.hosts.entry(number).or_default().commanded;
         let waits = |write: &Write| match write {
-            Write::Store { objects, .. } => objects.iter().any(|object| maker(object) == Some(host.id())),
+            Write::Store { ticket, objects, .. } => {
+                *ticket <= commanded && objects.iter().any(|object| maker(object) == Some(host.id()))
+            }
             Write::Joined => false,
         };
         if host.disk.under_way.iter().any(waits) {

@@ -46,6 +46,11 @@ impl Cuts {
         }
     }
 
+    /// From here on these two do not hear each other.
+    pub(crate) fn cut_between(&mut self, (a, b): (usize, usize)) {
+        self.0.extend([(a, b), (b, a)]);
+    }
+
     /// Everybody hears everybody.
     pub(crate) fn heal(&mut self) {
         self.0.clear();

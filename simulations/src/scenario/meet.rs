@@ -134,7 +134,13 @@ mod tests {
 
     #[test]
     fn two_mappings_that_are_the_same_for_all_make_a_direct_path_at_once() {
-        let kinds = [Kind::Independent, Kind::AddressDependent, Kind::PortPreserving, Kind::Translating, Kind::Carrier];
+        let kinds = [
+            Kind::Independent,
+            Kind::AddressDependent,
+            Kind::PortPreserving,
+            Kind::Translating,
+            Kind::Carrier,
+        ];
         let mut times: Vec<Duration> = (0..50)
             .map(|seed: u64| {
                 let pick = |n: u64| kinds[(n % 5) as usize];

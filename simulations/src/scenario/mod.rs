@@ -11,6 +11,7 @@ mod meet;
 mod nat;
 mod nearer;
 mod partition;
+mod relay;
 mod removal;
 mod restart;
 mod revocation;
@@ -62,6 +63,7 @@ const STORIES: &[Story] = &[
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
     Story { name: "nat", weight: 3, play: nat::nat },
     Story { name: "meet", weight: 3, play: meet::meet },
+    Story { name: "relay", weight: 3, play: relay::relay },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },

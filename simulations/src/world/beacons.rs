@@ -38,8 +38,7 @@ impl World {
         self.beacons.is_there = true;
         let servers = SERVERS.map(SocketAddr::from).to_vec();
         let place = (ADDRESS.to_owned(), vec![host as u8]);
-        for command in
-            [Command::Beacons(true), Command::Reserved(Some(place)), Command::StunServers(servers)]
+        for command in [Command::Beacons(true), Command::Reserved(Some(place)), Command::StunServers(servers)]
         {
             self.give(host, Input::Command(command))?;
         }
@@ -70,7 +69,8 @@ impl World {
     pub(super) fn pipe(&mut self, end: (usize, u32), bytes: Vec<u8>) {
         self.sent += 1;
         let pipe = self.beacons.pipes.iter().find(|ends| ends.contains(&end));
-        let Some((to, circuit)) = pipe.and_then(|ends| ends.iter().find(|other| **other != end)).copied() else {
+        let Some((to, circuit)) = pipe.and_then(|ends| ends.iter().find(|other| **other != end)).copied()
+        else {
             return;
         };
         let after = (self.internet.delay + self.internet.jitter) * 2;

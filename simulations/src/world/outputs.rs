@@ -28,6 +28,13 @@ impl World {
         self.take(host, outputs)
     }
 
+    /// Gives a running node a command after which it says that something was signed.
+    pub(crate) fn have_signed(&mut self, host: usize, command: Command) -> Result<(), String> {
+        let outputs = self.handle(host, Input::Command(command));
+        self.records.on_command(host, &outputs.events);
+        self.take(host, outputs)
+    }
+
     /// An application sends a packet; to somebody whose alias is not known there, it sends none.
     pub(crate) fn send_packet(
         &mut self,

@@ -9,18 +9,31 @@ pub struct Probe {
     pub bytes: Vec<u8>,
 }
 
-/// How many kinds of probes there are.
-pub const KINDS: usize = FORMS.len() + GENUINE.len() + LARGE.len();
+/// What probes are made of, besides noise.
+#[derive(Clone, Debug, Default)]
+pub struct Material {
+    /// Genuine datagrams that the node once took.
+    pub recorded: Vec<Vec<u8>>,
+    /// Kinds of datagrams that somebody with keys made, and as many of each as there are.
+    pub crafted: Vec<(&'static str, Vec<Vec<u8>>)>,
+}
+
+impl Material {
+    /// How many kinds of probes it gives.
+    #[must_use]
+    pub fn kinds(&self) -> usize {
+        FORMS.len() + GENUINE.len() + LARGE.len() + self.crafted.len()
+    }
+}
 
 /// One probe in so many is a large one: each of them is dozens of frames.
 const LARGE_EVERY: usize = 401;
 
-/// Makes `count` probes: each kind in turn, and now and then a large one. `recorded` are genuine datagrams that the
-/// node once took.
+/// Makes `count` probes: each kind in turn, and now and then a large one.
 #[must_use]
-pub fn probes(count: usize, recorded: &[Vec<u8>], seed: u64) -> Vec<Probe> {
+pub fn probes(count: usize, material: &Material, seed: u64) -> Vec<Probe> {
     let mut noise = Noise(seed | 1);
-    (0..count).map(|number| probe(number, recorded, &mut noise)).collect()
+    (0..count).map(|number| probe(number, material, &mut noise)).collect()
 }
 
 type Form = (&'static str, &'static [u8], usize);
@@ -88,15 +101,24 @@ const GENUINE: [&str; 6] = [
 /// Bytes of a datagram that stand in clear: header of data, or of a veil of either class with the epoch's tag.
 const CLEAR_BYTES: usize = 16;
 
-fn probe(number: usize, recorded: &[Vec<u8>], noise: &mut Noise) -> Probe {
+fn probe(number: usize, material: &Material, noise: &mut Noise) -> Probe {
     if number % LARGE_EVERY == LARGE_EVERY - 1 {
         return formed(&LARGE[number / LARGE_EVERY % LARGE.len()], noise);
     }
-    let turn = number % (FORMS.len() + GENUINE.len());
-    match FORMS.get(turn) {
-        Some(form) => formed(form, noise),
-        None => genuine(GENUINE[turn - FORMS.len()], recorded, noise),
+    let turns = FORMS.len() + GENUINE.len() + material.crafted.len();
+    let (round, turn) = (number / turns, number % turns);
+    if let Some(form) = FORMS.get(turn) {
+        return formed(form, noise);
     }
+    if let Some(kind) = GENUINE.get(turn - FORMS.len()) {
+        return genuine(kind, &material.recorded, noise);
+    }
+    let (kind, datagrams) = &material.crafted[turn - FORMS.len() - GENUINE.len()];
+    let bytes = match datagrams.len() {
+        0 => Vec::new(),
+        count => datagrams[round % count].clone(),
+    };
+    Probe { kind, bytes }
 }
 
 fn formed((kind, head, length): &Form, noise: &mut Noise) -> Probe {

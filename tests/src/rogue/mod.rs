@@ -67,6 +67,16 @@ impl Rogue {
         self.order(&json!({"do": "handshake", "with": name, "to": to.to_string()}))
     }
 
+    /// Seals datagrams as `order` says, an order `make`, and sends none.
+    ///
+    /// # Errors
+    /// As [`Rogue::order`].
+    pub fn make(&mut self, order: &Value) -> Result<Vec<Vec<u8>>> {
+        let answer = self.order(order)?;
+        let datagrams = answer["datagrams"].as_array().context("an answer has datagrams")?;
+        datagrams.iter().map(|datagram| unhex(datagram.as_str().unwrap_or_default())).collect()
+    }
+
     /// Seals each of `plaintexts` and sends it.
     ///
     /// # Errors
@@ -97,4 +107,9 @@ impl Drop for Rogue {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>> {
+    let pair = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    (0..text.len()).step_by(2).map(|at| pair(at).context("an odd digit in hexadecimal")).collect()
 }

@@ -67,6 +67,9 @@ impl Ssh {
     /// rsync's own sentence, or the trees differ.
     pub fn copy_tree(&self, from: &Host, address: impl Display) -> Result<()> {
         let (near, far) = (self.folder.join("near"), self.folder.join("far"));
+        for former in [&near, &far].into_iter().filter(|folder| folder.exists()) {
+            fs::remove_dir_all(former)?;
+        }
         grow_tree(&near)?;
         let shell = format!("ssh {}", self.options().join(" "));
         let (source, target) = (format!("{}/", near.display()), format!("root@{address}:{}", far.display()));

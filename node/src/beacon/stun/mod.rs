@@ -1,13 +1,7 @@
 //! The STUN responder: tells whoever asks over UDP from where its datagram came (RFC 8489, binding method only).
 //!
-//! ```text
-//! request    00 01 | length u16 | 21 12 a4 42 | transaction 12 | attributes, not looked at        20 to 548 bytes
-//! response   01 01 | length u16 | 21 12 a4 42 | transaction 12 | 00 20 | 00 08 | 00 family | port ⊕ | address ⊕
-//!            32 bytes for IPv4, 44 for IPv6
-//! ```
-//!
-//! In: datagrams. Out: one response to each well-formed binding request, within a rate; silence to everything else, errors
-//! included, because an error response would be one more thing to make it send. The response has no attribute but the one.
+//! In: datagrams. Out: one response to each well-formed binding request ([`stun`]), within a rate; silence to everything else,
+//! errors included, because an error response would be one more thing to make it send.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,21 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::bucket::{Bucket, Rate};
+use protocol::wire::stun::{self, MAX_MESSAGE_BYTES};
 use tokio::net::UdpSocket;
 use tracing::debug;
 
 use super::group::Group;
 use super::metrics::Shared;
 
-/// *Specified* (RFC 8489 §5, §14.2, §18).
-const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
-const BINDING_RESPONSE: [u8; 2] = [0x01, 0x01];
-const XOR_MAPPED_ADDRESS: [u8; 2] = [0x00, 0x20];
-const FINGERPRINT: [u8; 2] = [0x80, 0x28];
-const HEADER_BYTES: usize = 20;
-/// *Specified* (RFC 8489 §6.1): what fits every path; a longer request is none.
-const MAX_REQUEST_BYTES: usize = 548;
 /// *Chosen*: answers to one network. A member asks when its address may have changed, and twice when it probes its NAT.
 const GROUP_RATE: Rate = Rate { per_second: 50.0, burst: 200.0 };
 /// *Chosen*: answers in all: 64 kB a second, so that a forged source is nobody's flood.
@@ -69,7 +55,7 @@ impl Rates {
 pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
     let mut rates = Rates::new();
     // One more than the longest request, so that a longer one shows.
-    let mut buffer = [0; MAX_REQUEST_BYTES + 1];
+    let mut buffer = [0; MAX_MESSAGE_BYTES + 1];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
@@ -111,58 +97,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 
 /// The response to the request in `datagram`, which came from `from`; `None` for anything else.
 fn answer(datagram: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
-    let transaction = transaction_of(datagram)?;
-    let ip = from.ip().to_canonical();
-    let port = from.port() ^ u16::from_be_bytes([COOKIE[0], COOKIE[1]]);
-    let mask = [&COOKIE[..], &transaction].concat();
-    let masked = |octets: &[u8]| -> Vec<u8> { octets.iter().zip(&mask).map(|(a, b)| a ^ b).collect() };
-    let (family, address) = match ip {
-        IpAddr::V4(ip) => (1, masked(&ip.octets())),
-        IpAddr::V6(ip) => (2, masked(&ip.octets())),
-    };
-    let value = [&[0, family][..], &port.to_be_bytes(), &address].concat();
-    let length = |bytes: usize| u16::try_from(bytes).map(u16::to_be_bytes).ok();
-    let attribute = [&XOR_MAPPED_ADDRESS[..], &length(value.len())?, &value].concat();
-    let header = [&BINDING_RESPONSE[..], &length(attribute.len())?, &COOKIE, &transaction].concat();
-    Some([header, attribute].concat())
-}
-
-/// The transaction id of a well-formed binding request (RFC 8489 §6.3); its attributes are walked, and a fingerprint among
-/// them must be right.
-fn transaction_of(datagram: &[u8]) -> Option<[u8; 12]> {
-    let (header, attributes) = datagram.split_first_chunk::<HEADER_BYTES>()?;
-    let [k0, k1, l0, l1, c0, c1, c2, c3, transaction @ ..] = *header;
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
-    let is_binding = [k0, k1] == BINDING_REQUEST && [c0, c1, c2, c3] == COOKIE;
-    if !is_binding || length != attributes.len() || datagram.len() > MAX_REQUEST_BYTES {
-        return None;
-    }
-    let mut rest = attributes;
-    while let Some(([t0, t1, l0, l1], tail)) = rest.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_be_bytes([*l0, *l1]));
-        let (value, tail) = tail.split_at_checked(length.next_multiple_of(4))?;
-        if [*t0, *t1] == FINGERPRINT {
-            let before = datagram.get(..datagram.len() - rest.len())?;
-            // The last attribute, or none (§14.7).
-            if value != fingerprint(before).to_be_bytes() || !tail.is_empty() {
-                return None;
-            }
-        }
-        rest = tail;
-    }
-    rest.is_empty().then_some(transaction)
-}
-
-/// The value of FINGERPRINT behind `message`, whose length counts it already: CRC-32 of ISO 3309, xored with "STUN" (§14.7).
-fn fingerprint(message: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in message {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc ^ 0x5354_554e
+    stun::read_request(datagram).map(|transaction| stun::response(&transaction, from))
 }
 
 #[cfg(test)]

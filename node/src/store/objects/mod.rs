@@ -1,4 +1,4 @@
-//! The object log: every signed object of one VPI, append-only.
+//! The object log: every signed object of one VPI, append-only, and made anew once most of it counts no more.
 //!
 //! In: the envelopes of objects, each kept as it was received. Out: the same after any crash, and what was lost.
 //!
@@ -18,6 +18,8 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use protocol::identity::sha256;
+
 use super::StoreError;
 use super::replace::{PRIVATE, append_durably, beside, make_way, read, replace, sync_folder_of};
 
@@ -30,6 +32,8 @@ pub(crate) const PAYLOAD_MAX_BYTES: usize = 4_096;
 /// Begins every record; not text, and not the beginning of an envelope.
 const MARK: [u8; 4] = [0xb7, b'v', b'o', 0x1a];
 const HEADER_BYTES: usize = 12;
+/// A log of fewer bytes is left as it is, whatever counts of it (chosen: 300 objects, which nobody misses on a disk).
+const OVERGROWN_BYTES: u64 = 64 << 10;
 /// `objects.log.copy`: the log as it was at the last opening.
 const COPY: &str = "copy";
 
@@ -42,6 +46,22 @@ pub(crate) struct ObjectLog {
     end: u64,
     /// Whether bytes of a failed write may stand behind `end`.
     is_tail_clean: bool,
+    /// SHA-256 of each payload in it.
+    known: BTreeSet<[u8; 32]>,
+}
+
+/// What stays of a log when it is made anew.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    bytes: Vec<u8>,
+    known: BTreeSet<[u8; 32]>,
+}
+
+impl Kept {
+    /// How many records.
+    pub(crate) fn count(&self) -> u64 {
+        self.known.len() as u64
+    }
 }
 
 /// What was wrong with a log when it was opened; the bytes stand in `objects.log.damaged`.
@@ -100,7 +120,8 @@ impl ObjectLog {
         }
         damage.is_moved = is_moved;
         let end = scan.good.iter().map(ExactSizeIterator::len).sum::<usize>() as u64;
-        let mut log = Self { path: path.to_owned(), file, end, is_tail_clean: true };
+        let mut log = Self { path: path.to_owned(), file, end, is_tail_clean: true, known: BTreeSet::new() };
+        log.known = known.iter().map(|payload| sha256(&[payload])).collect();
         // A log that was cut between two records looks whole.
         damage.recovered = log.recover(&known, &mut read, &mut found)?;
         log.copy()?;
@@ -145,15 +166,22 @@ impl ObjectLog {
         Ok(Scan::of(&bytes).good.into_iter().filter_map(payload).collect())
     }
 
-    /// Appends `payloads`, each as one record of 1 to 4,096 bytes; all are on disk when this returns.
+    /// Appends those of `payloads` that it does not have, each as one record of 1 to 4,096 bytes; all are on disk when this
+    /// returns.
     ///
     /// # Errors
     /// [`StoreError::RecordLength`] before anything is written; [`StoreError::Io`] when the disk refuses, and then
     /// the log ends where it ended before.
     pub(crate) fn append(&mut self, payloads: &[&[u8]]) -> Result<(), StoreError> {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut fresh) = (Vec::new(), BTreeSet::new());
         for payload in payloads {
-            encode(payload, &mut bytes)?;
+            let hash = sha256(&[payload]);
+            if !self.known.contains(&hash) && fresh.insert(hash) {
+                encode(payload, &mut bytes)?;
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(());
         }
         self.cut_tail().map_err(StoreError::io("truncate", &self.path))?;
         // Until the sync has succeeded nobody knows what stands behind `end`.
@@ -166,6 +194,53 @@ impl ObjectLog {
         }
         self.end += bytes.len() as u64;
         self.is_tail_clean = true;
+        self.known.append(&mut fresh);
+        Ok(())
+    }
+
+    /// How many records it has.
+    pub(crate) fn count(&self) -> u64 {
+        self.known.len() as u64
+    }
+
+    /// Whether most of it counts no more, where the payloads that do are of `alive_bytes` together: it is made anew then.
+    pub(crate) fn is_overgrown(&self, alive_bytes: u64) -> bool {
+        self.end > OVERGROWN_BYTES.max(alive_bytes.saturating_mul(2))
+    }
+
+    /// What is to stay of it: the payloads that `is_alive` names, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn kept(&self, is_alive: impl Fn(&[u8]) -> bool) -> Result<Kept, StoreError> {
+        let mut kept = Kept { bytes: Vec::new(), known: BTreeSet::new() };
+        for payload in Self::peek(&self.path)? {
+            if is_alive(&payload) && kept.known.insert(sha256(&[&payload])) {
+                encode(&payload, &mut kept.bytes)?;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Makes the log anew with `kept` alone. The copy goes first: of one that has more, the next opening would bring that
+    /// back. A crash leaves the former log or the next one, whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], when neither can be used. What only the making refuses is told, and the log is as before.
+    pub(crate) fn make_anew(&mut self, kept: Kept) -> Result<(), StoreError> {
+        let copy = beside(&self.path, COPY);
+        let made = make_way(&copy)
+            .and_then(|_| replace(&copy, &kept.bytes))
+            .and_then(|()| replace(&self.path, &kept.bytes));
+        // Which of the two it is, whatever was refused, its length says.
+        self.file = open_file(&self.path)?;
+        let length = self.file.metadata().map_err(StoreError::io("look at", &self.path))?.len();
+        if length == kept.bytes.len() as u64 {
+            (self.end, self.known, self.is_tail_clean) = (length, kept.known, true);
+        }
+        if let Err(error) = made {
+            tracing::warn!(%error, "the object log could not be made smaller");
+        }
         Ok(())
     }
 

@@ -216,7 +216,9 @@ fn whatever_happens_to_the_log_the_copy_fills_it_up() {
 fn records_of_others_are_set_aside_and_doubles_are_given_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("objects.log");
-    let written = written(&path, &[b"a1".to_vec(), b"b1".to_vec(), b"a2".to_vec(), b"a1".to_vec()]);
+    let mut written = written(&path, &[b"a1".to_vec(), b"b1".to_vec(), b"a2".to_vec()]);
+    encode(b"a1", &mut written).unwrap();
+    fs::write(&path, &written).unwrap();
     let ours = |payload: &[u8]| payload.starts_with(b"a").then(|| payload.to_vec());
 
     let (_, read, damage) = ObjectLog::open(&path, ours).unwrap();
@@ -225,6 +227,113 @@ fn records_of_others_are_set_aside_and_doubles_are_given_once() {
     assert_eq!((damage.bad_stretches, damage.bad_bytes), (1, HEADER_BYTES + 2));
     assert_eq!(fs::read(&path).unwrap().len(), written.len() - HEADER_BYTES - 2);
     assert!(ObjectLog::open(&path, ours).unwrap().2.is_none());
+}
+
+#[test]
+fn what_is_in_the_log_is_not_appended_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let records = records();
+    let whole = written(&path, &records);
+    let (mut log, _, _) = open(&path).unwrap();
+    log.append(&[&records[1], b"other", b"other", &records[0]]).unwrap();
+    assert_eq!(fs::read(&path).unwrap().len(), whole.len() + HEADER_BYTES + 5);
+    assert_eq!(log.count(), records.len() as u64 + 1);
+    assert_eq!(open(&path).unwrap().0.count(), log.count());
+}
+
+#[test]
+fn a_log_is_overgrown_when_less_than_half_of_it_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let (mut log, _, _) = open(&path).unwrap();
+    for number in 0..=u8::MAX {
+        log.append(&[&[number; 300]]).unwrap();
+    }
+    let bytes = fs::metadata(&path).unwrap().len();
+    assert!(bytes > OVERGROWN_BYTES && !log.is_overgrown(bytes / 2) && log.is_overgrown(bytes / 2 - 1));
+    let kept = log.kept(|payload| payload[0] < 9).unwrap();
+    log.make_anew(kept).unwrap();
+    assert!(!log.is_overgrown(0), "what is small is left as it is");
+}
+
+/// Those of [`records`] that count on.
+fn counts(payload: &[u8]) -> bool {
+    payload.len() > 30
+}
+
+#[test]
+fn a_log_that_is_made_anew_has_what_counts_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    written(&path, &records());
+    let (mut log, mut expected, _) = open(&path).unwrap();
+    expected.retain(|payload| counts(payload));
+
+    let kept = log.kept(counts).unwrap();
+    assert_eq!(kept.count(), expected.len() as u64);
+    log.make_anew(kept).unwrap();
+    log.append(&[b"after", &records()[0]]).unwrap();
+
+    expected.extend([b"after".to_vec(), records()[0].clone()]);
+    assert_eq!(log.count(), expected.len() as u64);
+    let (_, read, damage) = open(&path).unwrap();
+    assert_eq!(read, expected);
+    assert!(damage.is_none(), "what was given up does not come back: {damage:?}");
+}
+
+#[test]
+fn a_crash_while_the_log_is_made_anew_leaves_the_former_or_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let (log_next, copy) = (beside(&path, "new"), beside(&path, COPY));
+    let copy_next = beside(&copy, "new");
+    let former = written(&path, &records());
+    let (log, ..) = open(&path).unwrap();
+    let next = log.kept(counts).unwrap().bytes;
+    // Up to which step it came: the copy's next file in part, the copy, the log's next file in part, the log.
+    let in_part = (0..=next.len()).map(|length| &next[..length]);
+    let first = in_part.clone().map(|part| (&former, Some((&copy_next, part)), &former));
+    let second = in_part.map(|part| (&next, Some((&log_next, part)), &former));
+    for (copied, left_over, logged) in first.chain(second).chain([(&next, None, &next)]) {
+        for file in [&log_next, &copy_next] {
+            let _ = fs::remove_file(file);
+        }
+        fs::write(&copy, copied).unwrap();
+        fs::write(&path, logged).unwrap();
+        if let Some((file, part)) = left_over {
+            fs::write(file, part).unwrap();
+        }
+        let (mut log, read, damage) = open(&path).unwrap();
+        let mut expected = records();
+        expected.retain(|payload| *logged == former || counts(payload));
+        assert_eq!(read, expected);
+        assert!(damage.is_none());
+        let kept = log.kept(counts).unwrap();
+        log.make_anew(kept).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), next);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_made_anew_goes_on_as_it_was() {
+    let records = records();
+    for blocked in ["objects.log.new", "objects.log.copy.new"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("objects.log");
+        written(&path, &records);
+        let (mut log, ..) = open(&path).unwrap();
+        fs::create_dir(dir.path().join(blocked)).unwrap();
+
+        let kept = log.kept(counts).unwrap();
+        log.make_anew(kept).unwrap();
+        log.append(&[b"after"]).unwrap();
+
+        fs::remove_dir(dir.path().join(blocked)).unwrap();
+        let (_, read, damage) = open(&path).unwrap();
+        assert_eq!(read, [&records[..], &[b"after".to_vec()]].concat());
+        assert!(damage.is_none());
+    }
 }
 
 /// Set in the process that [`an_append_the_disk_refuses_leaves_the_log_as_it_was`] starts again under a file size limit.

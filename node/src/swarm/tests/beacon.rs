@@ -8,8 +8,9 @@ use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, RecordStore as _};
 use libp2p::kad::{self, InboundRequest, Record, RecordKey};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, ping, relay, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, identify, noise, ping, relay, tcp, yamux};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -25,8 +26,19 @@ pub(super) struct Ways {
     pub(super) holds: Vec<([u8; 32], Vec<u8>)>,
     /// It says yes to a put and keeps nothing.
     pub(super) is_forgetful: bool,
-    /// It takes Kademlia's streams and never answers on them.
-    pub(super) is_mute: bool,
+    /// What it does with Kademlia's streams instead of answering.
+    pub(super) kad: Option<Misuse>,
+}
+
+/// What else can become of a question.
+#[derive(Clone, Debug)]
+pub(super) enum Misuse {
+    /// Nothing, for ever.
+    Stall,
+    /// The connection is closed.
+    Close,
+    /// These bytes are written, over and over.
+    Say(Vec<u8>),
 }
 
 #[derive(NetworkBehaviour)]
@@ -94,8 +106,9 @@ impl StockBeacon {
         swarm.add_external_address(address.clone());
         let beacon = Beacon::try_from(&address.with_p2p(me).unwrap()).unwrap();
         let puts = Arc::new(Mutex::new(Vec::new()));
-        serve_streams(&swarm, ways.clock_ms, ways.is_mute);
-        let task = tokio::spawn(run(swarm, ways.is_forgetful, Arc::clone(&puts)));
+        serve_time(&swarm, ways.clock_ms);
+        let closing = ways.kad.map(|misuse| misuse_streams(&swarm, misuse));
+        let task = tokio::spawn(run(swarm, ways.is_forgetful, Arc::clone(&puts), closing));
         Self { beacon, key, puts, task }
     }
 
@@ -125,7 +138,7 @@ fn stock(key: Keypair, ways: &Ways) -> Swarm<Stock> {
             let relay = relay::Config { reservation_rate_limiters: Vec::new(), ..relay::Config::default() };
             let relay = relay::Config { circuit_src_rate_limiters: Vec::new(), max_circuits: 64, ..relay };
             Stock {
-                kad: Some(kad).filter(|_| !ways.is_mute).into(),
+                kad: Some(kad).filter(|_| ways.kad.is_none()).into(),
                 relay: relay::Behaviour::new(id, relay),
                 identify: identify::Behaviour::new(identify::Config::new("/vpi/1".into(), key.public())),
                 ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(86_400))),
@@ -136,9 +149,8 @@ fn stock(key: Keypair, ways: &Ways) -> Swarm<Stock> {
         .build()
 }
 
-fn serve_streams(swarm: &Swarm<Stock>, clock_ms: i64, is_mute: bool) {
-    let mut control = swarm.behaviour().stream.new_control();
-    let mut asked = control.accept(TIME).unwrap();
+fn serve_time(swarm: &Swarm<Stock>, clock_ms: i64) {
+    let mut asked = swarm.behaviour().stream.new_control().accept(TIME).unwrap();
     tokio::spawn(async move {
         while let Some((_, mut stream)) = asked.next().await {
             let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
@@ -147,22 +159,50 @@ fn serve_streams(swarm: &Swarm<Stock>, clock_ms: i64, is_mute: bool) {
             let _ = stream.close().await;
         }
     });
-    if is_mute {
-        let mut asked = control.accept(KAD).unwrap();
-        tokio::spawn(async move {
-            let mut held = Vec::new();
-            while let Some(stream) = asked.next().await {
-                held.push(stream);
-            }
-        });
-    }
 }
 
-async fn run(mut swarm: Swarm<Stock>, is_forgetful: bool, puts: Arc<Mutex<Vec<Record>>>) {
+/// Takes Kademlia's streams; returns whose connections are to be closed.
+fn misuse_streams(swarm: &Swarm<Stock>, misuse: Misuse) -> UnboundedReceiver<PeerId> {
+    let mut asked = swarm.behaviour().stream.new_control().accept(KAD).unwrap();
+    let (close, closing) = unbounded_channel();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Some((peer, mut stream)) = asked.next().await {
+            match misuse.clone() {
+                Misuse::Stall => held.push(stream),
+                Misuse::Close => close.send(peer).unwrap(),
+                Misuse::Say(bytes) => {
+                    tokio::spawn(async move { while stream.write_all(&bytes).await.is_ok() {} });
+                }
+            }
+        }
+    });
+    closing
+}
+
+async fn run(
+    mut swarm: Swarm<Stock>,
+    is_forgetful: bool,
+    puts: Arc<Mutex<Vec<Record>>>,
+    mut closing: Option<UnboundedReceiver<PeerId>>,
+) {
     loop {
+        let closing = async {
+            match &mut closing {
+                Some(closing) => closing.recv().await,
+                None => None,
+            }
+        };
+        let event = tokio::select! {
+            event = swarm.select_next_some() => event,
+            Some(peer) = closing => {
+                let _ = swarm.disconnect_peer_id(peer);
+                continue;
+            }
+        };
         if let SwarmEvent::Behaviour(StockEvent::Kad(kad::Event::InboundRequest {
             request: InboundRequest::PutRecord { record: Some(record), .. },
-        })) = swarm.select_next_some().await
+        })) = event
         {
             puts.lock().unwrap().push(record.clone());
             if let Some(kad) = swarm.behaviour_mut().kad.as_mut().filter(|_| !is_forgetful) {

@@ -135,7 +135,7 @@ async fn no_more_than_thirty_two_circuits_are_opened_and_an_end_makes_room() {
 fn openings() -> [Vec<u8>; 5] {
     let hello = b"\x13/multistream/1.0.0\n\x07/noise\n";
     let noise = [&hello[..], &[0, 32], &[0x5a; 32]].concat();
-    let garbage = (0..4_000_u32).map(|number| (number * 7_919 >> 3) as u8).collect();
+    let garbage = (0..4_000_u32).map(|number| ((number * 7_919) >> 3) as u8).collect();
     let frames = [&[0, 60][..], &[0x81; 60]].concat().repeat(3);
     [hello.to_vec(), noise, garbage, frames, Vec::new()]
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::beacon::{Silent, StockBeacon, Ways};
+use super::beacon::{Misuse, Silent, StockBeacon, Ways};
 use super::*;
 use crate::loopback::lab::{in_own_namespace_async, run};
 
@@ -17,15 +17,16 @@ fn places(beacons: &[StockBeacon]) -> Vec<Beacon> {
 #[tokio::test]
 async fn what_one_member_puts_another_gets_and_no_beacon_learns_a_publisher() {
     let beacons = StockBeacon::several(3).await;
+    let Record { key, value, .. } = record(1);
     // One of three is enough to begin with: it names the others.
     let mut writer = Member::new(&places(&beacons)[2..]);
-    assert_eq!(writer.put(KEY, b"where I am").await, 3);
+    assert_eq!(writer.put(key, &value).await, 3);
     let mut reader = Member::new(&places(&beacons));
-    assert_eq!(reader.get(KEY).await, (vec![b"where I am".to_vec()], 3));
+    assert_eq!(reader.get(key).await, (vec![value.clone()], 3));
     for beacon in &beacons {
         let puts = beacon.puts.lock().unwrap();
         let [put] = &puts[..] else { panic!("{} puts", puts.len()) };
-        assert_eq!((put.publisher, put.value.as_slice()), (None, &b"where I am"[..]));
+        assert_eq!((put.publisher, &put.value), (None, &value));
         assert!(put.expires.is_some());
     }
 }
@@ -33,47 +34,97 @@ async fn what_one_member_puts_another_gets_and_no_beacon_learns_a_publisher() {
 #[tokio::test]
 async fn nothing_is_kept_here_of_what_was_put() {
     let beacon = StockBeacon::start(Ways { is_forgetful: true, ..Ways::default() }, &[]).await;
+    let Record { key, value, .. } = record(1);
     let mut member = Member::new(&[beacon.beacon]);
-    assert_eq!(member.put(KEY, b"lost").await, 0, "a beacon's yes is no copy");
+    assert_eq!(member.put(key, &value).await, 0, "a beacon's yes is no copy");
     assert_eq!(beacon.puts.lock().unwrap().len(), 1);
-    assert_eq!(member.get(KEY).await, (Vec::new(), 1));
+    assert_eq!(member.get(key).await, (Vec::new(), 1));
+}
+
+/// A stock beacon that has `value` under the key of [`record`].
+async fn holding(value: Vec<u8>, others: &[Beacon]) -> StockBeacon {
+    StockBeacon::start(Ways { holds: vec![(record(0).key, value)], ..Ways::default() }, others).await
+}
+
+/// One that does something else with lookups.
+async fn misusing(misuse: Misuse) -> StockBeacon {
+    StockBeacon::start(Ways { kad: Some(misuse), ..Ways::default() }, &[]).await
 }
 
 #[tokio::test]
-async fn every_distinct_value_is_told_and_none_longer_than_a_record() {
+async fn every_distinct_value_that_was_signed_is_told_and_no_other() {
+    let (old, new) = (record(1).value, record(2).value);
+    let mut altered = new.clone();
+    altered[40] ^= 1;
     let mut beacons = Vec::new();
-    for value in [b"old".to_vec(), b"new".to_vec(), b"old".to_vec(), vec![0; 5_000]] {
-        beacons.push(StockBeacon::start(Ways { holds: vec![(KEY, value)], ..Ways::default() }, &[]).await);
+    for value in [&old, &new, &old, &altered, &vec![0; 5_000], &b"new".to_vec()] {
+        beacons.push(holding(value.clone(), &[]).await);
     }
     let mut member = Member::new(&places(&beacons));
-    let (mut values, answered) = member.get(KEY).await;
+    let (mut values, answered) = member.get(record(0).key).await;
     values.sort();
-    assert_eq!((values, answered), (vec![b"new".to_vec(), b"old".to_vec()], 4));
+    assert_eq!((values, answered), (vec![old, new], 6));
 }
 
 #[tokio::test]
 async fn beacons_that_stall_hold_a_lookup_up_for_less_than_three_seconds() {
-    let honest = Ways { holds: vec![(KEY, b"true".to_vec())], ..Ways::default() };
-    let honest = StockBeacon::start(honest, &[]).await;
+    let honest = holding(record(2).value, &[]).await;
     let (silent, also_silent) = (Silent::start().await, Silent::start().await);
-    let mute = StockBeacon::start(Ways { is_mute: true, ..Ways::default() }, &[]).await;
-    let liar = Ways { holds: vec![(KEY, b"false".to_vec())], ..Ways::default() };
-    let liar = StockBeacon::start(liar, &[silent.beacon, mute.beacon]).await;
+    let mute = misusing(Misuse::Stall).await;
+    let liar = holding(record(1).value, &[silent.beacon, mute.beacon]).await;
     // One of five tells the truth, and one names the others who do not.
     let all = [silent.beacon, mute.beacon, liar.beacon, also_silent.beacon, honest.beacon];
     for others in [&all[3..], &all[..]] {
         let mut member = Member::new(others);
         let began_at = Instant::now();
-        let (values, _) = member.get(KEY).await;
+        let (values, _) = member.get(record(0).key).await;
         assert!(began_at.elapsed() < Duration::from_secs(3), "{:?}", began_at.elapsed());
-        assert!(values.contains(&b"true".to_vec()), "{values:?}");
+        assert!(values.contains(&record(2).value), "{values:?}");
     }
+}
+
+/// Beacons that exist for nobody, behind an address that says nothing; among many, some are closer to any key than the others.
+fn made_up(silent: &Silent) -> Vec<Beacon> {
+    (0..200).map(|_| Beacon { peer: PeerId::random(), ..silent.beacon }).collect()
+}
+
+#[tokio::test]
+async fn one_of_three_that_lies_in_any_way_costs_less_than_three_seconds_and_all_but_one_less_than_ten() {
+    let silent = Silent::start().await;
+    let honest = holding(record(2).value, &[]).await;
+    // A message of 1 GiB; one of 16 KiB that is none.
+    let endless = [&[0x80, 0x80, 0x80, 0x80, 0x04][..], &[0; 1 << 16]].concat();
+    let malformed = [&[0xff, 0x7f][..], &[0x42; 16_383]].concat();
+    let liars = [
+        holding(record(1).value, &[]).await,
+        holding(vec![7; 1_177], &made_up(&silent)).await,
+        StockBeacon::start(Ways::default(), &made_up(&silent)).await,
+        misusing(Misuse::Close).await,
+        misusing(Misuse::Stall).await,
+        misusing(Misuse::Say(endless)).await,
+        misusing(Misuse::Say(malformed)).await,
+    ];
+    let forgetful = StockBeacon::start(Ways::default(), &[]).await;
+    for (number, liar) in liars.iter().enumerate() {
+        let mut member = Member::new(&[liar.beacon, forgetful.beacon, honest.beacon]);
+        let began_at = Instant::now();
+        let (values, _) = member.get(record(0).key).await;
+        assert!(began_at.elapsed() < Duration::from_secs(3), "liar {number}: {:?}", began_at.elapsed());
+        assert_eq!(values.iter().max(), Some(&record(2).value), "liar {number}");
+    }
+    let mut all = places(&liars);
+    all.extend([silent.beacon, honest.beacon]);
+    let mut member = Member::new(&all);
+    let began_at = Instant::now();
+    let (mut values, _) = member.get(record(0).key).await;
+    assert!(began_at.elapsed() < Duration::from_secs(10), "{:?}", began_at.elapsed());
+    values.sort();
+    assert_eq!(values, [record(1).value, record(2).value]);
 }
 
 #[tokio::test]
 async fn a_lookup_among_beacons_that_all_stall_ends_within_ten_seconds_and_says_that_nobody_answered() {
-    let (silent, mute) =
-        (Silent::start().await, StockBeacon::start(Ways { is_mute: true, ..Ways::default() }, &[]).await);
+    let (silent, mute) = (Silent::start().await, misusing(Misuse::Stall).await);
     let mut member = Member::new(&[silent.beacon, mute.beacon]);
     let began_at = Instant::now();
     assert_eq!(member.get(KEY).await, (Vec::new(), 0));
@@ -91,10 +142,10 @@ async fn without_a_beacon_everything_is_answered_at_once() {
 
 #[tokio::test]
 async fn more_lookups_than_may_wait_are_answered_at_once_and_the_rest_in_turn() {
-    let beacon = StockBeacon::start(Ways { holds: vec![(KEY, vec![1])], ..Ways::default() }, &[]).await;
+    let beacon = holding(record(1).value, &[]).await;
     let mut member = Member::new(&[beacon.beacon]);
     for ticket in 0..200 {
-        member.ask(Ask::Get { ticket, key: KEY });
+        member.ask(Ask::Get { ticket, key: record(1).key });
     }
     let (mut found, mut refused) = (0, 0);
     for _ in 0..200 {
@@ -114,7 +165,7 @@ async fn more_lookups_than_may_wait_are_answered_at_once_and_the_rest_in_turn() 
 async fn an_owner_that_asks_too_much_gets_it_back() {
     // The task has no turn before the first await.
     let member = Member::new(&[]);
-    let taken = (0..1_000).take_while(|_| member.swarm.ask(Ask::Time).is_ok()).count();
+    let taken = (0..1_000).take_while(|_| member.swarm.ask(Ask::Time)).count();
     assert_eq!(taken, ASKS - 1);
 }
 

@@ -8,12 +8,24 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use libp2p::PeerId;
+use protocol::discovery::lobby::{Contact, Lobby};
+use protocol::discovery::record::Record;
+use protocol::identity::{Secret, VpiId};
+use protocol::random::Rng;
+use rand_core::SeedableRng as _;
 use tokio::time::timeout;
 
 use super::*;
 
 /// Long for a loaded machine; what is asked to be quick is measured.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// The record of one writer, dated `sequence` seconds after its slot began; all have the same key.
+fn record(sequence: u64) -> Record {
+    let lobby = Lobby::new(&VpiId([7; 32]), &Secret([7; 32]), 500_000);
+    let sequence = 500_000 * 3_600 + sequence;
+    lobby.seal(&Contact::default(), sequence, &mut Rng::from_seed([7; 32])).expect("an empty contact fits")
+}
 
 /// A member and what it was told and nobody asked for yet.
 struct Member {
@@ -29,7 +41,7 @@ impl Member {
     }
 
     fn ask(&self, ask: Ask) {
-        self.swarm.ask(ask).expect("room for an ask");
+        assert!(self.swarm.ask(ask), "room for an ask");
     }
 
     /// Waits for the first that `wanted` takes; the others are kept for later.

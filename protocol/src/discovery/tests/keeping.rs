@@ -52,7 +52,7 @@ fn a_record_that_leads_to_no_member_is_written_over_at_once() {
     let now = keeper.poll_timeout().unwrap();
     let key = keeper.poll_lookup(rng, lab.wall, now).unwrap();
     let found = (&key, &[lab.dht[&key].clone()][..]);
-    keeper.handle_found(found, |read| *read != contact(9, 9), rng, lab.wall, now);
+    keeper.handle_found(found, |read| *read != contact(9, 9), rng, (lab.wall, now));
     let written = keeper.poll_record(rng, lab.wall, now).unwrap();
     assert_eq!(lobby.open(&written.value, lab.wall).unwrap().1, contact(0, 0));
 }
@@ -126,7 +126,7 @@ impl Lab {
                 while let Some(key) = keeper.poll_lookup(rng, self.wall, self.now) {
                     let values: Vec<_> = self.dht.get(&key).cloned().into_iter().collect();
                     assert_eq!(
-                        keeper.handle_found((&key, &values), |_| true, rng, self.wall, self.now),
+                        keeper.handle_found((&key, &values), |_| true, rng, (self.wall, self.now)),
                         Some(0)
                     );
                 }

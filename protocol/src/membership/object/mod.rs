@@ -46,7 +46,7 @@ pub use epoch::{Epoch, Rekey};
 pub use field::MAX_COUNT;
 pub use invite::{Invite, MAX_INVITE_SECONDS, MAX_USES};
 pub use join::{Admit, Join};
-pub use presence::{MAX_BEACON_ADDRESS, MAX_BEACON_PEER, MAX_CANDIDATES, Presence};
+pub use presence::{MAX_BEACON_ADDRESS, MAX_BEACON_PEER, MAX_CANDIDATES, Presence, RELAYS};
 pub use remove::{Reason, Remove, Target};
 pub use signed::{Object, ObjectError};
 

@@ -5,8 +5,8 @@
 //! 5 beacon [multiaddress, peer id]?   6 NAT class   7 flags
 //! ```
 //!
-//! An IPv4 address has the four-byte form only, and no port is 0. NAT class and flags are numbers that later versions
-//! give a meaning; 0 says nothing.
+//! An IPv4 address has the four-byte form only, and no port is 0. NAT class and flags are numbers; 0 says
+//! nothing, and bits that are not known here are of later versions.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -27,6 +27,9 @@ pub const MAX_BEACON_ADDRESS: usize = 128;
 /// Bytes of a beacon's peer id, at most (chosen: a multihash of SHA-256 has 34, one of an inlined key 38).
 pub const MAX_BEACON_PEER: usize = 64;
 
+/// The flag of a device that passes datagrams on for fellow members.
+pub const RELAYS: u64 = 1;
+
 /// Where a device may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presence {
@@ -43,7 +46,7 @@ pub struct Presence {
     pub beacon: Option<(String, Vec<u8>)>,
     /// The class of the NAT that it is behind; 0 while unknown.
     pub nat: u8,
-    /// Bits of later versions.
+    /// [`RELAYS`], and bits of later versions.
     pub flags: u64,
     /// Fields of later versions.
     pub extensions: Extensions,

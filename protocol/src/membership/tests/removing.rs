@@ -246,7 +246,7 @@ fn only_the_newest_presence_of_a_device_is_kept() {
     let mut home = Home::new();
     let at = |port: u16| std::net::SocketAddr::from(([192, 0, 2, 1], port));
     let candidates = [at(9), at(0)];
-    let place = admin::Place { candidates: &candidates, nat: 0x12, beacon: None };
+    let place = admin::Place { candidates: &candidates, nat: 0x12, flags: 0, beacon: None };
     let made = |n: u64| admin::presence(&home.vpi, &key(FOUNDER), n, place, START + n).unwrap();
     let [old, new, newer] = [made(3), made(4), made(5)];
     let before = home.membership();

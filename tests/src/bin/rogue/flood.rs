@@ -1,11 +1,13 @@
-//! One datagram of a flood, unlike the one before: in-session messages of every type, packets, handshakes, joins.
+//! One datagram, unlike the one before: in-session messages of every type, handshakes, joins, announcements.
 
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
-use protocol::identity::{InviteId, ObjectId};
+use protocol::identity::{InviteId, ObjectId, Secret};
+use protocol::membership::epoch::EpochSecret;
 use protocol::random;
 use protocol::veil::{self, Veiled};
+use protocol::wire::announcement::Announcement;
 use protocol::wire::header::{Class, VeilHeader};
 use protocol::wire::hello::Digests;
 use protocol::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
@@ -41,29 +43,45 @@ pub(crate) fn datagram(rogue: &mut Rogue, sort: &str, victim: &str) -> Result<(S
             let first = 0x20 + (page % 0x1f) as u8;
             return rogue.seal(&[&[first], &noise[..usize::from(page % 900)]].concat());
         }
-        "initiation" => return initiation(rogue, victim),
-        "question" => return question(rogue),
-        _ => bail!("no such flood: {sort}"),
+        _ => {
+            let (to, _) = rogue.seal(&[])?;
+            return Ok((to, veiled(rogue, sort, victim, &Pretence::default())?));
+        }
     };
     rogue.seal(&message.encode())
 }
 
-fn initiation(rogue: &mut Rogue, victim: &str) -> Result<(SocketAddr, Vec<u8>)> {
-    let peer = rogue.state.static_key_of(&rogue.state.device_of(victim)?)?;
-    let nothing = Digests { charter: ObjectId([0; 32]), removes: [0; 32], epoch_tag: [0; 2] };
-    let (_, datagram, _) = rogue.initiation(&peer, nothing, &Pretence::default())?;
-    let (to, _) = rogue.seal(&[])?;
-    Ok((to, datagram))
+/// A veiled datagram of `sort` to `victim`, for which no session is needed.
+pub(crate) fn veiled(rogue: &mut Rogue, sort: &str, victim: &str, pretence: &Pretence) -> Result<Vec<u8>> {
+    match sort {
+        "initiation" => {
+            let peer = rogue.state.static_key_of(&rogue.state.device_of(victim)?)?;
+            let nothing = Digests { charter: ObjectId([0; 32]), removes: [0; 32], epoch_tag: [0; 2] };
+            Ok(rogue.initiation(&peer, nothing, pretence)?.1)
+        }
+        // An invite that nobody made: every holder of the epoch's secret can seal a question.
+        "question" => {
+            let (invite, epoch) = (InviteId(random::bytes(&mut rogue.rng)), rogue.epoch(pretence)?);
+            let body = random::bytes::<QUESTION_BYTES>(&mut rogue.rng).to_vec();
+            let key = epoch.join_veil_key(&invite);
+            sealed(rogue, (Class::Join(invite), veil::QUESTION), body, (&epoch, &key))
+        }
+        "announcement" => {
+            let (device, epoch) = (rogue.state.device.public(), rogue.epoch(pretence)?);
+            let addresses = vec![SocketAddr::from(([10, 77, 0, 99], 41_414))];
+            let body = Announcement { device, addresses }.encode();
+            sealed(rogue, (Class::Member, veil::ANNOUNCEMENT), body, (&epoch, &epoch.veil_key()))
+        }
+        _ => bail!("no such flood: {sort}"),
+    }
 }
 
-/// A join's question with an invite id that nobody made: every holder of the epoch's secret can seal one.
-fn question(rogue: &mut Rogue) -> Result<(SocketAddr, Vec<u8>)> {
-    let (invite, nonce) = (InviteId(random::bytes(&mut rogue.rng)), random::bytes(&mut rogue.rng));
-    let epoch = rogue.state.epochs.last().expect("a member has an epoch secret");
-    let header = VeilHeader { class: Class::Join(invite), epoch_tag: epoch.tag(), nonce };
-    let body = random::bytes::<QUESTION_BYTES>(&mut rogue.rng).to_vec();
-    let question = Veiled { time_ms: wall_ms()?, kind: veil::QUESTION, body };
-    let datagram = question.seal(&epoch.join_veil_key(&invite), &header);
-    let (to, _) = rogue.seal(&[])?;
-    Ok((to, datagram))
+fn sealed(
+    rogue: &mut Rogue,
+    (class, kind): (Class, u8),
+    body: Vec<u8>,
+    (epoch, key): (&EpochSecret, &Secret),
+) -> Result<Vec<u8>> {
+    let header = VeilHeader { class, epoch_tag: epoch.tag(), nonce: random::bytes(&mut rogue.rng) };
+    Ok(Veiled { time_ms: wall_ms()?, kind, body }.seal(key, &header))
 }

@@ -67,6 +67,8 @@ pub(crate) struct Rogue {
     pub(crate) session: Option<Session>,
     pub(crate) heard: Heard,
     pub(crate) offered: BTreeMap<ObjectId, Vec<u8>>,
+    /// Datagrams made for somebody else to send.
+    pub(crate) made: Vec<Vec<u8>>,
     socket: UdpSocket,
 }
 
@@ -78,7 +80,7 @@ impl Rogue {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let (rng, heard, offered) = (Rng::from_seed(seed), Heard::default(), BTreeMap::new());
-        Ok(Self { state, rng, session: None, heard, offered, socket })
+        Ok(Self { state, rng, session: None, heard, offered, made: Vec::new(), socket })
     }
 
     /// Shakes hands with `name` at `to`, and says what the victim says of itself, so that packets pass at once.
@@ -94,6 +96,12 @@ impl Rogue {
         Ok(())
     }
 
+    /// The epoch that is pretended.
+    pub(crate) fn epoch(&self, pretence: &Pretence) -> Result<EpochSecret> {
+        let wanted = |epoch: &&EpochSecret| pretence.epoch.is_none_or(|number| epoch.number() == number);
+        Ok(self.state.epochs.iter().rfind(wanted).context("no such epoch")?.clone())
+    }
+
     /// One initiation to `to`, sealed and ready to send, with the state that its response completes.
     pub(crate) fn initiation(
         &mut self,
@@ -101,8 +109,7 @@ impl Rogue {
         digests: Digests,
         pretence: &Pretence,
     ) -> Result<(Initiation, Vec<u8>, EpochSecret)> {
-        let wanted = |epoch: &&EpochSecret| pretence.epoch.is_none_or(|number| epoch.number() == number);
-        let epoch = self.state.epochs.iter().rfind(wanted).context("no such epoch")?.clone();
+        let epoch = self.epoch(pretence)?;
         let nonce = random::bytes(&mut self.rng);
         let header = VeilHeader { class: Class::Member, epoch_tag: epoch.tag(), nonce };
         let time_ms = wall_ms()?;

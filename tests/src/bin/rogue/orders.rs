@@ -7,11 +7,12 @@
 //! | `replay` | `times` | sends the datagram that was sealed last once more |
 //! | `replay initiation` | `with`, `times` | sends one fresh initiation, and the same again |
 //! | `flood` | `sort`, `with`, `times` | sends as fast as it can (flood.rs) |
+//! | `make` | `sort` `initiation`, `question` or `announcement`; `with`, `times`; may pretend as `handshake` | seals, and sends nothing |
 //! | `offer` | `sort`, `with`, `ms` | forges objects (forge.rs), lists them, and hands them out for so long |
 //! | `listen` | `ms` | only listens |
 //!
-//! An answer is `{"packets": [HEX], "messages": {TYPE: COUNT}, "pieces": COUNT}`, all since the answer before, and
-//! `"index"`, where the victim finds the session; or `{"error": TEXT}`.
+//! An answer is `{"packets": [HEX], "messages": {TYPE: COUNT}, "pieces": COUNT}`, all since the answer before,
+//! `"datagrams"` [HEX], what was made, and `"index"`, where the victim finds the session; or `{"error": TEXT}`.
 
 use std::io::{BufRead as _, Write as _, stdin, stdout};
 use std::net::SocketAddr;
@@ -52,13 +53,13 @@ fn obey(rogue: &mut Rogue, order: &Value, last: &mut Vec<u8>) -> Result<()> {
         |field: &str| order[field].as_str().with_context(|| format!("the order has no {field}: {order}"));
     let times = order["times"].as_u64().unwrap_or(1);
     let patience = Duration::from_millis(order["ms"].as_u64().unwrap_or(0));
+    let pretence = Pretence {
+        made_up_static: order["made_up_static"] == true,
+        epoch: order["epoch"].as_u64(),
+        holds_nothing: order["holds_nothing"] == true,
+    };
     match text("do")? {
         "handshake" => {
-            let pretence = Pretence {
-                made_up_static: order["made_up_static"] == true,
-                epoch: order["epoch"].as_u64(),
-                holds_nothing: order["holds_nothing"] == true,
-            };
             let to: SocketAddr = text("to")?.parse()?;
             rogue.handshake(text("with")?, to, &pretence)?;
         }
@@ -93,6 +94,12 @@ fn obey(rogue: &mut Rogue, order: &Value, last: &mut Vec<u8>) -> Result<()> {
                 }
             }
         }
+        "make" => {
+            for _ in 0..times {
+                let datagram = flood::veiled(rogue, text("sort")?, text("with")?, &pretence)?;
+                rogue.made.push(datagram);
+            }
+        }
         "offer" => offer(rogue, text("sort")?, text("with")?)?,
         "listen" => {}
         other => bail!("no such order: {other}"),
@@ -119,7 +126,10 @@ fn offer(rogue: &mut Rogue, sort: &str, victim: &str) -> Result<()> {
 
 fn answer(rogue: &mut Rogue) -> Value {
     let heard = std::mem::take(&mut rogue.heard);
-    let packets: Vec<String> = heard.packets.iter().map(|packet| HEXLOWER.encode(packet)).collect();
+    let texts = |all: &[Vec<u8>]| all.iter().map(|bytes| HEXLOWER.encode(bytes)).collect::<Vec<_>>();
+    let (packets, datagrams) = (texts(&heard.packets), texts(&std::mem::take(&mut rogue.made)));
     let index = rogue.session.as_ref().map(|session| session.their_index);
-    json!({"packets": packets, "messages": heard.messages, "pieces": heard.pieces, "index": index})
+    json!({
+        "packets": packets, "messages": heard.messages, "pieces": heard.pieces, "datagrams": datagrams, "index": index
+    })
 }

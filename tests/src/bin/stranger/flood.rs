@@ -28,6 +28,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::tcp::tokio::TcpStream;
 use libp2p::{Multiaddr, noise, yamux};
 use serde_json::json;
+use tests::kademlia::{field, framed};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -150,12 +151,11 @@ fn put(number: u64) -> io::Result<Vec<u8>> {
     let record = record(number).map_err(io::Error::other)?;
     let inner = [field(0x0a, &record.key), field(0x12, &record.value)].concat();
     let message = [field(0x12, &record.key), field(0x1a, &inner)].concat();
-    Ok([varint(message.len()), message].concat())
+    Ok(framed(&message))
 }
 
 /// Kademlia messages that are none.
 fn malformed() -> Vec<Vec<u8>> {
-    let framed = |message: &[u8]| [varint(message.len()), message.to_vec()].concat();
     vec![
         framed(&[]),
         framed(&[0xff; 64]),
@@ -180,20 +180,6 @@ fn malformed() -> Vec<Vec<u8>> {
         // Groups nested in groups.
         framed(&[0x0b; 8_000]),
     ]
-}
-
-fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
-    [vec![tag], varint(bytes.len()), bytes.to_vec()].concat()
-}
-
-fn varint(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number >= 0x80 {
-        bytes.push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
-        number >>= 7;
-    }
-    bytes.push(u8::try_from(number).unwrap_or_default());
-    bytes
 }
 
 /// Says `bytes`, then listens without an end.
