@@ -24,6 +24,8 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Lookup { key } => format!("look up {:02x?}", &key[..4]),
         Event::Publish { key, value, .. } => format!("publish {:02x?}, {} bytes", &key[..4], value.len()),
         Event::OpenCircuit { circuit, .. } => format!("open circuit {circuit:08x}"),
+        Event::Socket { number, is_open } => format!("socket {number} open: {is_open}"),
+        Event::Burst { is_running } => format!("burst runs: {is_running}"),
         Event::Dropped(reason) => format!("dropped: {reason}"),
     }
 }

@@ -43,6 +43,7 @@ mod nats;
 mod privacy;
 #[cfg(feature = "netns")]
 mod privilege;
+mod punching;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]

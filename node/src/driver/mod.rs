@@ -20,6 +20,7 @@ mod node;
 mod ping;
 mod reach;
 mod resolve;
+mod sides;
 mod statics;
 mod status;
 mod vpi;

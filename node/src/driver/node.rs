@@ -277,6 +277,7 @@ impl Node {
             }
             Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
             Happening::Left(outcome) => self.on_left(id, outcome)?,
+            Happening::Burst(is_running) => self.on_burst(id, is_running),
             Happening::Announce(datagram) => self.announce(&datagram),
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }

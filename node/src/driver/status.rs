@@ -147,7 +147,7 @@ fn of_member(member: &engine::MemberStatus, all: &engine::Status, port: u16) -> 
 
 pub(super) fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
     let (kind, outside) = match remote {
-        Remote::Udp(address) => (PathKind::Host, Some(address)),
+        Remote::Udp(address) | Remote::Side { address, .. } => (PathKind::Host, Some(address)),
         Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
         Remote::Circuit(_) => (PathKind::Tcp, None),
     };

@@ -17,6 +17,7 @@ use protocol::path::Remote;
 use protocol::wire::hello::Suites;
 use tracing::{debug, info, warn};
 
+use super::sides::Sides;
 use super::way::Way;
 use crate::config::{Cipher, Settings};
 use crate::metrics::Drops;
@@ -46,6 +47,8 @@ pub(super) enum Happening {
     Left(Result<u32, AdminError>),
     /// This device is to be announced on its networks.
     Announce(Vec<u8>),
+    /// Guessed ports are tried, or no more.
+    Burst(bool),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -62,9 +65,10 @@ pub(super) struct Vpi {
     pub(super) engine: Engine,
     pub(super) drops: Arc<Drops>,
     /// Dropped before the device that it reads.
-    pump: Pump,
+    pub(super) pump: Pump,
     tun: Option<Arc<Tun>>,
     socket: Arc<Socket>,
+    pub(super) sides: Sides,
     outgoing: Batch,
     log: ObjectLog,
     /// The engine began with all that is in the log.
@@ -141,6 +145,7 @@ impl Vpi {
             pump,
             tun: None,
             socket,
+            sides: Sides::default(),
             outgoing: Batch::small(),
             log: files.log,
             aliases: files.aliases,
@@ -246,6 +251,10 @@ impl Vpi {
             }
             let to = match transmit.to {
                 Remote::Udp(to) => to,
+                Remote::Side { address, socket } => {
+                    self.send_by(socket, address, &transmit.datagram);
+                    continue;
+                }
                 Remote::Circuit(circuit) if self.send_over(circuit, transmit.datagram.clone()) => continue,
                 Remote::Circuit(_) | Remote::Relayed { .. } => {
                     self.drops.count(DropReason::SendFailed);
@@ -296,6 +305,8 @@ impl Vpi {
                 self.has_other_beacons = true;
                 warn!(vpi = self.settings.name, "this device was removed by another member");
             }
+            Event::Socket { number, is_open } => self.set_side(number, is_open),
+            Event::Burst { is_running } => return Ok(Some(Happening::Burst(is_running))),
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Presence(object) => {

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
+use super::sides::Sides;
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
 use crate::tun::{PACKET_BYTES_MAX, Tun};
@@ -36,16 +37,20 @@ enum End {
 pub(super) struct Runner {
     vpi: VpiId,
     forwarder: Forwarder,
-    socket: Arc<Socket>,
+    pub(super) socket: Arc<Socket>,
+    /// Sockets beside that one, by their numbers.
+    pub(super) sides: Sides,
     queues: Queues,
     drops: Arc<Drops>,
-    tun: Option<Arc<Tun>>,
+    pub(super) tun: Option<Arc<Tun>>,
     incoming: Received,
     outgoing: Batch,
+    /// The socket by which what is in `outgoing` leaves, if not the own one.
+    pub(super) leaves_by: Option<u32>,
     /// Room for what is read from the device.
     packet: Box<[u8]>,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
-    is_blocked: bool,
+    pub(super) is_blocked: bool,
 }
 
 impl Runner {
@@ -59,11 +64,13 @@ impl Runner {
             vpi,
             forwarder,
             socket,
+            sides: Sides::new(),
             queues,
             drops,
             tun: None,
             incoming: Received::new(),
             outgoing: Batch::new(),
+            leaves_by: None,
             packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             is_blocked: false,
         }
@@ -95,7 +102,10 @@ impl Runner {
             self.flush();
         }
         if ready.socket {
-            self.receive(orders)?;
+            self.receive(None, orders)?;
+        }
+        for number in ready.sides {
+            self.receive(Some(number), orders)?;
         }
         if ready.device {
             self.send();
@@ -106,6 +116,9 @@ impl Runner {
 
     /// Waits for a datagram, a packet, an order, or room to send.
     fn sleep(&self, wake: &OwnedFd) -> io::Result<Ready> {
+        if !self.sides.is_empty() {
+            return self.sleep_with_sides(wake);
+        }
         let mut udp = PollFlags::IN;
         udp.set(PollFlags::OUT, self.is_blocked);
         let wake = PollFd::new(wake, PollFlags::IN);
@@ -122,7 +135,7 @@ impl Runner {
             }
         };
         match polled {
-            Ok([wake, socket, device]) => Ok(Ready { wake, socket, device }),
+            Ok([wake, socket, device]) => Ok(Ready { wake, socket, device, sides: Vec::new() }),
             Err(rustix::io::Errno::INTR) => Ok(Ready::default()),
             Err(error) => Err(error.into()),
         }
@@ -134,6 +147,7 @@ impl Runner {
             match orders.try_recv() {
                 Ok(Order::Update(update)) => self.forwarder.apply(update),
                 Ok(Order::PassOn(circuit, mut datagram)) => self.take_passed_on(circuit, &mut datagram),
+                Ok(Order::Side(number, socket)) => self.set_side(number, socket),
                 Ok(Order::Attach(tun)) => self.tun = Some(tun),
                 Ok(Order::Detach(done)) => {
                     self.tun = None;
@@ -162,10 +176,19 @@ impl Runner {
 
     /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
     /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
-    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
-        match self.socket.recv_batch(&mut self.incoming) {
+    fn receive(&mut self, side: Option<u32>, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
+        let socket = match side {
+            None => &self.socket,
+            Some(number) => match self.sides.get(&number) {
+                Some(socket) => socket,
+                None => return Ok(()),
+            },
+        };
+        match socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
+            // One socket of many is lost, and with it one way to one member.
+            Err(_) if side.is_some() => return Ok(()),
             Err(cause) => return Err(End::Failed(cause)),
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
@@ -175,9 +198,15 @@ impl Runner {
         let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
         let mut coalescer =
             self.tun.as_ref().filter(|tun| tun.takes_super_packets()).map(|_| Coalescer::default());
-        let mut outgoing =
-            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+        let mut outgoing = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         for (from, datagram) in self.incoming.datagrams() {
+            let from = side.map_or(Remote::Udp(from), |socket| Remote::Side { address: from, socket });
             match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {
                 (Inbound::Packet(packet), Some(coalescer)) => {
                     coalescer.take(packet, &mut |packet| device.write(packet));
@@ -196,6 +225,7 @@ impl Runner {
                     offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
                 }
                 (Inbound::PassOn { to, bytes }, _) => {
+                    outgoing.leave_by(None);
                     if !outgoing.datagram(to, bytes.len(), |slot| {
                         slot.copy_from_slice(bytes);
                         true
@@ -212,7 +242,7 @@ impl Runner {
             coalescer.finish(&mut |packet| device.write(packet));
         }
         outgoing.flush();
-        self.is_blocked = outgoing.blocked;
+        (self.is_blocked, self.leaves_by) = (outgoing.blocked, outgoing.leaves_by);
         if let Some(cause) = device.failed {
             self.on_device_error(&cause);
         }
@@ -249,10 +279,15 @@ impl Runner {
     /// Seals the first `bytes` bytes of what was read.
     fn send_one(&mut self, tun: &Tun, bytes: usize, offload: Offload, now: Instant) {
         let Some(packet) = self.packet.get_mut(..bytes) else { return };
-        let mut egress =
-            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+        let mut egress = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         let outcome = self.forwarder.outbound(packet, offload, &mut egress, now);
-        self.is_blocked = egress.blocked;
+        (self.is_blocked, self.leaves_by) = (egress.blocked, egress.leaves_by);
         match outcome {
             Outbound::Sent => {}
             Outbound::Hold => whole_packets(packet, offload, |packet| {
@@ -268,9 +303,14 @@ impl Runner {
     }
 
     /// Hands what is sealed to the kernel.
-    fn flush(&mut self) {
-        let mut egress =
-            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+    pub(super) fn flush(&mut self) {
+        let mut egress = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         egress.flush();
         self.is_blocked = egress.blocked;
     }
@@ -295,11 +335,13 @@ impl Runner {
 }
 
 /// What there is to do.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ready {
-    wake: bool,
-    socket: bool,
-    device: bool,
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    pub(super) wake: bool,
+    pub(super) socket: bool,
+    pub(super) device: bool,
+    /// The sockets beside the own one.
+    pub(super) sides: Vec<u32>,
 }
 
 /// The TUN device, if there is one, as the end of what is received.
@@ -321,7 +363,10 @@ impl Device<'_> {
 /// The batch of outgoing datagrams, flushed whenever it is full.
 struct Outgoing<'r> {
     batch: &'r mut Batch,
-    socket: &'r Socket,
+    /// The own one, and those beside it.
+    sockets: (&'r Socket, &'r Sides),
+    /// By which the batch leaves; one that is closed takes it along.
+    leaves_by: Option<u32>,
     drops: &'r Drops,
     blocked: bool,
 }
@@ -332,12 +377,33 @@ impl Outgoing<'_> {
             self.blocked = false;
             return;
         }
+        let (own, sides) = self.sockets;
+        let socket = self.leaves_by.map_or(Some(own), |number| sides.get(&number).map(|side| &**side));
+        let Some(socket) = socket else {
+            self.drops.count(DropReason::SendFailed);
+            self.batch.clear();
+            self.blocked = false;
+            return;
+        };
         let refused = |_, _, _| self.drops.count(DropReason::SendFailed);
-        self.blocked = self.socket.send_batch(self.batch, refused).is_err();
+        self.blocked = socket.send_batch(self.batch, refused).is_err();
     }
 }
 
 impl Egress for Outgoing<'_> {
+    fn leave_by(&mut self, side: Option<u32>) {
+        if self.leaves_by != side {
+            self.flush();
+            if self.blocked {
+                // The kernel takes no more by the other socket: what it was given is lost, as on a full line.
+                self.drops.count(DropReason::SendFailed);
+                self.batch.clear();
+                self.blocked = false;
+            }
+            self.leaves_by = side;
+        }
+    }
+
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         if self.batch.is_full() && !self.blocked {
             self.flush();

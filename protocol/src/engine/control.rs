@@ -42,10 +42,12 @@ impl Engine {
         match message {
             Message::Probe { id, length } => self.send_echo(&device, (id, length), from, time),
             Message::Check { id, length } => self.on_check(&device, (id, length), from, time),
-            Message::Echo { id, observed } => self.on_echo(&device, (id, observed), time),
-            Message::Candidates { set, is_question, candidates } => {
-                outcome = self.on_candidates(&device, (set, is_question), candidates, time);
+            Message::Echo { id, observed } => self.on_echo((&device, from), (id, observed), time),
+            Message::Candidates { set, is_question, may_spray, nat, candidates } => {
+                let said = (nat, may_spray, candidates);
+                outcome = self.on_candidates(&device, (set, is_question), said, time);
             }
+            Message::Spray => outcome = self.on_spray(&device, time),
             Message::Ids { kind, page } => {
                 let list = self.roster.list(kind, page);
                 self.send_message(&device, &list, time);
@@ -201,18 +203,24 @@ impl Engine {
         self.flush(device, time);
     }
 
-    fn on_echo(&mut self, device: &DeviceId, (id, observed): (u64, Option<SocketAddr>), time: Time) {
+    fn on_echo(
+        &mut self,
+        (device, from): (&DeviceId, Remote),
+        (id, observed): (u64, Option<SocketAddr>),
+        time: Time,
+    ) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         if peer.sessions.current(time.now).is_none() {
             return;
         }
         let Some(echo) = peer.path.on_echo(id, time.now) else {
-            return self.on_checked(device, (id, observed), time);
+            return self.on_checked((device, from), (id, observed), time);
         };
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
         }
-        self.on_observed(device, observed, time);
+        self.on_kept(device, observed);
+        self.on_observed((device, from), observed, time);
         let Some(peer) = self.peers.get_mut(device).filter(|_| echo.changed) else { return };
         if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });

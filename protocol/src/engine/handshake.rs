@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 
+use super::bursts::Waiting;
 use super::control::is_removal_of;
 use super::epochs::Asking;
 use super::news::News;
@@ -331,7 +332,7 @@ impl Engine {
         } else {
             peer.path.select(remote, rtt, time.now);
         }
-        if let Remote::Udp(remote) = used.unwrap_or(remote) {
+        if let Some(remote) = used.unwrap_or(remote).udp() {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }
         if !was_up {
@@ -450,7 +451,10 @@ impl Engine {
             peer.asking = Asking::default();
         }
         peer.rekey_at = None;
+        peer.waiting = Waiting::No;
+        peer.birthday_at = None;
         self.refresh_route(device, time);
+        self.sweep_sockets();
     }
 
     /// Takes in a goodbye that came on session `index`. Of a session that another followed it is late: the other end

@@ -19,6 +19,7 @@
 mod admin;
 mod arriving;
 mod bulletins;
+mod bursts;
 mod candidates;
 mod circuits;
 mod clocks;
@@ -30,6 +31,7 @@ mod finding;
 mod handshake;
 mod inbound;
 mod joining;
+mod keeping;
 mod lan;
 mod lobbies;
 mod news;
@@ -67,9 +69,11 @@ use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
+use crate::path::keepalive::Keepalive;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
+pub use bursts::Leave;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
@@ -78,6 +82,7 @@ pub use trail::{LookedUp, Step};
 use admin::Leaving;
 use arriving::Arriving;
 use bulletins::Bulletins;
+use bursts::Bursts;
 use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
@@ -159,6 +164,8 @@ pub struct Engine {
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
+    bursts: Bursts,
+    keepalive: Keepalive,
     finding: Finding,
     bulletins: Bulletins,
     /// The number of the next own pipe.
@@ -231,6 +238,8 @@ impl Engine {
             lan: Lan::default(),
             is_removed: false,
             addresses: None,
+            bursts: Bursts::default(),
+            keepalive: Keepalive::default(),
             finding: Finding::new(config.vpi),
             bulletins: Bulletins::default(),
             next_circuit: 0,
@@ -331,6 +340,7 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.stun_due(time);
+            self.burst_due(time);
             self.find(time);
             self.do_bulletins(time);
             self.circuits_due(time);
@@ -353,6 +363,7 @@ impl Engine {
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
+            (self.bursts.poll_timeout(), "burst"),
             (self.finding.poll_timeout(), "dht"),
             (self.bulletins.poll_timeout(), "bulletins"),
             (self.relaying.circuits.poll_timeout(), "relay"),
@@ -500,6 +511,7 @@ impl Engine {
             self.indices.retain(|_, holder| holder != device);
             self.out.updates.push_back(Update::Unlink { link: peer.link });
             self.aliases.retire(device, time.wall_secs());
+            self.sweep_sockets();
             self.out.events.push_back(Event::Pinned);
         }
         self.lose_legs_by(device, time);

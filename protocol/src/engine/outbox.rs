@@ -18,7 +18,7 @@ use crate::wire::header::{RELAY_HEADER_BYTES, write_relay_header};
 /// Names a request of this machine's or a store, so that its answer is found.
 pub type Ticket = u64;
 
-/// One datagram to send from the data socket.
+/// One datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to; never [`Remote::Relayed`], whose datagrams carry its label.
@@ -93,6 +93,19 @@ pub enum Event {
     },
     /// Send this to the multicast group of announcements, on every network of this machine.
     Announce(Vec<u8>),
+    /// Open another UDP socket, by which datagrams to [`Remote::Side`] of this number leave, and whose datagrams come from
+    /// there; or close it. A node that cannot open it drops what was to leave by it.
+    Socket {
+        /// Its number, given once.
+        number: u32,
+        /// Open, or close.
+        is_open: bool,
+    },
+    /// Many datagrams to guessed ports are being sent, or no more: other VPIs of this node wait meanwhile.
+    Burst {
+        /// Whether they are.
+        is_running: bool,
+    },
     /// Look up every value under a key of the DHT, then say [`super::Command::Found`].
     Lookup {
         /// The key.
@@ -142,6 +155,8 @@ pub(super) struct Outbox {
     pub(super) packets: VecDeque<Vec<u8>>,
     pub(super) updates: VecDeque<Update>,
     pub(super) events: VecDeque<Event>,
+    /// The socket by which held packets leave, if not the own one.
+    pub(super) side: Option<u32>,
 }
 
 impl Outbox {
@@ -154,7 +169,7 @@ impl Outbox {
                 datagram.splice(..0, header);
                 Remote::Udp(via)
             }
-            Remote::Udp(_) | Remote::Circuit(_) => to,
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => to,
         };
         self.transmits.push_back(Transmit { to, datagram });
     }

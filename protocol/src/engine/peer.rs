@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bursts::{FORETELLS, Waiting};
 use super::candidates::Patience;
 use super::circuits::Circuit;
 use super::epochs::Asking;
+use super::keeping::Kept;
 use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
@@ -107,8 +109,21 @@ pub(super) struct Peer {
     pub(super) is_looking: bool,
     /// When the direct path that is used is compared with others again, if it was; asked when an application uses the link.
     pub(super) compare_at: Option<Instant>,
+    /// The path that is used, while it is to be kept in the NATs before this machine.
+    pub(super) kept: Kept,
     /// When it was told this device's candidates.
     pub(super) told_at: Option<Instant>,
+    /// The number of the set that it was told then.
+    pub(super) told_set: Option<u32>,
+    /// What waits until the own NAT's next port is known.
+    pub(super) waiting: Waiting,
+    /// The set of its candidates by which ports were foretold last.
+    pub(super) foretold_set: Option<u32>,
+    pub(super) foretells: Bucket,
+    /// When it is looked whether many sockets are to be opened, while a better path is wanted.
+    pub(super) birthday_at: Option<Instant>,
+    /// When many were last, at either end.
+    pub(super) had_birthday_at: Option<Instant>,
     pub(super) relays: Relays,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
@@ -187,7 +202,14 @@ impl Peer {
             quiet: Quiet::No,
             is_looking: false,
             compare_at: None,
+            kept: Kept::default(),
             told_at: None,
+            told_set: None,
+            waiting: Waiting::No,
+            foretold_set: None,
+            foretells: Bucket::new(FORETELLS),
+            birthday_at: None,
+            had_birthday_at: None,
             relays: Relays::default(),
             heard: Heard::default(),
             circuit: Circuit::default(),
@@ -303,10 +325,15 @@ impl Peer {
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
+            (said(self.keep_at()), "keep"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.punch.poll_timeout()), "check"),
-            (said(self.punch.again_at().filter(|_| self.is_looking)), "better path"),
+            (
+                said(self.punch.again_at().filter(|_| self.is_looking && self.waiting == Waiting::No)),
+                "better path",
+            ),
+            (said(self.birthday_at), "birthday"),
             (said(self.doubt_at()), "silence"),
             (self.relays.legs.look_at(), "relay"),
             (said(self.exchange.poll_timeout()), "exchange"),

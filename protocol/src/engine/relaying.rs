@@ -340,7 +340,7 @@ impl Engine {
             Some(Remote::Circuit(_)) => Need::Now,
             Some(_) if peer.is_silent() => Need::Now,
             Some(Remote::Relayed { .. }) => Need::Spare,
-            Some(Remote::Udp(_)) => Need::None,
+            Some(Remote::Udp(_) | Remote::Side { .. }) => Need::None,
         }
     }
 

@@ -296,7 +296,7 @@ impl Peer {
         if let Some(route) = self.wanted_route(now) {
             match route.remote {
                 Remote::Relayed { .. } => MemberState::Relayed,
-                Remote::Udp(_) | Remote::Circuit(_) => MemberState::Direct,
+                Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => MemberState::Direct,
             }
         } else if self.attempt.is_some() || self.sessions.current(now).is_some() {
             MemberState::Connecting

@@ -48,6 +48,8 @@ pub struct Timers {
     owed_since: Option<Instant>,
     /// The last packet of an application, in either direction.
     used_at: Option<Instant>,
+    /// The last datagram, in either direction.
+    active_at: Option<Instant>,
 }
 
 impl Timers {
@@ -56,11 +58,13 @@ impl Timers {
         self.unanswered_since.get_or_insert(now);
         self.owed_since = None;
         self.used_at = Some(now);
+        self.active_at = Some(now);
     }
 
     /// Notes that something was sent that asks for an answer, and that no application used the link for it.
     pub fn on_asked(&mut self, now: Instant) {
         self.unanswered_since.get_or_insert(now);
+        self.active_at = Some(now);
     }
 
     /// Notes that the link serves others' packets, as if an application had used it at `at`.
@@ -71,6 +75,7 @@ impl Timers {
     /// Notes that something was received lately; `packets` says whether packets were among it.
     pub fn on_received(&mut self, packets: bool, now: Instant) {
         self.unanswered_since = None;
+        self.active_at = Some(now);
         if packets {
             self.owed_since.get_or_insert(now);
             self.used_at = Some(now);
@@ -86,6 +91,12 @@ impl Timers {
     #[must_use]
     pub fn used_at(&self) -> Option<Instant> {
         self.used_at
+    }
+
+    /// When something was last sent that is noted, or received.
+    #[must_use]
+    pub fn active_at(&self) -> Option<Instant> {
+        self.active_at
     }
 
     /// Says whether what was sent has gone unanswered for so long that the session must be dead.

@@ -8,6 +8,7 @@ pub(crate) mod idle;
 mod join;
 mod lan;
 mod many;
+mod meet;
 mod nat;
 mod nearer;
 mod partition;
@@ -62,6 +63,7 @@ const STORIES: &[Story] = &[
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
     Story { name: "nat", weight: 3, play: nat::nat },
+    Story { name: "meet", weight: 3, play: meet::meet },
     Story { name: "relay", weight: 3, play: relay::relay },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "moved", weight: 3, play: finding::moved },
