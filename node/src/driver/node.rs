@@ -102,6 +102,7 @@ impl Node {
     pub(super) fn open(&mut self, settings: VpiSettings) -> anyhow::Result<()> {
         let (time, id) = (time(), settings.id);
         let mut files = Files::open(&self.state, id, time)?;
+        self.state.keys().settle(&id, &files.objects)?;
         let epochs = files.epochs(id)?;
         let (pins, objects) = (std::mem::take(&mut files.pins), files.objects.clone());
         let config = self.config(&settings, pins, None)?;

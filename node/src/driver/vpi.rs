@@ -96,11 +96,17 @@ impl Files {
         if !damage.is_none() {
             warn!(%vpi, ?damage, "the object log was damaged; what is missing comes back from other members");
         }
-        let (aliases, pins, bad) = Aliases::open(&files.aliases, time.wall_ms / 1_000)?;
-        for line in bad {
+        let (aliases, pins, mended) = Aliases::open(&files.aliases, &vpi, time.wall_ms / 1_000)?;
+        for line in &mended.bad {
             warn!(%vpi, %line, "an alias was set aside");
         }
-        let floor = Floor::open(&files.floor)?;
+        if mended.recovered > 0 {
+            warn!(%vpi, aliases = mended.recovered, "aliases came back from the copy");
+        }
+        if !mended.edited.is_empty() {
+            warn!(%vpi, lines = ?mended.edited, "aliases without a sum, as a person writes them, are taken");
+        }
+        let floor = Floor::open(&files.floor, &vpi)?;
         Ok(Self { log, objects, aliases, pins, floor, keys: state.keys() })
     }
 
@@ -176,7 +182,8 @@ impl Vpi {
     }
 
     fn reached_state(&self) -> Reached {
-        Reached { charter: 0, epoch: self.engine.epoch(), objects: self.objects }
+        let engine = &self.engine;
+        Reached { charter: engine.charter_version(), epoch: engine.epoch(), objects: self.objects }
     }
 
     /// Hands the engine what the pump saw, and counts what it drops.

@@ -85,18 +85,21 @@ impl VpiSettings {
         })?;
         for entry in entries {
             let path = entry.map_err(StoreError::io("list", &folder))?.path().join(FILE);
+            let copy = beside(&path, COPY);
             found.extend(match Self::load(&path) {
                 Ok(Some(settings)) => Some(settings),
+                bad if !is_spoilt(&path, &copy)? => bad?,
                 // Where the copy serves no better, the file itself is named.
-                bad => Self::load(&beside(&path, COPY)).ok().flatten().map_or(bad, |copy| Ok(Some(copy)))?,
+                bad => Self::load(&copy).ok().flatten().map_or(bad, |copy| Ok(Some(copy)))?,
             });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
-    /// Makes every file below the state folder of `owner` and its copy equal: a file that cannot be understood is set
-    /// aside, and the settings as they were at the last start, or as a command wrote them since, stand in its place.
+    /// Makes every file below the state folder of `owner` and its copy equal: a file that a disk has spoilt is set
+    /// aside, and the settings as they were at the last start, or as a command wrote them since, stand in its place. One
+    /// that a person got wrong is theirs to mend, and stays.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -114,7 +117,7 @@ impl VpiSettings {
                     replace_for(&copy, &read(&path)?.unwrap_or_default(), owner)?;
                 }
                 (Ok(Some(_)), _) => {}
-                (bad, Ok(Some(_))) => {
+                (bad, Ok(Some(_))) if is_spoilt(&path, &copy)? => {
                     let why = bad.err().map_or("it is gone".to_owned(), |error| error.to_string());
                     warn!(path = %path.display(), %why, "set aside: the settings of the last start are in force");
                     if path.exists() {
@@ -122,7 +125,7 @@ impl VpiSettings {
                     }
                     replace_for(&path, &read(&copy)?.unwrap_or_default(), owner)?;
                 }
-                // Told by whoever lists them.
+                // Told by whoever lists them: a person's mistake, or neither is whole.
                 (_, _) => {}
             }
         }
@@ -130,12 +133,16 @@ impl VpiSettings {
     }
 
     fn load(path: &Path) -> Result<Option<Self>, StoreError> {
+        let is_other = fs::metadata(path).is_ok_and(|found| !found.is_file());
+        if is_other {
+            return Err(settings_error(path, "it is no plain file".to_owned()));
+        }
         read(path)?.map(|bytes| Self::decode(path, &bytes)).transpose()
     }
 
     fn decode(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
         let settings: Self =
-            toml::from_slice(bytes).map_err(|error| settings_error(path, error.message().to_owned()))?;
+            toml::from_slice(bytes).map_err(|error| settings_error(path, at_line(&error, bytes)))?;
         let problem = settings.problem(path);
         problem.map_or(Ok(settings), |problem| Err(settings_error(path, problem.to_owned())))
     }
@@ -153,6 +160,30 @@ impl VpiSettings {
             reach::problem(&self.exposures)
         }
     }
+}
+
+/// What TOML makes of the file, with the line where it stopped.
+fn at_line(error: &toml::de::Error, bytes: &[u8]) -> String {
+    let before = error.span().and_then(|span| bytes.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    format!("line {line}: {}; mend it, or move it away for the settings of the last start", one_line(error.message()))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a disk and no person made the file at `path` what it is: it is gone, empty, no file, the beginning of its copy
+/// and no more, or holds bytes that no text has.
+fn is_spoilt(path: &Path, copy: &Path) -> Result<bool, StoreError> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Ok(true);
+    }
+    let (Some(bytes), copy) = (read(path)?, read(copy).ok().flatten().unwrap_or_default()) else {
+        return Ok(true);
+    };
+    let is_text = |text: &str| text.chars().all(|letter| !letter.is_control() || letter.is_whitespace());
+    Ok(copy.starts_with(&bytes) || !std::str::from_utf8(&bytes).is_ok_and(is_text))
 }
 
 fn settings_error(path: &Path, reason: String) -> StoreError {
@@ -212,6 +243,27 @@ mod tests {
         state.vpi(&VpiId([3; 32])).unwrap();
 
         assert_eq!(VpiSettings::list(state.dir()).unwrap(), [settings("home", 2), settings("work", 1)]);
+    }
+
+    #[test]
+    fn what_a_person_got_wrong_is_an_error_that_names_the_line_and_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        settings("home", 1).save(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+
+        for (wrong, line) in [
+            (text.replace("port = 41414", "port = 41414a"), "line 6"),
+            (text.replace("device = \"vpi-home\"", "device = vpi-home"), "line 3"),
+            (format!("{text}[[exposure]]\n"), "exposure"),
+        ] {
+            fs::write(&path, &wrong).unwrap();
+            VpiSettings::mend(state.dir(), state.owner()).unwrap();
+            let error = VpiSettings::list(state.dir()).unwrap_err().to_string();
+            assert!(error.contains(line) && error.contains("mend it") && !error.contains('\n'), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
+        }
     }
 
     #[test]

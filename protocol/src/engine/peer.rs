@@ -237,6 +237,7 @@ impl Peer {
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
+            (self.timers.doubted_until(), "doubt"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.exchange.poll_timeout()), "exchange"),

@@ -148,6 +148,12 @@ impl Engine {
         self.roster.newest_epoch().map_or(0, crate::membership::epoch::EpochSecret::number)
     }
 
+    /// The version of the charter in force; 0 also while there is none.
+    #[must_use]
+    pub fn charter_version(&self) -> u64 {
+        self.roster.membership().charter_version()
+    }
+
     /// Every invite whose admin is in force, by its end.
     #[must_use]
     pub fn invites(&self, wall_secs: u64) -> Vec<InviteStatus> {

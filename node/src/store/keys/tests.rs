@@ -6,7 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::*;
 
 const VPI: VpiId = VpiId([3; 32]);
-const EPOCH: EpochName = EpochName { number: 4, tag: [0xab, 0x01] };
+
+/// The name of the epoch `number` whose secret is made of `byte`.
+fn epoch(number: u64, byte: u8) -> EpochName {
+    EpochName { number, tag: EpochSecret::new(VPI, number, Secret([byte; 32])).tag() }
+}
 
 fn keys() -> (tempfile::TempDir, Keys) {
     let dir = tempfile::tempdir().unwrap();
@@ -56,8 +60,8 @@ fn secrets_are_found_again_in_order() {
     for counter in [10, 2, 0] {
         keys.put_static(&VPI, counter, &StaticSecret::from_bytes([counter as u8; 32])).unwrap();
     }
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
-    keys.put_epoch(&VPI, EpochName { number: 0, tag: [0, 0] }, &Secret([6; 32])).unwrap();
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, epoch(0, 6), &Secret([6; 32])).unwrap();
     keys.put_root(&VPI, &SigningSecret::from_seed(&[7; 32])).unwrap();
 
     let statics = keys.statics(&VPI).unwrap();
@@ -77,14 +81,14 @@ fn secrets_are_found_again_in_order() {
 fn files_have_mode_0600_and_folders_0700() {
     let (_dir, keys) = keys();
     keys.device().unwrap();
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
 
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o7777;
 
     assert_eq!(mode(keys.dir.join("device")), 0o600);
     assert_eq!(mode(keys.folder(&VPI)), 0o700);
-    assert_eq!(mode(keys.folder(&VPI).join("epoch-4-ab01")), 0o600);
-    assert_eq!(fs::read_dir(keys.folder(&VPI)).unwrap().count(), 1);
+    assert_eq!(mode(keys.folder(&VPI).join(epoch_file(epoch(4, 5)))), 0o600);
+    assert_eq!(fs::read_dir(keys.folder(&VPI)).unwrap().count(), 2, "it and its copy");
 }
 
 #[test]
@@ -130,10 +134,10 @@ fn a_key_under_another_keys_name_is_noticed() {
 #[test]
 fn a_kept_key_is_never_overwritten_by_another() {
     let (_dir, keys) = keys();
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
 
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
-    let error = keys.put_epoch(&VPI, EPOCH, &Secret([6; 32])).unwrap_err();
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
+    let error = keys.put_epoch(&VPI, epoch(4, 5), &Secret([6; 32])).unwrap_err();
 
     assert!(matches!(error, StoreError::Exists(_)), "{error}");
     assert_eq!(keys.epochs(&VPI).unwrap()[0].1, Secret([5; 32]));
@@ -142,15 +146,15 @@ fn a_kept_key_is_never_overwritten_by_another() {
 #[test]
 fn a_damaged_epoch_secret_is_set_aside_unless_it_is_the_last() {
     let (_dir, keys) = keys();
-    let other = EpochName { number: 5, tag: [1, 2] };
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    let other = epoch(5, 6);
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
     keys.put_epoch(&VPI, other, &Secret([6; 32])).unwrap();
-    let files = [EPOCH, other].map(|name| keys.folder(&VPI).join(epoch_file(name)));
+    let files = [epoch(4, 5), other].map(|name| keys.folder(&VPI).join(epoch_file(name)));
 
     fs::write(&files[0], "").unwrap();
     assert_eq!(keys.epochs(&VPI).unwrap(), [(other, Secret([6; 32]))]);
     assert!(!files[0].exists());
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
     assert_eq!(keys.epochs(&VPI).unwrap().len(), 2);
 
     for file in &files {
@@ -165,7 +169,7 @@ fn a_damaged_epoch_secret_is_set_aside_unless_it_is_the_last() {
 fn a_device_key_that_is_gone_is_not_made_anew_while_vpis_know_it() {
     let (_dir, keys) = keys();
     keys.device().unwrap();
-    keys.put_epoch(&VPI, EPOCH, &Secret([5; 32])).unwrap();
+    keys.put_epoch(&VPI, epoch(4, 5), &Secret([5; 32])).unwrap();
     fs::remove_file(keys.dir.join("device")).unwrap();
 
     let error = keys.device().unwrap_err();
