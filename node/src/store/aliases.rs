@@ -270,9 +270,10 @@ mod tests {
             assert!(mended != Mended::default() || bytes.len() + 1 == whole.len(), "it is told");
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
-        for damage in [|path: &Path| fs::remove_file(path), |path: &Path| {
-            fs::remove_file(path).and_then(|()| fs::create_dir(path))
-        }] {
+        for damage in [
+            |path: &Path| fs::remove_file(path),
+            |path: &Path| fs::remove_file(path).and_then(|()| fs::create_dir(path)),
+        ] {
             damage(&path).unwrap();
             assert_eq!(Aliases::open(&path, &VPI, 60).unwrap().1, pins);
         }

@@ -225,7 +225,11 @@ mod tests {
         }
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            assert_eq!(Floor::open(&path, &VPI).unwrap().check(HIGH), Some(RolledBack::Unknown), "cut at {length}");
+            assert_eq!(
+                Floor::open(&path, &VPI).unwrap().check(HIGH),
+                Some(RolledBack::Unknown),
+                "cut at {length}"
+            );
         }
     }
 

@@ -166,7 +166,10 @@ impl VpiSettings {
 fn at_line(error: &toml::de::Error, bytes: &[u8]) -> String {
     let before = error.span().and_then(|span| bytes.get(..span.start)).unwrap_or_default();
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-    format!("line {line}: {}; mend it, or move it away for the settings of the last start", one_line(error.message()))
+    format!(
+        "line {line}: {}; mend it, or move it away for the settings of the last start",
+        one_line(error.message())
+    )
 }
 
 fn one_line(text: &str) -> String {

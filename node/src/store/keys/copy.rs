@@ -151,7 +151,8 @@ fn mend_one(path: &Path, is_own: impl Fn(&Secret) -> bool) -> Result<(), StoreEr
         Err(StoreError::Damaged { .. }) => None,
         loaded => loaded?,
     };
-    let (file, copy) = (file.filter(|secret| is_own(secret)), load_copy(path)?.filter(|secret| is_own(secret)));
+    let (file, copy) =
+        (file.filter(|secret| is_own(secret)), load_copy(path)?.filter(|secret| is_own(secret)));
     match (file, copy) {
         (Some(secret), None) => {
             let copy = beside(path, SUFFIX);
