@@ -48,6 +48,13 @@ impl Node {
                  admin, or clear what is left with `vpi leave {name}`"
             ));
         }
+        if vpi.engine.went_back() {
+            let name = &vpi.settings.name;
+            notices.push(format!(
+                "the records of {name} on this disk were damaged, or older than they once were, when the node started: \
+                 what members know comes back by itself"
+            ));
+        }
         notices.extend(clock_notice(vpi));
         let alarms = vpi.engine.status(Instant::now()).alarms;
         notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));

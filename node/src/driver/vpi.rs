@@ -67,6 +67,8 @@ pub(super) struct Vpi {
     aliases: Aliases,
     floor: Floor,
     keys: Keys,
+    /// It was told that the disk went back.
+    has_told_back: bool,
     /// Who is a member, or an alias, may be another than when names were looked at last.
     pub(super) has_news: bool,
 }
@@ -144,6 +146,7 @@ impl Vpi {
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
+            has_told_back: false,
             has_news: true,
         })
     }
@@ -168,6 +171,7 @@ impl Vpi {
     pub(super) fn check_floor(&mut self) -> anyhow::Result<()> {
         if let Some(rolled_back) = self.floor.check(self.reached_state()) {
             self.engine.handle_command(Command::WentBack, super::time());
+            self.has_told_back = true;
             warn!(
                 vpi = self.settings.name, cause = %rolled_back,
                 "the state folder is older than it once was; what is missing comes back from other members"
@@ -217,6 +221,12 @@ impl Vpi {
         let mut happenings = Vec::new();
         while let Some(event) = self.engine.poll_event() {
             happenings.extend(self.on_event(event, index, time)?);
+        }
+        if self.engine.went_back() && !std::mem::replace(&mut self.has_told_back, true) {
+            warn!(
+                vpi = self.settings.name,
+                "the state folder is older than it once was: a member had what this device signed later"
+            );
         }
         // The forwarder must know a session before the other end may use it.
         while let Some(update) = self.engine.poll_update() {

@@ -148,6 +148,12 @@ impl Engine {
         self.roster.newest_epoch().map_or(0, crate::membership::epoch::EpochSecret::number)
     }
 
+    /// Whether what this node had at its start was, or may have been, older than what it once had.
+    #[must_use]
+    pub fn went_back(&self) -> bool {
+        self.went_back
+    }
+
     /// The version of the charter in force; 0 also while there is none.
     #[must_use]
     pub fn charter_version(&self) -> u64 {

@@ -1,0 +1,54 @@
+//! Damaged files, disks that went back, nodes that are killed: a node starts again without help, and loses nothing that it
+//! said it had done.
+
+mod file;
+mod kill;
+mod place;
+mod rollback;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::Host;
+
+/// A device by its alias.
+type Aliases = BTreeMap<String, String>;
+
+/// The members of the first VPI on `host`, by the aliases that they have there.
+fn aliases(host: &Host) -> Result<Aliases> {
+    let status = host.vpi(&["status", "--json"])?.json()?;
+    let members = status["vpis"][0]["members"].as_array().context("no members in the status")?;
+    let fact = |member: &Value, key: &str| Some(member[key].as_str()?.to_owned());
+    Ok(members.iter().filter_map(|member| Some((fact(member, "alias")?, fact(member, "id")?))).collect())
+}
+
+/// Copies a folder with owners, modes and times.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status()?;
+    ensure!(copied.success(), "cp -a failed");
+    Ok(())
+}
+
+/// SplitMix64: small, and the same on every machine.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`.
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+}
