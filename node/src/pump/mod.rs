@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 
 use protocol::forward::{Forwarder, Note, Update};
 use protocol::identity::VpiId;
+use protocol::path::Remote;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc as queue;
 
@@ -40,7 +41,7 @@ pub(crate) enum Seen {
         /// Receiver index of its session.
         index: u32,
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
         /// The message.
         bytes: Vec<u8>,
     },
@@ -48,6 +49,13 @@ pub(crate) enum Seen {
     Packet(Vec<u8>),
     /// A veiled datagram, from anybody.
     Veiled {
+        /// Where it came from.
+        from: Remote,
+        /// The whole datagram.
+        bytes: Vec<u8>,
+    },
+    /// What may answer a STUN request, from anybody.
+    Stun {
         /// Where it came from.
         from: SocketAddr,
         /// The whole datagram.

@@ -3,7 +3,7 @@
 //! ```text
 //!           in                              out
 //! TUN       handle_packet                   poll_packet
-//! UDP       handle_datagram, _message       poll_transmit
+//! UDP       handle_datagram, _message, _stun  poll_transmit
 //! LAN       handle_announcement             poll_event
 //! machine   handle_command                  poll_event
 //! forwarder handle_note                     poll_update
@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod candidates;
 mod clocks;
 mod command;
 mod control;
@@ -59,6 +60,7 @@ use crate::membership::epoch::EpochSecret;
 use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
+use crate::path::Remote;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
@@ -68,6 +70,7 @@ pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
+use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
 use joining::Joining;
@@ -145,6 +148,7 @@ pub struct Engine {
     is_removed: bool,
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
+    candidates: Candidates,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -192,8 +196,10 @@ impl Engine {
     fn new(config: Config, roster: Roster, joining: Option<Joining>, time: Time) -> Result<Self, PinError> {
         let pins = config.pins.iter().copied();
         let aliases = AliasTable::new(config.vpi, config.prefix, config.device.public(), pins)?;
+        let mut rng = Rng::from_seed(config.seed);
         Ok(Self {
-            rng: Rng::from_seed(config.seed),
+            candidates: Candidates::new(&mut rng),
+            rng,
             gate: Gate::new(time.now),
             roster,
             aliases,
@@ -251,12 +257,7 @@ impl Engine {
     ///
     /// # Errors
     /// The reason for silence.
-    pub fn handle_datagram(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        time: Time,
-    ) -> Result<(), DropReason> {
+    pub fn handle_datagram(&mut self, from: Remote, datagram: &[u8], time: Time) -> Result<(), DropReason> {
         self.on_veiled(from, datagram, time)
     }
 
@@ -279,7 +280,7 @@ impl Engine {
     /// The reason for silence.
     pub fn handle_message(
         &mut self,
-        (index, from): (u32, SocketAddr),
+        (index, from): (u32, Remote),
         message: &[u8],
         time: Time,
     ) -> Result<(), DropReason> {
@@ -310,6 +311,7 @@ impl Engine {
         if self.is_member() {
             self.spread_on(time);
             self.keep_up(time);
+            self.stun_due(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -328,6 +330,7 @@ impl Engine {
             (self.upkeep_at(), "upkeep"),
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
+            (self.candidates.poll_timeout(), "stun"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));

@@ -1,10 +1,11 @@
 //! One other member, as this node sees it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::candidates::ASKED_FOR;
 use super::epochs::Asking;
 use super::lan::Heard;
 use super::news::News;
@@ -13,7 +14,8 @@ use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
 use crate::membership::exchange::Exchange;
-use crate::path::Path;
+use crate::path::punch::Punch;
+use crate::path::{Path, Remote};
 use crate::tunnel::Sessions;
 use crate::tunnel::handshake::Initiation;
 use crate::tunnel::timers::{REJECT_AFTER, Timers};
@@ -72,6 +74,17 @@ pub(super) enum Reach {
     Denied,
 }
 
+/// Whether the path that is used still answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quiet {
+    /// As far as is known.
+    No,
+    /// It was asked at this moment, because nothing came for a while.
+    Asked(Instant),
+    /// It did not since then: others are looked at. What is heard by way of others says nothing of it.
+    Looking(Remote, Instant),
+}
+
 /// Everything about one other member but what the objects say.
 pub(super) struct Peer {
     pub(super) link: LinkId,
@@ -80,12 +93,21 @@ pub(super) struct Peer {
     pub(super) static_key: Option<StaticKey>,
     pub(super) alias: Option<Ipv4Addr>,
     pub(super) path: Path,
+    /// Other addresses of its that are being checked.
+    pub(super) punch: Punch,
+    pub(super) quiet: Quiet,
+    /// A better path is wanted.
+    pub(super) is_looking: bool,
+    /// When the direct path that is used is compared with others again, if it was; asked when an application uses the link.
+    pub(super) compare_at: Option<Instant>,
+    /// When it was told this device's candidates.
+    pub(super) told_at: Option<Instant>,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
     pub(super) sessions: Sessions,
     pub(super) attempt: Option<Attempt>,
     /// Where the initiation came from whose session waits to be confirmed, and that session's index.
-    pub(super) answered: Option<(u32, SocketAddr)>,
+    pub(super) answered: Option<(u32, Remote)>,
     pub(super) timers: Timers,
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
@@ -147,6 +169,11 @@ impl Peer {
             static_key: None,
             alias: None,
             path: Path::default(),
+            punch: Punch::default(),
+            quiet: Quiet::No,
+            is_looking: false,
+            compare_at: None,
+            told_at: None,
             heard: Heard::default(),
             sessions: Sessions::default(),
             attempt: None,
@@ -213,10 +240,20 @@ impl Peer {
         let session = self.sessions.current(now).filter(|_| self.is_settled() && self.alias.is_some())?;
         Some(Route {
             sealer: Arc::clone(&session.sealer),
-            remote: self.path.remote()?,
+            remote: self.path.remote().filter(|remote| !matches!(remote, Remote::Circuit(_)))?,
             packet_bytes: self.path.packet_bytes(),
             is_size_settled: self.path.is_size_settled(),
         })
+    }
+
+    /// When the path that is used is to be doubted.
+    fn doubt_at(&self) -> Option<Instant> {
+        let silent_at = self.timers.silent_at()?;
+        match self.quiet {
+            Quiet::No => Some(silent_at),
+            Quiet::Asked(at) => Some(at + ASKED_FOR),
+            Quiet::Looking(..) => None,
+        }
     }
 
     /// When something is due, and what. A device that `may_settle` not is itself no member, or waits for a secret of this
@@ -240,6 +277,9 @@ impl Peer {
             (self.timers.doubted_until(), "doubt"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
+            (said(self.punch.poll_timeout()), "check"),
+            (said(self.punch.again_at().filter(|_| self.is_looking)), "better path"),
+            (said(self.doubt_at()), "silence"),
             (said(self.exchange.poll_timeout()), "exchange"),
             (said(self.news.poll_timeout()), "news"),
             (said(self.asking.poll_timeout()), "epoch secret"),

@@ -24,8 +24,9 @@ use crate::alias;
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::filter::{self, Access, Flows, Share, Target};
+use crate::path::Remote;
 use crate::tunnel::{OpenError, Opener, Sealer};
-use crate::wire::{header, message};
+use crate::wire::{header, message, stun};
 
 pub use offload::{Offload, whole_packets};
 pub use outbound::{Outbound, send_packet};
@@ -54,7 +55,7 @@ pub struct Route {
     /// The session's sending half.
     pub sealer: Arc<Sealer>,
     /// The selected path.
-    pub remote: SocketAddr,
+    pub remote: Remote,
     /// The largest inner packet that the path is known to carry, in bytes.
     pub packet_bytes: u16,
     /// Nothing larger is being tried: what does not fit may be told so.
@@ -106,6 +107,11 @@ pub enum Update {
         /// Its receiver index.
         index: u32,
     },
+    /// Requests to STUN servers wait for their responses, or none does any more.
+    Stun {
+        /// What may be a response goes to the engine.
+        is_open: bool,
+    },
     /// How packets to a member are sent; `None`: they are held.
     Send {
         /// The member's link.
@@ -132,12 +138,13 @@ pub enum Note {
         /// Its receiver index.
         index: u32,
     },
-    /// An authentic datagram came from another address than the selected path's.
+    /// An authentic packet or keepalive came from another address than the selected path's. For messages the engine sees
+    /// that itself.
     Source {
         /// The link.
         link: LinkId,
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
     },
 }
 
@@ -150,11 +157,25 @@ pub enum Inbound<'d> {
     Message {
         /// The session's receiver index.
         index: u32,
+        /// Where it came from.
+        from: Remote,
         /// The message, decrypted.
         bytes: &'d mut [u8],
     },
     /// A veiled datagram for the engine, as it came.
-    Veiled(&'d mut [u8]),
+    Veiled {
+        /// Where it came from.
+        from: Remote,
+        /// The whole datagram.
+        bytes: &'d mut [u8],
+    },
+    /// What may answer a STUN request, for the engine, as it came.
+    Stun {
+        /// Where it came from.
+        from: SocketAddr,
+        /// The whole datagram.
+        bytes: &'d mut [u8],
+    },
     /// A keepalive: nothing to do.
     Keepalive,
     /// Silence.
@@ -195,6 +216,8 @@ pub struct Forwarder {
     by_alias: BTreeMap<Ipv4Addr, LinkId>,
     flows: Flows,
     notes: VecDeque<Note>,
+    /// A STUN request waits for its response.
+    is_stun_open: bool,
 }
 
 impl Forwarder {
@@ -208,6 +231,7 @@ impl Forwarder {
             by_alias: BTreeMap::new(),
             flows: Flows::default(),
             notes: VecDeque::new(),
+            is_stun_open: false,
         }
     }
 
@@ -240,6 +264,7 @@ impl Forwarder {
             Update::Forget { index } => {
                 self.receivers.remove(&index);
             }
+            Update::Stun { is_open } => self.is_stun_open = is_open,
             Update::Send { link, route } => {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.route = route;
@@ -257,8 +282,15 @@ impl Forwarder {
     ///
     /// `datagram` is the whole UDP payload, of any length; the result lies within it.
     pub fn inbound<'d>(&mut self, from: SocketAddr, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
+        if stun::is_message(datagram) {
+            return match self.is_stun_open {
+                true => Inbound::Stun { from, bytes: datagram },
+                false => Inbound::Drop(DropReason::StunUnasked),
+            };
+        }
+        let from = Remote::Udp(from);
         if datagram.first() == Some(&header::VEILED) {
-            return Inbound::Veiled(datagram);
+            return Inbound::Veiled { from, bytes: datagram };
         }
         let Some((index, _)) = header::read_data_header(datagram) else {
             return Inbound::Drop(DropReason::Malformed);
@@ -279,13 +311,14 @@ impl Forwarder {
         if std::mem::take(&mut receiver.is_new) {
             self.notes.push_back(Note::Opened { index });
         }
-        link.note_received(receiver.link, from, now, &mut self.notes);
-        let packets = receiver.packets;
-        match plaintext.first() {
+        let (first, packets) = (plaintext.first().copied(), receiver.packets);
+        let is_message = first.is_some_and(|first| message::TYPES.contains(&first));
+        link.note_received((receiver.link, is_message), from, now, &mut self.notes);
+        match first {
             None => Inbound::Keepalive,
-            Some(first) if message::TYPES.contains(first) => {
+            Some(_) if is_message => {
                 if link.messages.take(now) {
-                    Inbound::Message { index, bytes: plaintext }
+                    Inbound::Message { index, from, bytes: plaintext }
                 } else {
                     Inbound::Drop(DropReason::MessageFlood)
                 }
@@ -392,13 +425,19 @@ impl Link {
         alias::rewrite(packet, peer, target.address(own)).map_err(DropReason::from)
     }
 
-    fn note_received(&mut self, id: LinkId, from: SocketAddr, now: Instant, notes: &mut VecDeque<Note>) {
+    fn note_received(
+        &mut self,
+        (id, is_message): (LinkId, bool),
+        from: Remote,
+        now: Instant,
+        notes: &mut VecDeque<Note>,
+    ) {
         let is_answer = std::mem::take(&mut self.is_answer_due);
         if due(&mut self.received_noted_at, now) || is_answer {
             notes.push_back(Note::Received { link: id, packets: false });
         }
         let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);
-        if elsewhere && due(&mut self.source_noted_at, now) {
+        if elsewhere && !is_message && due(&mut self.source_noted_at, now) {
             notes.push_back(Note::Source { link: id, from });
         }
     }

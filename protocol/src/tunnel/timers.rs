@@ -28,6 +28,9 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// A member that seems to have started again is asked, and called if it says nothing for this long; ± 20 % (chosen: any
 /// round trip on a LAN, where alone it is asked for that reason).
 const DOUBT_FOR: Duration = Duration::from_millis(500);
+/// Sending for this long without hearing anything makes a link doubtful: other paths are looked at (chosen: above the
+/// resolution of what is noted, and far below the time after which the session counts as dead).
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// Pauses between the attempts of one handshake (specified: README §6); the last one repeats.
 const RETRIES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
@@ -110,6 +113,18 @@ impl Timers {
         self.unanswered_since.is_some_and(|since| now >= since + DEAD_AFTER)
     }
 
+    /// Says whether what was sent has gone unanswered for so long that the path may be dead.
+    #[must_use]
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| now >= at)
+    }
+
+    /// When the link becomes doubtful, unless something is heard.
+    #[must_use]
+    pub fn silent_at(&self) -> Option<Instant> {
+        self.unanswered_since.map(|since| since + SILENT_AFTER)
+    }
+
     /// When a keepalive is owed, if one is.
     #[must_use]
     pub fn keepalive_at(&self) -> Option<Instant> {
@@ -179,9 +194,13 @@ mod tests {
         let mut timers = Timers::default();
         timers.on_sent(start);
         timers.on_sent(start + Duration::from_secs(14));
+        assert!(
+            !timers.is_silent(start + Duration::from_millis(2_999)) && timers.is_silent(start + SILENT_AFTER)
+        );
         assert!(!timers.is_dead(start + Duration::from_secs(14)));
         assert!(timers.is_dead(start + DEAD_AFTER));
         timers.on_received(false, start + DEAD_AFTER);
         assert!(!timers.is_dead(start + DEAD_AFTER * 2));
+        assert_eq!(timers.silent_at(), None);
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use protocol::drop::DropReason;
 use protocol::engine::Transmit;
+use protocol::path::Remote;
 use protocol::wire::ip::Ipv4;
 
 use crate::adversary;
@@ -12,8 +13,9 @@ use crate::traffic::{Arrived, Ledger, recognise};
 
 /// Datagrams that one input may cause at most: all held packets, a page of news, an exchange's questions.
 const MAX_TRANSMITS_AT_ONCE: usize = 200;
-/// Bytes of a challenge: a sealed probe.
-const CHALLENGE_BYTES: usize = 41;
+/// Bytes of what a source that is not known yet may be sent: a challenge, which is a sealed probe of the least size, or an
+/// echo, with the address that it goes to.
+const CHALLENGE_BYTES: [usize; 2] = [41, 48];
 
 /// Only members are answered, and no input makes a host send without measure. Who has brought a genuine datagram from
 /// its own address, as a member that moved would, may be challenged; it gets nothing more.
@@ -26,13 +28,13 @@ pub(crate) fn check_transmits(
         return Err(format!("{} datagrams for one input", transmits.len()));
     }
     for transmit in transmits {
-        if transmit.to == adversary::address() {
-            if may_challenge && transmit.datagram.len() == CHALLENGE_BYTES {
+        if transmit.to == Remote::Udp(adversary::address()) {
+            if may_challenge && CHALLENGE_BYTES.contains(&transmit.datagram.len()) {
                 continue;
             }
             return Err(format!("a stranger was answered with {} bytes", transmit.datagram.len()));
         }
-        if !known.iter().any(|(address, _)| *address == transmit.to) {
+        if !known.iter().any(|(address, _)| Remote::Udp(*address) == transmit.to) {
             return Err(format!("a datagram was sent to {}, where nobody ever was", transmit.to));
         }
     }
