@@ -99,6 +99,9 @@ impl Files {
             warn!(%vpi, ?damage, "the object log was damaged; what is missing comes back from other members");
         }
         let (aliases, pins, mended) = Aliases::open(&files.aliases, &vpi, time.wall_ms / 1_000)?;
+        if mended.is_copy_bad {
+            warn!(%vpi, "the copy of the aliases was damaged: set aside, and written again");
+        }
         for line in &mended.bad {
             warn!(%vpi, %line, "an alias was set aside");
         }

@@ -20,7 +20,7 @@ use protocol::alias::{Pin, assign::SUFFIXES};
 use protocol::identity::{DeviceId, VpiId};
 
 use super::StoreError;
-use super::replace::{append_durably, beside, make_way, read, replace};
+use super::replace::{append_durably, beside, make_way, read, replace, set_aside};
 
 /// How long a removed device keeps its alias, so that no other key gets a known address soon.
 const REMOVED_KEEP_SECONDS: u64 = 90 * 24 * 60 * 60;
@@ -44,6 +44,8 @@ pub(crate) struct Mended {
     pub(crate) edited: Vec<usize>,
     /// Pins that came back from the copy.
     pub(crate) recovered: usize,
+    /// Whether the copy held what nobody wrote there; it was set aside as `aliases.copy.damaged`.
+    pub(crate) is_copy_bad: bool,
 }
 
 /// A line that was set aside into `aliases.damaged`.
@@ -68,9 +70,10 @@ impl Aliases {
         now_seconds: u64,
     ) -> Result<(Self, Vec<Pin>, Mended), StoreError> {
         make_way(path)?;
-        make_way(&beside(path, COPY))?;
+        let is_copy_bad = make_way(&beside(path, COPY))?;
         let bytes = read(path)?.unwrap_or_default();
-        let (mut pins, mut mended, mut aside) = (Pins::default(), Mended::default(), Vec::new());
+        let (mut pins, mut mended, mut aside) =
+            (Pins::default(), Mended { is_copy_bad, ..Mended::default() }, Vec::new());
         for (number, line) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
             match parse(vpi, line).and_then(|(pin, is_edited)| pins.take(pin).map(|()| is_edited)) {
                 Ok(true) => mended.edited.push(number),
@@ -83,11 +86,18 @@ impl Aliases {
             }
         }
         let copy = read(&beside(path, COPY))?.unwrap_or_default();
-        let copied = copy.split_inclusive(|byte| *byte == b'\n').filter_map(|line| parse(vpi, line).ok());
-        mended.recovered = copied.filter(|(pin, is_edited)| !is_edited && pins.take(*pin).is_ok()).count();
+        let copied = || copy.split_inclusive(|byte| *byte == b'\n').map(|line| parse(vpi, line));
+        let sound = copied().filter_map(Result::ok).filter(|(_, is_edited)| !is_edited);
+        mended.recovered = sound.filter(|(pin, _)| pins.take(*pin).is_ok()).count();
+        // Nobody edits a copy.
+        mended.is_copy_bad |=
+            copied().any(|line| line.is_err() || line.is_ok_and(|(_, is_edited)| is_edited));
         let file = Self { path: path.to_owned(), vpi: *vpi };
         if !aside.is_empty() {
             append_durably(&beside(path, "damaged"), &aside)?;
+        }
+        if mended.is_copy_bad && beside(path, COPY).exists() {
+            set_aside(&beside(path, COPY))?;
         }
         let is_whole = mended == Mended::default() && (bytes == copy || bytes.is_empty());
         if !is_whole {
@@ -285,11 +295,13 @@ mod tests {
         let pins = [pin([1, 1], 1, None), pin([1, 2], 2, None)];
         Aliases::open(&path, &VPI, 0).unwrap().0.save(&pins, 0).unwrap();
         let whole = fs::read(&path).unwrap();
-        for bytes in [&b""[..], b"1.3 00", &whole[..90]] {
+        for (bytes, is_bad) in [(&b""[..], false), (b"1.3 00", true), (&whole[..90], true)] {
             fs::write(beside(&path, COPY), bytes).unwrap();
-            assert_eq!(Aliases::open(&path, &VPI, 0).unwrap().1, pins);
+            let (_, found, mended) = Aliases::open(&path, &VPI, 0).unwrap();
+            assert_eq!((found, mended.is_copy_bad), (pins.to_vec(), is_bad));
             assert_eq!(fs::read(beside(&path, COPY)).unwrap(), whole);
         }
+        assert_eq!(fs::read(beside(&beside(&path, COPY), "damaged")).unwrap(), b"1.3 00");
     }
 
     #[test]

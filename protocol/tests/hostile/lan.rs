@@ -108,7 +108,8 @@ fn a_linked_member_that_announces_itself_and_answers_is_asked_once_and_not_calle
     for _ in 0..3 {
         let announcement = announced_again(&mut lab);
         assert_eq!(lab.announcement(A, STRANGER, &announcement), None);
-        assert_eq!(lab.announcement(A, STRANGER, &announced_again(&mut lab)), None);
+        let once_more = announced_again(&mut lab);
+        assert_eq!(lab.announcement(A, STRANGER, &once_more), None);
         let before = lab.heard.len();
         lab.run(Duration::from_secs(2));
         let called = lab.heard[before..].iter().any(|flight| flight.bytes.first() == Some(&VEILED));

@@ -16,13 +16,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use tests::{Host, Member, Node, scenario, wait};
 
-use super::place::{ROLES, Role, damage, objects};
+use super::place::{Damaged, Kind, ROLES, Role, damage, objects};
 use super::{Aliases, Rng, aliases, copy};
 
 const CASES: u64 = 200;
 const VICTIMS: [&str; 4] = ["b", "c", "d", "e"];
 /// Until a member answers, and what was lost is back.
 const BACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a node may work from its start until all is as before, whatever it found: one that goes in circles works longer.
+const WORK_LIMIT: Duration = Duration::from_secs(1);
 
 /// What came of one case.
 struct Outcome {
@@ -114,7 +117,7 @@ impl Victim {
         let role = ROLES[seed as usize / VICTIMS.len() % ROLES.len()];
         let kind = role.pick_kind(&mut rng);
         let judged = damage(&self.host.state, foreign, (role, kind), &mut rng)
-            .and_then(|is_changed| self.judge(role, is_changed));
+            .and_then(|damaged| self.judge(&damaged, (role, kind)));
         judged.with_context(|| {
             format!(
                 "seed {seed}: {kind:?} in {role:?} of {}; replay: DAMAGE_SEED={seed} cargo test --release -p tests \
@@ -124,27 +127,61 @@ impl Victim {
         })
     }
 
-    fn judge(&self, role: Role, is_changed: bool) -> Result<Outcome> {
+    fn judge(&self, damaged: &Damaged, (role, kind): (Role, Kind)) -> Result<Outcome> {
         let said_before = fs::read(&self.host.log)?.len();
-        let node = Node::start(&self.host, &[])?;
+        let mut node = Node::start(&self.host, &[])?;
         ping(&self.host, self.friend)?;
         wait::until("everything to be as before", BACK_LIMIT, || {
             let found = aliases(&self.host)?;
             for (alias, device) in &found {
                 ensure!(self.aliases.get(alias) == Some(device), "{alias} is the alias of {device}");
             }
-            let kept: BTreeSet<Vec<u8>> = objects(&self.host.state)?.into_iter().collect();
-            Ok((found.len() == self.aliases.len() && kept.is_superset(&self.objects)).then_some(()))
+            Ok((found.len() == self.aliases.len() && self.objects()?.is_superset(&self.objects)).then_some(()))
         })?;
         let took = node.ready_at().elapsed();
+        let strange = self.objects()?.difference(&self.objects).count();
+        ensure!(strange == 0, "{strange} objects are kept that no member ever signed");
         let log = fs::read(&self.host.log)?;
         let said = String::from_utf8_lossy(log.get(said_before..).unwrap_or_default()).into_owned();
         // sled's own panics are caught in the process of the index, and told by the hook.
         ensure!(role == Role::Index || !said.contains("panicked"), "it panicked: {said}");
         let is_told = said.lines().any(|line| line.contains("WARN"));
-        ensure!(is_told || !is_changed || !role.is_told(), "it told nothing of what is damaged");
+        ensure!(is_told || !damaged.is_changed() || !role.is_told(), "it told nothing of what is damaged");
+        self.shows(damaged, (role, kind))?;
+        ensure!(node.is_running()?, "it ended");
+        let worked = node.cpu_time()?;
+        ensure!(worked < WORK_LIMIT, "it worked for {worked:?}");
         node.kill()?;
-        Ok(Outcome { role, is_changed, is_told, took })
+        Ok(Outcome { role, is_changed: damaged.is_changed(), is_told, took })
+    }
+
+    /// What a person reads: each thing that was set aside, with its place and what to do; a mistake of their own, which stays.
+    fn shows(&self, damaged: &Damaged, (role, kind): (Role, Kind)) -> Result<()> {
+        // Of the index and of the journal only what cannot be read at all is set aside.
+        let aside = if [Role::Index, Role::Journal].contains(&role) { Vec::new() } else { damaged.set_aside()? };
+        let status = self.host.vpi(&["status", "--json"])?.json()?;
+        let notices: Vec<&str> =
+            status["vpis"][0]["notices"].as_array().into_iter().flatten().filter_map(|it| it.as_str()).collect();
+        let doctor = self.host.vpi(&["doctor", "--json"])?.stdout;
+        for path in aside.iter().map(|path| path.display().to_string()) {
+            let notice = notices.iter().find(|notice| notice.contains(&path));
+            let notice = notice.with_context(|| format!("no notice of {path}: {notices:?}"))?;
+            ensure!(notice.contains("delete it"), "it does not say what to do: {notice}");
+            ensure!(doctor.contains(&path), "doctor says nothing of {path}: {doctor}");
+        }
+        if matches!(kind, Kind::Typo) {
+            ensure!(damaged.is_left_alone(), "a person's file was changed");
+            let is_told = |said: &str| said.contains("vpi.toml: line ") && said.contains("mend it");
+            ensure!(notices.iter().any(|notice| is_told(notice)), "no notice: {notices:?}");
+            ensure!(is_told(&doctor), "doctor says nothing of it: {doctor}");
+            self.host.vpi(&["expose", "home", "tcp/22"])?.refused(1, &["line ", "mend it"])?;
+            ensure!(damaged.is_left_alone(), "a person's file was written over");
+        }
+        Ok(())
+    }
+
+    fn objects(&self) -> Result<BTreeSet<Vec<u8>>> {
+        Ok(objects(&self.host.state)?.into_iter().collect())
     }
 }
 

@@ -58,6 +58,10 @@ pub(super) enum Kind {
     Empty,
     Folder,
     Foreign,
+    /// A bit of an object, with the checksum of its record made right again: only its signature tells.
+    Forge,
+    /// A person's: a quotation mark is missing.
+    Typo,
 }
 
 const KINDS: [Kind; 7] = [
@@ -70,14 +74,27 @@ const KINDS: [Kind; 7] = [
     Kind::Foreign,
 ];
 
-/// What a disk does to text that a person may edit; any other change could be that person's, and is taken or refused.
-const KINDS_OF_SETTINGS: [Kind; 4] = [Kind::Truncate, Kind::ZeroSector, Kind::Empty, Kind::Folder];
+const KINDS_OF_LOGS: [Kind; 8] = [
+    Kind::Truncate,
+    Kind::Flip,
+    Kind::ZeroSector,
+    Kind::DoubleBlock,
+    Kind::Empty,
+    Kind::Folder,
+    Kind::Foreign,
+    Kind::Forge,
+];
+
+/// What a disk and a person do to text that may be edited; any other change could be that person's, and is taken.
+const KINDS_OF_SETTINGS: [Kind; 5] =
+    [Kind::Truncate, Kind::ZeroSector, Kind::Empty, Kind::Folder, Kind::Typo];
 
 impl Role {
     pub(super) fn pick_kind(self, rng: &mut Rng) -> Kind {
         match self {
             Self::LogTwice => Kind::Flip,
             Self::Settings => *rng.pick(&KINDS_OF_SETTINGS),
+            Self::Log | Self::LogCopy => *rng.pick(&KINDS_OF_LOGS),
             _ => *rng.pick(&KINDS),
         }
     }
@@ -116,21 +133,82 @@ impl Role {
     }
 }
 
-/// Damages what has this part below `state`; says whether it is another afterwards. `foreign` is another device's state.
+/// A file as it was, and as it is.
+pub(super) struct Damaged {
+    path: PathBuf,
+    whole: Vec<u8>,
+    /// `None`: a folder.
+    bytes: Option<Vec<u8>>,
+}
+
+impl Damaged {
+    pub(super) fn is_changed(&self) -> bool {
+        self.bytes.as_ref() != Some(&self.whole)
+    }
+
+    /// Whether the file holds the same still.
+    pub(super) fn is_left_alone(&self) -> bool {
+        fs::read(&self.path).ok() == self.bytes
+    }
+
+    /// What stands aside for it; an error if anything of it was replaced and is nowhere.
+    pub(super) fn set_aside(&self) -> Result<Vec<PathBuf>> {
+        let name = self.path.file_name().context("a name")?.to_string_lossy().into_owned() + ".damaged";
+        let mut aside = Vec::new();
+        for entry in fs::read_dir(self.path.parent().context("a folder")?)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&name) {
+                aside.push(entry.path());
+            }
+        }
+        let is_kept = match &self.bytes {
+            None => aside.iter().any(|path| path.is_dir()),
+            // A beginning of what is there again has nothing of its own.
+            Some(bytes) if self.whole.starts_with(bytes) || self.is_left_alone() => true,
+            Some(bytes) => aside.iter().any(|path| {
+                let kept = fs::read(path).unwrap_or_default();
+                // Of a log and of the aliases only what makes no sense.
+                !kept.is_empty() && kept.iter().all(|byte| bytes.contains(byte) || *byte == b'\n')
+            }),
+        };
+        ensure!(is_kept, "{} was replaced, and nothing of it was set aside: {aside:?}", self.path.display());
+        Ok(aside)
+    }
+}
+
+/// Damages what has this part below `state`. `foreign` is another device's state.
 pub(super) fn damage(
     state: &Path,
     foreign: &Path,
     (role, kind): (Role, Kind),
     rng: &mut Rng,
-) -> Result<bool> {
+) -> Result<Damaged> {
     if role == Role::LogTwice {
         return damage_object(state, rng);
     }
     let [file] = role.files(state)?.try_into().map_err(|_| anyhow::anyhow!("one file has the part"))?;
     let path = state.join(file);
     let whole = fs::read(&path).with_context(|| format!("{}", path.display()))?;
-    let at = rng.below(whole.len().max(1));
-    let mut bytes = whole.clone();
+    if matches!(kind, Kind::Folder) {
+        fs::remove_file(&path)?;
+        fs::create_dir(&path)?;
+        return Ok(Damaged { path, whole, bytes: None });
+    }
+    let bytes = match kind {
+        Kind::Foreign => {
+            let [other] = role.files(foreign)?.try_into().map_err(|_| anyhow::anyhow!("one file"))?;
+            fs::read(foreign.join(other))?
+        }
+        _ => changed(&whole, kind, rng)?,
+    };
+    // In place, so that owner and mode stay.
+    fs::write(&path, &bytes)?;
+    Ok(Damaged { path, whole, bytes: Some(bytes) })
+}
+
+/// What a file of these bytes becomes.
+fn changed(whole: &[u8], kind: Kind, rng: &mut Rng) -> Result<Vec<u8>> {
+    let (at, mut bytes) = (rng.below(whole.len().max(1)), whole.to_vec());
     match kind {
         Kind::Truncate => bytes.truncate(at),
         Kind::Flip => {
@@ -147,27 +225,41 @@ pub(super) fn damage(
             let end = whole.len().min(at + SECTOR);
             bytes.splice(end..end, whole[at..end].to_vec());
         }
-        Kind::Empty => bytes.clear(),
-        Kind::Folder => {
-            fs::remove_file(&path)?;
-            fs::create_dir(&path)?;
-            return Ok(true);
+        Kind::Forge => forge(&mut bytes, rng)?,
+        Kind::Typo => {
+            let quotes: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == b'"').collect();
+            bytes.remove(*rng.pick(&quotes));
         }
-        Kind::Foreign => {
-            let [other] = role.files(foreign)?.try_into().map_err(|_| anyhow::anyhow!("one file"))?;
-            bytes = fs::read(foreign.join(other))?;
-        }
+        Kind::Empty | Kind::Folder | Kind::Foreign => bytes.clear(),
     }
-    // In place, so that owner and mode stay.
-    fs::write(&path, &bytes)?;
-    Ok(bytes != whole)
+    Ok(bytes)
+}
+
+/// Flips a bit of one object of a whole log, and makes the checksum of its record right again.
+fn forge(log: &mut [u8], rng: &mut Rng) -> Result<()> {
+    let objects = records(log);
+    let object = rng.pick(&objects);
+    let at = log.windows(object.len()).position(|window| window == object).context("it is in the log")?;
+    log[at + rng.below(object.len())] ^= 1 << rng.below(8);
+    let (header, payload) = (at - HEADER_BYTES, at..at + object.len());
+    let sum = crc32c(&[&log[header + MARK.len()..header + MARK.len() + 4], &log[payload]]);
+    log[at - 4..at].copy_from_slice(&sum.to_be_bytes());
+    Ok(())
+}
+
+/// The checksum of RFC 3720, B.4, over all parts as one.
+fn crc32c(parts: &[&[u8]]) -> u32 {
+    let step = |sum: u32| if sum & 1 == 1 { sum >> 1 ^ 0x82f6_3b78 } else { sum >> 1 };
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    !bytes.fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), |sum, _| step(sum)))
 }
 
 /// Flips a bit of one object, in the log and in its copy; of the charter there is no third copy that a node could ask for.
-fn damage_object(state: &Path, rng: &mut Rng) -> Result<bool> {
+fn damage_object(state: &Path, rng: &mut Rng) -> Result<Damaged> {
     let files = Role::LogTwice.files(state)?;
-    let log = fs::read(state.join(&files[0]))?;
-    let objects: Vec<Vec<u8>> = records(&log).into_iter().filter(|object| !is_charter(object)).collect();
+    let path = state.join(&files[0]);
+    let whole = fs::read(&path)?;
+    let objects: Vec<Vec<u8>> = records(&whole).into_iter().filter(|object| !is_charter(object)).collect();
     let object = rng.pick(&objects).clone();
     let (at, bit) = (rng.below(object.len()), 1 << rng.below(8));
     for file in &files {
@@ -176,7 +268,8 @@ fn damage_object(state: &Path, rng: &mut Rng) -> Result<bool> {
         bytes[start.context("log and copy have the same objects")? + at] ^= bit;
         fs::write(state.join(file), bytes)?;
     }
-    Ok(true)
+    let bytes = Some(fs::read(&path)?);
+    Ok(Damaged { path, whole, bytes })
 }
 
 /// Only a charter names the VPI: CBOR text of four letters.

@@ -12,7 +12,7 @@ use protocol::membership::object::{Body, Object};
 use tracing::warn;
 
 use super::super::StoreError;
-use super::super::replace::{beside, make_way, replace, set_aside};
+use super::super::replace::{beside, replace, set_aside};
 use super::{
     DEVICE, Keys, RECOVERY, ROOT, encode, epoch_name, is_epoch, load, load_named, names, static_counter,
     static_file,
@@ -154,27 +154,32 @@ fn mend_one(path: &Path, is_own: impl Fn(&Secret) -> bool) -> Result<(), StoreEr
     let (file, copy) =
         (file.filter(|secret| is_own(secret)), load_copy(path)?.filter(|secret| is_own(secret)));
     match (file, copy) {
-        (Some(secret), None) => {
-            let copy = beside(path, SUFFIX);
-            make_way(&copy)?;
-            if copy.exists() {
-                warn!(path = %copy.display(), "the copy of a key was damaged and is written again");
-            }
-            put_copy(path, &secret.0)?;
-            date_as(&copy, path)
-        }
+        (Some(secret), None) => renew_copy(path, &secret),
         (None, Some(secret)) => restore(path, &secret),
         // Neither is whole: told by whoever needs it.
         (Some(_), Some(_)) | (None, None) => Ok(()),
     }
 }
 
+/// Makes the copy of a file that holds `secret` anew; one that is another is set aside.
+fn renew_copy(path: &Path, secret: &Secret) -> Result<(), StoreError> {
+    let copy = beside(path, SUFFIX);
+    if copy.exists() {
+        let aside = set_aside(&copy)?;
+        warn!(path = %copy.display(), aside = %aside.display(), "the copy of a key was damaged or another's: set aside");
+    }
+    put_copy(path, &secret.0)?;
+    date_as(&copy, path)
+}
+
 /// Puts the copy, which holds `secret`, in the place of the file.
 fn restore(path: &Path, secret: &Secret) -> Result<(), StoreError> {
     if path.exists() {
-        set_aside(path)?;
+        let aside = set_aside(path)?;
+        warn!(path = %path.display(), aside = %aside.display(), "a key was damaged or another's: set aside, and its copy took its place");
+    } else {
+        warn!(path = %path.display(), "a key was gone: its copy took its place");
     }
-    warn!(path = %path.display(), "a key was damaged, gone or another's: its copy took its place");
     replace(path, &encode(path, &secret.0))?;
     date_as(path, &beside(path, SUFFIX))
 }
@@ -194,8 +199,7 @@ fn choose(path: &Path, is_right: impl Fn(&Secret) -> bool) -> Result<bool, Store
     let copy = load_copy(path)?;
     if is_right(&file) {
         if copy.is_none_or(|copy| copy != file) {
-            put_copy(path, &file.0)?;
-            date_as(&beside(path, SUFFIX), path)?;
+            renew_copy(path, &file)?;
         }
         return Ok(true);
     }
