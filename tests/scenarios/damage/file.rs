@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tests::{Host, Member, Node, scenario, wait};
 
 use super::place::{Damaged, Kind, ROLES, Role, damage, objects};
-use super::{Aliases, Rng, aliases, copy};
+use super::{Aliases, Rng, aliases, copy, remove};
 
 const CASES: u64 = 200;
 const VICTIMS: [&str; 4] = ["b", "c", "d", "e"];
@@ -112,7 +112,7 @@ struct Victim {
 impl Victim {
     fn suffer(&self, seed: u64, foreign: &Path) -> Result<Outcome> {
         let mut rng = Rng(seed);
-        fs::remove_dir_all(&self.host.state)?;
+        remove(&self.host.state)?;
         copy(&self.whole, &self.host.state)?;
         let role = ROLES[seed as usize / VICTIMS.len() % ROLES.len()];
         let kind = role.pick_kind(&mut rng);
@@ -136,7 +136,8 @@ impl Victim {
             for (alias, device) in &found {
                 ensure!(self.aliases.get(alias) == Some(device), "{alias} is the alias of {device}");
             }
-            Ok((found.len() == self.aliases.len() && self.objects()?.is_superset(&self.objects)).then_some(()))
+            Ok((found.len() == self.aliases.len() && self.objects()?.is_superset(&self.objects))
+                .then_some(()))
         })?;
         let took = node.ready_at().elapsed();
         let strange = self.objects()?.difference(&self.objects).count();
@@ -158,10 +159,15 @@ impl Victim {
     /// What a person reads: each thing that was set aside, with its place and what to do; a mistake of their own, which stays.
     fn shows(&self, damaged: &Damaged, (role, kind): (Role, Kind)) -> Result<()> {
         // Of the index and of the journal only what cannot be read at all is set aside.
-        let aside = if [Role::Index, Role::Journal].contains(&role) { Vec::new() } else { damaged.set_aside()? };
+        let aside =
+            if [Role::Index, Role::Journal].contains(&role) { Vec::new() } else { damaged.set_aside()? };
         let status = self.host.vpi(&["status", "--json"])?.json()?;
-        let notices: Vec<&str> =
-            status["vpis"][0]["notices"].as_array().into_iter().flatten().filter_map(|it| it.as_str()).collect();
+        let notices: Vec<&str> = status["vpis"][0]["notices"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|it| it.as_str())
+            .collect();
         let doctor = self.host.vpi(&["doctor", "--json"])?.stdout;
         for path in aside.iter().map(|path| path.display().to_string()) {
             let notice = notices.iter().find(|notice| notice.contains(&path));

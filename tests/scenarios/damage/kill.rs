@@ -8,7 +8,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use tests::topology::{COMMAND_LIMIT, vpi_binary};
 use tests::traffic::{EchoServer, Flow, HeldConnection};
 use tests::{Host, Member, Node, scenario, wait};
 
-use super::Rng;
+use super::{Rng, remove};
 
 const KILLS: u64 = 200;
 /// Until a member is known everywhere that joined just before its node was killed.
@@ -154,7 +153,7 @@ fn set_up(host: &Host, alias: &str) -> Result<()> {
 fn unused(host: &Host) -> Result<Option<Node>> {
     if host.state.join("vpi").exists() {
         host.vpi(&["down"])?.success()?;
-        fs::remove_dir_all(&host.state)?;
+        remove(&host.state)?;
     }
     Node::start(host, &[]).map(Some)
 }

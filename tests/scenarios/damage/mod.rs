@@ -7,11 +7,16 @@ mod place;
 mod rollback;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::Host;
+use tests::{Host, wait};
+
+/// How long a keeper of the index may outlive its node.
+const KEEPER_LIMIT: Duration = Duration::from_secs(10);
 
 /// A device by its alias.
 type Aliases = BTreeMap<String, String>;
@@ -24,11 +29,20 @@ fn aliases(host: &Host) -> Result<Aliases> {
     Ok(members.iter().filter_map(|member| Some((fact(member, "alias")?, fact(member, "id")?))).collect())
 }
 
-/// Copies a folder with owners, modes and times.
+/// Copies what a folder holds, with owners, modes and times.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status()?;
+    let copied =
+        std::process::Command::new("cp").args(["-a", "--no-target-directory"]).args([from, to]).status()?;
     ensure!(copied.success(), "cp -a failed");
     Ok(())
+}
+
+/// Removes the state of a node that was killed; its keeper of the index may be at work for a moment longer.
+fn remove(state: &Path) -> Result<()> {
+    wait::until("the state folder to be removable", KEEPER_LIMIT, || match fs::remove_dir_all(state) {
+        Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(None),
+        removed => Ok(Some(removed?)),
+    })
 }
 
 /// SplitMix64: small, and the same on every machine.

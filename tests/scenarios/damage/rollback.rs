@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use tests::member::find_member;
 use tests::{Lab, Member, scenario, wait};
 
-use super::copy;
+use super::{copy, remove};
 
 const MEET_LIMIT: Duration = Duration::from_secs(10);
 
@@ -20,7 +20,7 @@ const MEET_LIMIT: Duration = Duration::from_secs(10);
 fn an_admin_restored_from_a_backup_signs_nothing_before_it_has_caught_up() {
     scenario("backup", 3, |lab| {
         let mut forgotten = Forgotten::prepare(lab)?;
-        fs::remove_dir_all(&forgotten.a.host.state)?;
+        remove(&forgotten.a.host.state)?;
         copy(&forgotten.backup(), &forgotten.a.host.state)?;
         forgotten.starts_alone("")?;
         forgotten.catches_up("a member had what this device signed")
@@ -35,7 +35,7 @@ fn an_admin_whose_disk_lost_the_newest_objects_says_so_at_its_start() {
         let state = forgotten.a.host.state.clone();
         let floor = fs::read_dir(state.join("vpi"))?.next().context("a VPI")??.path().join("floor");
         let kept = fs::read(&floor)?;
-        fs::remove_dir_all(&state)?;
+        remove(&state)?;
         copy(&forgotten.backup(), &state)?;
         // In place, so that owner and mode stay.
         fs::write(&floor, kept)?;
@@ -64,7 +64,11 @@ impl Forgotten {
         copy(&a.host.state, &folder.path().join("backup"))?;
         a.restart()?;
         a.host.vpi(&["ping", "b.home", "-c", "1"])?.success()?;
-        let made = a.host.vpi(&["invite", "home", "--json"])?.json()?;
+        // It signs once it has all that b has.
+        let made = wait::until("a to sign", MEET_LIMIT, || {
+            let made = a.host.vpi(&["invite", "home", "--json"])?;
+            if made.code == 0 { Ok(Some(made.json()?)) } else { Ok(None) }
+        })?;
         let invite = made["invite"].as_str().context("no invite")?.to_owned();
         a.host.vpi(&["remove", "home", "c.home"])?.success()?;
         wait::until("b to hear of the removal", MEET_LIMIT, || Ok(is_removed(&b, "c")?.then_some(())))?;
