@@ -184,18 +184,18 @@ mod tests {
     fn a_damaged_floor_counts_as_rolled_back_until_it_is_raised() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("floor");
-        for damaged in [
-            "",
-            "charter 2\nepoch 5\n",
-            "charter 2\nepoch x\nobjects 1\n",
-            "charter +2\nepoch 5\nobjects 1\n",
+        for (damaged, aside) in [
+            ("", "damaged"),
+            ("charter 2\nepoch 5\n", "damaged-2"),
+            ("charter 2\nepoch x\nobjects 1\n", "damaged-3"),
+            ("charter +2\nepoch 5\nobjects 1\n", "damaged-4"),
         ] {
             fs::write(&path, damaged).unwrap();
 
             let mut floor = Floor::open(&path, &VPI).unwrap();
 
             assert_eq!(floor.check(HIGH), Some(RolledBack::Unknown));
-            assert_eq!(fs::read_to_string(beside(&path, "damaged")).unwrap(), damaged);
+            assert_eq!(fs::read_to_string(beside(&path, aside)).unwrap(), damaged);
             floor.raise(HIGH).unwrap();
             assert_eq!(floor.check(HIGH), None);
         }

@@ -117,9 +117,9 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
     let Some(aside) = free.or(names.last()).cloned() else { return Ok(path.to_owned()) };
     if free.is_none() {
         tracing::warn!(path = %aside.display(), "too many damaged files: this one makes way for the next");
-        if aside.is_dir() {
-            fs::remove_dir_all(&aside).map_err(StoreError::io("remove", &aside))?;
-        }
+        let is_folder = fs::symlink_metadata(&aside).is_ok_and(|found| found.is_dir());
+        let removed = if is_folder { fs::remove_dir_all(&aside) } else { fs::remove_file(&aside) };
+        removed.map_err(StoreError::io("remove", &aside))?;
     }
     fs::rename(path, &aside).map_err(StoreError::io("set aside", path))?;
     sync_folder_of(path)?;
@@ -167,7 +167,7 @@ mod tests {
         let path = root.path().join("floor");
         let mut aside = Vec::new();
         for number in 0..=ASIDE_MAX {
-            if number % 2 == 0 {
+            if number % 2 == 1 {
                 fs::create_dir(&path).unwrap();
                 fs::write(path.join("number"), number.to_string()).unwrap();
             } else {
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(aside[0], beside(&path, "damaged"));
         assert_eq!(aside[ASIDE_MAX], aside[ASIDE_MAX - 1], "the newest made way");
         for (number, at) in aside.iter().enumerate().take(ASIDE_MAX - 1) {
-            let file = if number % 2 == 0 { at.join("number") } else { at.clone() };
+            let file = if number % 2 == 1 { at.join("number") } else { at.clone() };
             assert_eq!(fs::read_to_string(file).unwrap(), number.to_string());
         }
     }
