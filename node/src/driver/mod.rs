@@ -105,6 +105,7 @@ async fn serve(
     vpis: Vec<VpiSettings>,
     dns: Option<Sockets>,
 ) -> anyhow::Result<Exit> {
+    state.keys().mend()?;
     let server = Server::bind(&options.control)?;
     let watch = AddressWatch::start().await.context("cannot watch this machine's addresses")?;
     let mut node = Node::new(options, state, watch);

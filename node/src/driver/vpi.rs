@@ -77,6 +77,8 @@ pub(super) struct Vpi {
     floor: Floor,
     keys: Keys,
     pub(super) way: Way,
+    /// It was told that the disk went back.
+    has_told_back: bool,
     /// Who is a member, or an alias, may be another than when names were looked at last.
     pub(super) has_news: bool,
     /// Members may say that they are reached over other beacons than when these were looked at last.
@@ -108,11 +110,20 @@ impl Files {
         if !damage.is_none() {
             warn!(%vpi, ?damage, "the object log was damaged; what is missing comes back from other members");
         }
-        let (aliases, pins, bad) = Aliases::open(&files.aliases, time.wall_ms / 1_000)?;
-        for line in bad {
+        let (aliases, pins, mended) = Aliases::open(&files.aliases, &vpi, time.wall_ms / 1_000)?;
+        if mended.is_copy_bad {
+            warn!(%vpi, "the copy of the aliases was damaged: set aside, and written again");
+        }
+        for line in &mended.bad {
             warn!(%vpi, %line, "an alias was set aside");
         }
-        let floor = Floor::open(&files.floor)?;
+        if mended.recovered > 0 {
+            warn!(%vpi, aliases = mended.recovered, "aliases came back from the copy");
+        }
+        if !mended.edited.is_empty() {
+            warn!(%vpi, lines = ?mended.edited, "aliases without a sum, as a person writes them, are taken");
+        }
+        let floor = Floor::open(&files.floor, &vpi)?;
         Ok(Self { log, objects, aliases, pins, floor, keys: state.keys() })
     }
 
@@ -152,6 +163,7 @@ impl Vpi {
             floor: files.floor,
             keys: files.keys,
             way: Way::default(),
+            has_told_back: false,
             has_news: true,
             has_other_beacons: true,
         })
@@ -182,6 +194,7 @@ impl Vpi {
     pub(super) fn check_floor(&mut self) -> anyhow::Result<()> {
         if let Some(rolled_back) = self.floor.check(self.reached_state()) {
             self.engine.handle_command(Command::WentBack, super::time());
+            self.has_told_back = true;
             warn!(
                 vpi = self.settings.name, cause = %rolled_back,
                 "the state folder is older than it once was; what is missing comes back from other members"
@@ -196,7 +209,8 @@ impl Vpi {
     }
 
     fn reached_state(&self) -> Reached {
-        Reached { charter: 0, epoch: self.engine.epoch(), objects: self.objects() }
+        let engine = &self.engine;
+        Reached { charter: engine.charter_version(), epoch: engine.epoch(), objects: self.objects() }
     }
 
     /// Hands the engine what the pump saw, and counts what it drops.
@@ -240,6 +254,12 @@ impl Vpi {
         let mut happenings = Vec::new();
         while let Some(event) = self.engine.poll_event() {
             happenings.extend(self.on_event(event, index, time)?);
+        }
+        if self.engine.went_back() && !std::mem::replace(&mut self.has_told_back, true) {
+            warn!(
+                vpi = self.settings.name,
+                "the state folder is older than it once was: a member had what this device signed later"
+            );
         }
         // The forwarder must know a session before the other end may use it.
         while let Some(update) = self.engine.poll_update() {

@@ -263,6 +263,8 @@ impl Engine {
             return Err(DropReason::ObjectBound);
         }
         let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
+        let own = self.config.device.public();
+        self.went_back |= object.body().link().is_some_and(|link| link.admin == own);
         let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
         if is_kept_on(object.kind()) && !is_removal_of(from, &object) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.

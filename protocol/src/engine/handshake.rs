@@ -408,6 +408,7 @@ impl Engine {
         let next = due.map(|attempt| attempt.number + 1);
         let is_keepalive_due = peer.timers.keepalive_at().is_some_and(|at| time.now >= at);
         let is_rekey_due = peer.rekey_at.take_if(|at| time.now >= *at).is_some();
+        let is_forgotten = peer.timers.take_doubt(time.now);
         let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
         let is_alive = peer.sessions.current(time.now).is_some();
         self.forget(expired);
@@ -423,7 +424,7 @@ impl Engine {
                 self.initiate(device, number, time);
             }
             Some(_) => self.give_up(device, time),
-            None if is_rekey_due && is_used => self.wake(device, time),
+            None if is_forgotten || (is_rekey_due && is_used) => self.wake(device, time),
             None => {}
         }
         if is_keepalive_due {

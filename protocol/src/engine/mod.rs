@@ -155,7 +155,7 @@ pub struct Engine {
     /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
     /// what that one knows.
     has_settled: bool,
-    /// Its own history may be older than it once was.
+    /// Its own history may be older than it once was: the disk says so, or a member had what this device signed.
     went_back: bool,
     counters: Counters,
     lan: Lan,

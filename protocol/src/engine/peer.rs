@@ -326,6 +326,7 @@ impl Peer {
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
             (said(self.keep_at()), "keep"),
+            (self.timers.doubted_until(), "doubt"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.punch.poll_timeout()), "check"),

@@ -130,6 +130,17 @@ impl Lab {
         assert!(self.nodes[usize::from(n) - 1].is_joined, "member {n} joined");
     }
 
+    /// Kills member `node` and starts it again on the objects that it stored, without a path to anybody.
+    pub(crate) fn restart_forgetful(&mut self, node: usize) {
+        let n = u8::try_from(node + 1).unwrap();
+        let former = &self.nodes[node];
+        let epoch = EpochSecret::new(self.vpi, 0, Secret([9; 32]));
+        let engine =
+            Engine::member(config(self.vpi, n), former.stored.clone(), [epoch], self.time()).unwrap();
+        let stored = former.stored.clone();
+        self.nodes[node] = Node { stored, ..Node::new(former.address, keys(n).0, engine) };
+    }
+
     pub(crate) fn time(&self) -> Time {
         Time { now: self.start + self.passed, wall_ms: WALL_MS + self.passed.as_millis() as u64 }
     }
