@@ -244,8 +244,16 @@ impl Engine {
             }
             return Err(DropReason::ObjectBound);
         }
-        let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
+        let taken = self.roster.receive(bytes, from, time.wall_secs())?;
         let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
+        for object in taken {
+            self.on_taken(from, (object, is_last), time);
+        }
+        Ok(())
+    }
+
+    /// An object of a member's is in the set, and was not before.
+    fn on_taken(&mut self, from: &DeviceId, (object, is_last): (Object, bool), time: Time) {
         if is_kept_on(object.kind()) && !is_removal_of(from, &object) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.
             self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
@@ -255,7 +263,6 @@ impl Engine {
         } else if let Some(arrived) = self.arriving.add(object, *from, (is_last, time.now)) {
             self.on_news(arrived.objects, Origin::Member(arrived.from), time);
         }
-        Ok(())
     }
 
     /// Takes in what arrived and waited for more, if it has waited long enough.

@@ -28,6 +28,7 @@ mod handshake;
 mod inbound;
 mod joining;
 mod lan;
+mod loose;
 mod news;
 mod outbound;
 mod outbox;

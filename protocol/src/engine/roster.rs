@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::loose::Loose;
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, StaticKey, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs, MAX_EPOCHS, secret_hash};
@@ -35,6 +36,8 @@ pub(super) struct Roster {
     missing: Vec<ObjectId>,
     /// Objects dated far ahead of this node's clock, as bytes: they count once the clock has come near.
     parked: VecDeque<(ObjectId, Vec<u8>)>,
+    /// Objects that hang on nothing which is here.
+    loose: Loose,
     /// Objects of this device's making that are not on disk yet: whoever asks is not told of them.
     unsaved: BTreeSet<ObjectId>,
 }
@@ -50,8 +53,8 @@ impl Roster {
             set.insert(&object);
         }
         let (keys, missing) = (Vec::new(), Vec::new());
-        let (parked, unsaved) = (VecDeque::new(), BTreeSet::new());
-        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked, unsaved };
+        let (parked, loose, unsaved) = (VecDeque::new(), Loose::default(), BTreeSet::new());
+        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked, loose, unsaved };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
             let mut known = roster.membership().epochs();
@@ -196,37 +199,44 @@ impl Roster {
         }
     }
 
-    /// Takes objects that were verified; returns those that are now in the set and were not before.
+    /// Takes objects that were verified; returns those that are now in the set and were not before, with those that waited
+    /// for them.
     pub(super) fn insert(&mut self, objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
         let taken: Vec<Object> = objects
             .into_iter()
             .filter(|object| matches!(self.objects.insert(object), Insertion::Stored { .. }))
             .collect();
-        self.on_taken(&taken);
-        taken
+        self.on_taken(taken)
     }
 
-    /// Takes an object's bytes from a member; returns it if it is now in the set and was not before. One that is dated
-    /// far ahead of `wall_secs` is parked.
-    pub(super) fn receive(&mut self, bytes: &[u8], wall_secs: u64) -> Result<Option<Object>, DropReason> {
+    /// Takes an object's bytes from the member `giver`; returns it if it is now in the set and was not before, with those
+    /// that waited for it. One that is dated far ahead of `wall_secs` is parked, and one that hangs on nothing waits.
+    pub(super) fn receive(
+        &mut self,
+        bytes: &[u8],
+        giver: &DeviceId,
+        wall_secs: u64,
+    ) -> Result<Vec<Object>, DropReason> {
         let object = self.open(bytes)?;
         if object.body().time() > wall_secs.saturating_add(AHEAD_SECONDS) {
             self.park(&object);
             return Err(DropReason::ObjectAhead);
         }
+        if let Some(missing) = self.objects.missing_for(&object) {
+            self.loose.add(object, *giver, missing);
+            return Ok(Vec::new());
+        }
         match self.objects.insert(&object) {
-            Insertion::Known => Ok(None),
+            Insertion::Known => Ok(Vec::new()),
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
-            Insertion::Stored { .. } => {
-                self.on_taken(std::slice::from_ref(&object));
-                Ok(Some(object))
-            }
+            Insertion::Stored { .. } => Ok(self.on_taken(vec![object])),
         }
     }
 
-    /// Whether the object is here, or is kept until its time.
+    /// Whether the object is here, or is kept until its time, or until what it hangs on is here.
     pub(super) fn is_known(&self, id: &ObjectId) -> bool {
-        self.objects.get(id).is_some() || self.parked.iter().any(|(parked, _)| parked == id)
+        let is_parked = || self.parked.iter().any(|(parked, _)| parked == id);
+        self.objects.get(id).is_some() || is_parked() || self.loose.has(id)
     }
 
     /// Takes the parked objects out whose time has come near: to be received again.
@@ -253,14 +263,15 @@ impl Roster {
         let mut trial = self.objects.clone();
         let mut taken = opened;
         taken.retain(|object| matches!(trial.insert(object), Insertion::Stored { .. }));
+        let is_loose = |object: &Object| trial.missing_for(object).is_some();
         if taken.is_empty()
+            || taken.iter().any(is_loose)
             || trial.membership().member(device).is_none_or(|member| member.static_key != Some(*key))
         {
             return Vec::new();
         }
         self.objects = trial;
-        self.on_taken(&taken);
-        taken
+        self.on_taken(taken)
     }
 
     fn open(&self, bytes: &[u8]) -> Result<Object, DropReason> {
@@ -277,11 +288,24 @@ impl Roster {
         self.parked.push_back((object.id(), object.bytes().to_vec()));
     }
 
-    /// Finds anew which epoch is the newest, if `taken`, which are in the set, may have changed it.
-    fn on_taken(&mut self, taken: &[Object]) {
+    /// Takes what waited for `taken`, which are in the set, and finds anew which epoch is the newest, if they may have
+    /// changed it. Returns all that was taken.
+    fn on_taken(&mut self, mut taken: Vec<Object>) -> Vec<Object> {
+        let mut at = 0;
+        while let Some(object) = taken.get(at) {
+            at += 1;
+            for (freed, giver) in self.loose.take_for(object) {
+                match self.objects.missing_for(&freed) {
+                    Some(missing) => self.loose.add(freed, giver, missing),
+                    None if matches!(self.objects.insert(&freed), Insertion::Stored { .. }) => taken.push(freed),
+                    None => {}
+                }
+            }
+        }
         if taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some()) {
             self.derive_keys();
         }
+        taken
     }
 
     /// Keeps these objects, which this device made, to itself until they are on disk.

@@ -17,8 +17,8 @@ use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 
 /// What is asked for, step by step: Charter, Remove and Epoch, which decide who may be talked to, with Invite and Confirm,
-/// behind which an Epoch may stand in its chain; then Rekey, Join, Admit, Lease and Presence.
-const STEPS: [&[u8]; 2] = [&[1, 5, 6, 2, 10], &[7, 3, 4, 9, 8]];
+/// behind which an Epoch may stand in its chain; then Join; then Rekey, Admit, Lease and Presence, which hang on Joins.
+const STEPS: [&[u8]; 3] = [&[1, 5, 6, 2, 10], &[3], &[7, 4, 9, 8]];
 /// Steps after which packets may pass.
 const URGENT_STEPS: usize = 1;
 

@@ -38,6 +38,8 @@ pub enum Refusal {
     NotByRoots,
     /// A link of a chain, or a lease, by a device that may sign none.
     Stranger,
+    /// A Join that no invite with its id permits.
+    Unfit,
     /// A bound is reached by objects that stand before it.
     Bound,
 }
