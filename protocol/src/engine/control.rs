@@ -130,8 +130,9 @@ impl Engine {
                 break;
             }
         }
-        self.has_settled |=
-            self.peers.get(device).is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete());
+        self.has_settled |= self.peers.get(device).is_some_and(|peer| {
+            peer.is_settled() && peer.exchange.is_complete() && peer.knows_history
+        });
         self.settle(device, time);
         let is_held_up = |peer: &Peer| peer.settlement == Settlement::Rekey || peer.timers.is_dead(time.now);
         if self.peers.get(device).is_some_and(is_held_up) {

@@ -138,6 +138,8 @@ impl Engine {
     ) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         let roster = &self.roster;
+        let own = self.config.device.public();
+        peer.knows_history |= page != NEWS_PAGE && ids.iter().any(|id| roster.is_history_of(&own, id));
         peer.exchange.on_list((kind, page), ids, |id| roster.is_known(id));
         let held: Vec<ObjectId> =
             ids.iter().filter(|id| roster.objects().get(id).is_some()).copied().collect();

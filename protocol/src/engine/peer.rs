@@ -113,6 +113,8 @@ pub(super) struct Peer {
     pub(super) exchange: Exchange,
     /// When that began.
     pub(super) exchange_at: Option<Instant>,
+    /// In that it listed something of what this device signed.
+    pub(super) knows_history: bool,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -182,6 +184,7 @@ impl Peer {
             rekey_at: None,
             exchange: Exchange::default(),
             exchange_at: None,
+            knows_history: false,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),
@@ -202,6 +205,7 @@ impl Peer {
     pub(super) fn begin_exchange(&mut self, now: Instant) {
         self.exchange = Exchange::start();
         self.exchange_at = Some(now);
+        self.knows_history = false;
         self.asking.begin();
     }
 

@@ -244,6 +244,16 @@ impl Roster {
         self.parked.drain(..).map(|(_, bytes)| bytes).collect()
     }
 
+    /// Whether the object shows that who has it knows the history of `device`: it is a link of its chain, or, of a device
+    /// that has signed none, a charter.
+    pub(super) fn is_history_of(&self, device: &DeviceId, id: &ObjectId) -> bool {
+        let Some(object) = self.objects.get(id) else { return false };
+        match object.body().link() {
+            Some(link) => link.admin == *device,
+            None => object.kind() == Kind::Charter && !self.objects.has_links_by(device),
+        }
+    }
+
     /// Whether `device` is a member, and this its static key by its own word.
     pub(super) fn has_static(&self, device: &DeviceId, key: &StaticKey) -> bool {
         self.membership().member(device).is_some_and(|member| member.static_key == Some(*key))

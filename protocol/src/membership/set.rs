@@ -213,6 +213,12 @@ impl ObjectSet {
         self.links.get(admin)
     }
 
+    /// Whether something of this device's chain is here.
+    #[must_use]
+    pub fn has_links_by(&self, device: &DeviceId) -> bool {
+        self.links.contains_key(device)
+    }
+
     /// Every Invite.
     pub fn invites(&self) -> impl Iterator<Item = (&Object, &Invite)> {
         self.of_kind(Kind::Invite).filter_map(|object| match object.body() {
