@@ -121,7 +121,7 @@ impl Engine {
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
         let device = theirs.device;
-        let is_member = self.is_peer((&device, &received.peer), &proofs, time);
+        let is_member = self.is_peer((&device, &received.peer), (&proofs, header.nonce), time);
         self.gate.answer(question, &received.peer, is_member, time.now)?;
 
         let (hello, index) = (self.hello(), self.unused_index());
