@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::news::{Origin, is_kept_on, is_urgent};
+use super::news::{Origin, is_kept_on, is_urgent, is_wake_worthy};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
 use super::witness::Acknowledgement;
@@ -240,6 +240,7 @@ impl Engine {
             false => peer.objects.take(time.now),
         });
         if !may_take {
+            // What is given up here, a later exchange brings.
             if let Some(peer) = self.peers.get_mut(from) {
                 peer.exchange.on_refused();
             }
@@ -276,7 +277,12 @@ impl Engine {
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
     /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
-        let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        let mut news: Vec<(Kind, ObjectId)> = Vec::new();
+        for object in &objects {
+            if self.may_tell(object, time) {
+                news.push((object.kind(), object.id()));
+            }
+        }
         if news.iter().any(|(kind, _)| *kind == Kind::Epoch) {
             self.epoch_at = Some(time.now);
         }
@@ -307,7 +313,8 @@ impl Engine {
             Origin::Own | Origin::Elsewhere => None,
         };
         self.tell(news, from.as_ref(), time);
-        if self.joining.is_none() && news.iter().any(|(kind, _)| is_urgent(*kind)) {
+        let is_worth_it = |(_, id): &(Kind, ObjectId)| self.roster.objects().get(id).is_some_and(is_wake_worthy);
+        if self.joining.is_none() && news.iter().any(is_worth_it) {
             self.begin_spread(origin == Origin::Own, time);
         }
     }

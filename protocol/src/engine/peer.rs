@@ -34,6 +34,10 @@ const OBJECTS: Rate = Rate { per_second: 4.0, burst: 8_192.0 };
 /// Charters, Removes and Epochs taken from one member: the burst is the removals of a large VPI's life.
 const URGENT_OBJECTS: Rate = Rate { per_second: 4.0, burst: 4_096.0 };
 
+/// Presences of one member of which others are told at once, and once in 20 s: a device that moves all the time is worth no
+/// more, and each goes to everybody (chosen).
+const PRESENCES: Rate = Rate { per_second: 1.0 / 20.0, burst: 8.0 };
+
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
     pub(super) initiation: Initiation,
@@ -133,6 +137,8 @@ pub(super) struct Peer {
     pub(super) objects: Bucket,
     /// Those of them that decide who may be talked to: they never wait behind others.
     pub(super) urgent_objects: Bucket,
+    /// Words of where it is of which others may still be told.
+    pub(super) presences: Bucket,
 }
 
 /// Pings that somebody asked for.
@@ -198,6 +204,7 @@ impl Peer {
             route: None,
             objects: Bucket::new(OBJECTS),
             urgent_objects: Bucket::new(URGENT_OBJECTS),
+            presences: Bucket::new(PRESENCES),
         }
     }
 
