@@ -97,6 +97,7 @@ impl Engine {
         if let Some(epoch) = epoch {
             self.roster.add_epoch(epoch.clone());
             self.store(Vec::new(), vec![epoch]);
+            self.end_epochs();
         }
         self.on_news(taken, Origin::Own, time);
     }

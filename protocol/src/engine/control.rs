@@ -277,6 +277,7 @@ impl Engine {
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
     /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
+        self.roster.refresh_keys();
         let mut news: Vec<(Kind, ObjectId)> = Vec::new();
         for object in &objects {
             if self.may_tell(object, time) {

@@ -182,6 +182,7 @@ impl Engine {
         let mut engine = Self::new(config, roster, None, time)?;
         engine.on_membership(time);
         engine.began_alone = engine.peers.is_empty();
+        engine.end_epochs();
         engine.keep_up(time);
         Ok(engine)
     }

@@ -30,6 +30,10 @@ pub(super) struct EpochKeys {
 pub(super) struct Roster {
     objects: ObjectSet,
     epochs: Epochs,
+    /// Secrets that gave way to others, by number and tag: what is kept of them elsewhere can go.
+    ended: Vec<(u64, EpochTag)>,
+    /// Links came since the keys were put in order.
+    has_links: bool,
     /// The keys of each held epoch, the newest first: in the order of the reducer, then those that no Epoch names.
     keys: Vec<EpochKeys>,
     /// The epochs whose secrets are worth asking for, the newest first.
@@ -54,7 +58,9 @@ impl Roster {
         }
         let (keys, missing) = (Vec::new(), Vec::new());
         let (parked, loose, unsaved) = (VecDeque::new(), Loose::default(), BTreeSet::new());
-        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked, loose, unsaved };
+        let (held, ended, has_links) = (Epochs::new(), Vec::new(), false);
+        let mut roster =
+            Self { objects: set, epochs: held, ended, has_links, keys, missing, parked, loose, unsaved };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
             let mut known = roster.membership().epochs();
@@ -78,8 +84,14 @@ impl Roster {
 
     /// Takes an epoch's secret.
     pub(super) fn add_epoch(&mut self, epoch: EpochSecret) {
-        self.epochs.insert(epoch);
+        let ended = self.epochs.insert(epoch);
+        self.ended.extend(ended.map(|epoch| (epoch.number(), epoch.tag())));
         self.derive_keys();
+    }
+
+    /// The secrets that gave way to others since the last call, by number and tag.
+    pub(super) fn take_ended(&mut self) -> Vec<(u64, EpochTag)> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Takes these secrets in place of all others: a joiner's one, by a witness's word, or those that proved true.
@@ -298,8 +310,8 @@ impl Roster {
         self.parked.push_back((object.id(), object.bytes().to_vec()));
     }
 
-    /// Takes what waited for `taken`, which are in the set, and finds anew which epoch is the newest, if they may have
-    /// changed it. Returns all that was taken.
+    /// Takes what waited for `taken`, which are in the set; returns all that was taken. Which epoch is the newest
+    /// [`Roster::refresh_keys`] finds.
     fn on_taken(&mut self, mut taken: Vec<Object>) -> Vec<Object> {
         let mut at = 0;
         while let Some(object) = taken.get(at) {
@@ -312,10 +324,16 @@ impl Roster {
                 }
             }
         }
-        if taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some()) {
+        self.has_links |=
+            taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some());
+        taken
+    }
+
+    /// Puts the keys in order by what was taken since: once for all that came together, for it takes a run of the reducer.
+    pub(super) fn refresh_keys(&mut self) {
+        if std::mem::take(&mut self.has_links) {
             self.derive_keys();
         }
-        taken
     }
 
     /// Keeps these objects, which this device made, to itself until they are on disk.
@@ -350,5 +368,85 @@ impl Roster {
         }
         let told = self.objects.of_kind(kind).map(Object::id).filter(|id| !self.unsaved.contains(id));
         told.skip(page.saturating_mul(PAGE_IDS)).take(PAGE_IDS).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::identity::{SigningSecret, StaticSecret};
+    use crate::membership::admin::{Admin, rekey};
+    use crate::membership::founding::{Addresses, Founding, InviteWish, found, invite};
+    use crate::membership::join::{Joiner, Question};
+    use crate::membership::witness::admit;
+    use crate::random::Rng;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn key(n: u8) -> SigningSecret {
+        SigningSecret::from_seed(&[n; 32])
+    }
+
+    /// The roster of a VPI that device 1 founded.
+    fn founded() -> (Roster, EpochSecret) {
+        let founded = found(&Founding {
+            name: "home",
+            device_name: "founder",
+            root: &key(101),
+            recovery: &key(102),
+            device: &key(1),
+            static_key: StaticSecret::from_bytes([51; 32]).public(),
+            secret: &Secret([9; 32]),
+            nonce: [7; 16],
+            wall_secs: NOW,
+        })
+        .unwrap();
+        let epoch = EpochSecret::new(founded.vpi, 0, Secret([9; 32]));
+        (Roster::new(founded.vpi, founded.objects, [epoch.clone()]), epoch)
+    }
+
+    #[test]
+    fn what_came_before_that_on_which_it_hangs_is_taken_with_it() {
+        let (mut roster, epoch) = founded();
+        let (founder, vpi) = (key(1), *roster.objects().vpi());
+        let at_work = Admin { key: &founder, set: roster.objects(), wall_secs: NOW };
+        let wish = InviteWish { name: None, max_uses: 1, seconds: None, bound_device: None };
+        let addresses = Addresses { members: &[], beacons: &[] };
+        let token = invite(&mut Rng::from_seed([1; 32]), &at_work, &epoch, &wish, addresses).unwrap();
+        let (device, static_key) = (key(2), StaticSecret::from_bytes([52; 32]).public());
+        let joiner =
+            Joiner { device: &device, static_key, name: "friend", nonce: [2; 16], wall_secs: NOW };
+        let question = Question::ask(&token, &joiner).unwrap();
+        let admitted = admit(&vpi, &question, &founder, 0, NOW).unwrap();
+        let rekeyed = rekey(&vpi, &device, 0, static_key, NOW).unwrap();
+        let (join, invite) = (question.join_object(), token.invite_object());
+
+        let giver = key(3).public();
+        for early in [&rekeyed, &admitted, join] {
+            assert_eq!(roster.receive(early.bytes(), &giver, NOW), Ok(Vec::new()));
+            assert!(roster.is_known(&early.id()), "it is asked for once");
+            assert_eq!(roster.objects().get(&early.id()), None);
+        }
+        let mut taken = roster.receive(invite.bytes(), &giver, NOW).unwrap();
+        assert_eq!(taken.first(), Some(invite));
+        let mut expected = vec![rekeyed, admitted, join.clone(), invite.clone()];
+        taken.sort_by_key(Object::id);
+        expected.sort_by_key(Object::id);
+        assert_eq!(taken, expected);
+        assert!(roster.has_static(&device.public(), &static_key));
+    }
+
+    #[test]
+    fn a_secret_that_gives_way_is_named_once() {
+        let (mut roster, _) = founded();
+        let vpi = *roster.objects().vpi();
+        let oldest = roster.newest_epoch().map(|epoch| (epoch.number(), epoch.tag())).unwrap();
+        for number in 1..=MAX_EPOCHS as u64 {
+            roster.add_epoch(EpochSecret::new(vpi, number, Secret([number as u8; 32])));
+        }
+        assert_eq!(roster.take_ended(), [oldest]);
+        assert_eq!(roster.take_ended(), []);
     }
 }

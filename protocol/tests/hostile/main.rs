@@ -9,6 +9,7 @@
 mod candidates;
 mod lab;
 mod lan;
+mod members;
 mod review;
 
 use std::net::SocketAddr;

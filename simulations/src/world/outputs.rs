@@ -221,6 +221,10 @@ impl World {
             Event::JoinFailed(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
+            Event::EpochEnded { number, tag } => {
+                let epochs = &mut self.hosts[host].disk.epochs;
+                epochs.retain(|epoch| (epoch.number(), epoch.tag()) != (number, tag));
+            }
             Event::Link { .. } | Event::Dropped(_) => {}
         }
         Ok(())
