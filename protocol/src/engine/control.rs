@@ -130,9 +130,10 @@ impl Engine {
                 break;
             }
         }
-        self.has_settled |= self.peers.get(device).is_some_and(|peer| {
-            peer.is_settled() && peer.exchange.is_complete() && peer.knows_history
-        });
+        self.has_settled |= self
+            .peers
+            .get(device)
+            .is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete() && peer.knows_history);
         self.settle(device, time);
         let is_held_up = |peer: &Peer| peer.settlement == Settlement::Rekey || peer.timers.is_dead(time.now);
         if self.peers.get(device).is_some_and(is_held_up) {
@@ -256,6 +257,9 @@ impl Engine {
 
     /// An object of a member's is in the set, and was not before.
     fn on_taken(&mut self, from: &DeviceId, (object, is_last): (Object, bool), time: Time) {
+        // Others know what this device signed, and it did not: its disk went back to when it was alone.
+        let own = self.config.device.public();
+        self.began_alone &= object.body().link().is_none_or(|link| link.admin != own);
         if is_kept_on(object.kind()) && !is_removal_of(from, &object) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.
             self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
@@ -314,7 +318,8 @@ impl Engine {
             Origin::Own | Origin::Elsewhere => None,
         };
         self.tell(news, from.as_ref(), time);
-        let is_worth_it = |(_, id): &(Kind, ObjectId)| self.roster.objects().get(id).is_some_and(is_wake_worthy);
+        let is_worth_it =
+            |(_, id): &(Kind, ObjectId)| self.roster.objects().get(id).is_some_and(is_wake_worthy);
         if self.joining.is_none() && news.iter().any(is_worth_it) {
             self.begin_spread(origin == Origin::Own, time);
         }

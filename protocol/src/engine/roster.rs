@@ -319,7 +319,9 @@ impl Roster {
             for (freed, giver) in self.loose.take_for(object) {
                 match self.objects.missing_for(&freed) {
                     Some(missing) => self.loose.add(freed, giver, missing),
-                    None if matches!(self.objects.insert(&freed), Insertion::Stored { .. }) => taken.push(freed),
+                    None if matches!(self.objects.insert(&freed), Insertion::Stored { .. }) => {
+                        taken.push(freed);
+                    }
                     None => {}
                 }
             }
@@ -416,8 +418,7 @@ mod tests {
         let addresses = Addresses { members: &[], beacons: &[] };
         let token = invite(&mut Rng::from_seed([1; 32]), &at_work, &epoch, &wish, addresses).unwrap();
         let (device, static_key) = (key(2), StaticSecret::from_bytes([52; 32]).public());
-        let joiner =
-            Joiner { device: &device, static_key, name: "friend", nonce: [2; 16], wall_secs: NOW };
+        let joiner = Joiner { device: &device, static_key, name: "friend", nonce: [2; 16], wall_secs: NOW };
         let question = Question::ask(&token, &joiner).unwrap();
         let admitted = admit(&vpi, &question, &founder, 0, NOW).unwrap();
         let rekeyed = rekey(&vpi, &device, 0, static_key, NOW).unwrap();

@@ -94,13 +94,11 @@ impl ObjectSet {
                 let is_here = self.invites().any(|(_, invite)| invite.invite_id == join.invite_id);
                 (!is_here).then_some(Missing::Invite(join.invite_id))
             }
-            Body::Admit(admit) => {
-                self.get(&admit.join_id).is_none().then_some(Missing::Join(admit.join_id))
-            }
+            Body::Admit(admit) => self.get(&admit.join_id).is_none().then_some(Missing::Join(admit.join_id)),
             Body::Rekey(rekey) => of_device(&rekey.device),
             Body::Presence(presence) => of_device(&presence.device),
             Body::Lease(lease) => of_device(&lease.device),
-            Body::Remove(remove) if remove.is_leave() => of_device(&remove.signer),
+            // Departures have a bound of their own: an exchange brings them before Joins.
             Body::Charter(_) | Body::Invite(_) | Body::Remove(_) | Body::Epoch(_) | Body::Confirm(_) => None,
         }
     }

@@ -120,8 +120,7 @@ impl ObjectLog {
         }
         damage.is_moved = is_moved;
         let end = scan.good.iter().map(ExactSizeIterator::len).sum::<usize>() as u64;
-        let mut log =
-            Self { path: path.to_owned(), file, end, is_tail_clean: true, known: BTreeSet::new() };
+        let mut log = Self { path: path.to_owned(), file, end, is_tail_clean: true, known: BTreeSet::new() };
         log.known = known.iter().map(|payload| sha256(&[payload])).collect();
         // A log that was cut between two records looks whole.
         damage.recovered = log.recover(&known, &mut read, &mut found)?;

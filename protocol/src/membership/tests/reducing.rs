@@ -287,11 +287,16 @@ fn what_an_object_hangs_on_is_named_until_it_is_here() {
     let invite = token.invite_object().clone();
     let join = question(&token, 7).join_object().clone();
     let vouched = admit(&home.vpi, &join, FOUNDER, NOW);
-    let (known, unknown) = (rekey(&home.vpi, FOUNDER, 9, static_key(9)), rekey(&home.vpi, 7, 0, static_key(7)));
+    let (known, unknown) =
+        (rekey(&home.vpi, FOUNDER, 9, static_key(9)), rekey(&home.vpi, 7, 0, static_key(7)));
     let mut set = ObjectSet::new(home.vpi);
     let Body::Invite(body) = invite.body() else { panic!("a token holds an invite") };
     assert_eq!(set.missing_for(&join), Some(Missing::Invite(body.invite_id)));
-    assert_eq!(set.missing_for(&known), Some(Missing::Device(device(FOUNDER))), "no charter says who is an admin");
+    assert_eq!(
+        set.missing_for(&known),
+        Some(Missing::Device(device(FOUNDER))),
+        "no charter says who is an admin"
+    );
     for object in home.set.iter() {
         set.insert(object);
     }
