@@ -19,6 +19,10 @@ use crate::wire::message::{Message, MessageError, OBSERVED_BYTES};
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
 const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Exchanges begun anew on one session with a member that listed nothing of what this device signed (chosen: it lists that
+/// at the first, if it is honest).
+const MAX_ASKED_AGAIN: u8 = 2;
+
 impl Engine {
     /// Takes in a message that opened with session `index` and came from `from`.
     pub(super) fn on_message(
@@ -130,16 +134,31 @@ impl Engine {
                 break;
             }
         }
-        self.has_settled |= self
-            .peers
-            .get(device)
-            .is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete() && peer.knows_history);
+        self.settle_history(device, time);
         self.settle(device, time);
         let is_held_up = |peer: &Peer| peer.settlement == Settlement::Rekey || peer.timers.is_dead(time.now);
         if self.peers.get(device).is_some_and(is_held_up) {
             self.wake(device, time);
         }
         self.refresh_route(device, time);
+    }
+
+    /// Notes whether this device's history is known to be whole. A member that has just come in lists nothing at first, and
+    /// is asked again once it has settled.
+    fn settle_history(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device).filter(|_| !self.has_settled) else { return };
+        if !peer.is_settled() || !peer.exchange.is_complete() || peer.exchange_at.is_none() {
+            return;
+        }
+        self.has_settled = peer.knows_history;
+        if !peer.knows_history && peer.asked_again < MAX_ASKED_AGAIN {
+            peer.asked_again += 1;
+            peer.begin_exchange(time.now);
+            let question = peer.exchange.poll_question(&mut self.rng, time.now);
+            if let Some(question) = question {
+                self.send_message(device, &question, time);
+            }
+        }
     }
 
     /// Says `Settled` if it is true and due.

@@ -234,7 +234,7 @@ impl Engine {
         let is_newest = self.roster.is_newest(&epoch);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let was_up = peer.sessions.current(time.now).is_some();
-        peer.has_met = true;
+        (peer.has_met, peer.asked_again) = (true, 0);
         if is_equal && !is_newest {
             peer.settlement = Settlement::Rekey;
         } else if is_equal {

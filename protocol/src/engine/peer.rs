@@ -119,6 +119,8 @@ pub(super) struct Peer {
     pub(super) exchange_at: Option<Instant>,
     /// In that it listed something of what this device signed.
     pub(super) knows_history: bool,
+    /// Exchanges that were begun anew on this session because it had not.
+    pub(super) asked_again: u8,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -191,6 +193,7 @@ impl Peer {
             exchange: Exchange::default(),
             exchange_at: None,
             knows_history: false,
+            asked_again: 0,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),

@@ -7,8 +7,10 @@ use protocol::engine::{Command, Removal};
 use protocol::identity::{SigningSecret, StaticKey, StaticSecret};
 use protocol::membership::admin::{self, AdminError, Place};
 use protocol::membership::object::{Body, Object, Reason};
+use protocol::wire::header::VEILED;
+use protocol::wire::message::Message;
 
-use crate::lab::Lab;
+use crate::lab::{Flight, Lab};
 use crate::{FRIEND, ROGUE, VICTIM, offer};
 
 /// Unix seconds at which labs begin.
@@ -54,13 +56,29 @@ fn rogues_presence(lab: &Lab, counter: u64) -> Object {
 }
 
 #[test]
-fn an_admin_that_started_anew_has_not_settled_with_who_has_just_come_in() {
-    let mut lab = Lab::new(1);
-    // The one member that knows what the admin signed is away.
-    lab.nodes[1].address = SocketAddr::from(([198, 51, 100, 9], 9));
+fn an_admin_that_started_anew_has_not_settled_with_who_lists_nothing() {
+    let mut lab = Lab::new(2);
     lab.restart_founder();
-    lab.join(3);
-    let removal = Removal { target: lab.id(2), reason: Reason::Lost, offline: false };
+    let (target, rogue, there) = (lab.id(FRIEND), lab.id(ROGUE), lab.nodes[ROGUE].address);
+    lab.command(VICTIM, Command::Remember(rogue, there));
+    lab.command(VICTIM, Command::Connect(rogue));
+    // It makes the handshake, and answers no question.
+    while let Some(Flight { from, to, bytes }) = lab.wire.pop_front() {
+        let node = lab.nodes.iter().position(|node| node.address == to).unwrap();
+        if node != ROGUE || bytes.first() == Some(&VEILED) {
+            lab.datagram(node, from, &bytes);
+        }
+    }
+    lab.nodes[ROGUE].address = SocketAddr::from(([198, 51, 100, 9], 9));
+    for _ in 0..4 {
+        for kind in 1..=10 {
+            let nothing = Message::List { kind, page: 0, ids: Vec::new() }.encode();
+            let datagram = lab.nodes[ROGUE].sealer(lab.nodes[VICTIM].address).unwrap().seal_message(&nothing);
+            lab.datagram(VICTIM, there, &datagram.unwrap());
+        }
+        lab.run(Duration::from_millis(600));
+    }
+    let removal = Removal { target, reason: Reason::Lost, offline: false };
     lab.command(VICTIM, Command::Remove(5, removal));
     assert!(matches!(lab.nodes[VICTIM].signed, Some(Err(AdminError::Unsettled))));
 }
