@@ -9,6 +9,7 @@ pub(crate) fn event(event: &Event) -> String {
             let kinds: Vec<_> = objects.iter().map(|object| format!("{:?}", object.kind())).collect();
             format!("store {ticket}: {kinds:?} and {} secrets", epochs.len())
         }
+        Event::EpochEnded { number, .. } => format!("a secret of epoch {number} ended"),
         Event::Pinned => "pinned".to_owned(),
         Event::Joined => "joined".to_owned(),
         Event::JoinFailed(failure) => format!("join failed: {failure}"),

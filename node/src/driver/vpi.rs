@@ -305,6 +305,9 @@ impl Vpi {
                 self.store(&objects, &epochs).context("cannot write to the state folder")?;
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
+            Event::EpochEnded { number, tag } => {
+                self.keys.remove_epoch(&self.engine.vpi(), EpochName { number, tag })?;
+            }
             Event::Pinned => {
                 self.has_news = true;
                 let pins: Vec<_> = self.engine.pins().collect();

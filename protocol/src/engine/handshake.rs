@@ -186,7 +186,7 @@ impl Engine {
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
         let device = theirs.device;
-        let is_member = self.is_peer((&device, &received.peer), &proofs, time);
+        let is_member = self.is_peer((&device, &received.peer), (&proofs, header.nonce), time);
         self.gate.answer(question, &received.peer, is_member, time.now)?;
 
         let (hello, index) = (self.hello(), self.unused_index());
@@ -300,7 +300,7 @@ impl Engine {
         let is_newest = self.roster.is_newest(&epoch);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let was_up = peer.sessions.current(time.now).is_some();
-        peer.has_met = true;
+        (peer.has_met, peer.asked_again) = (true, 0);
         if is_equal && !is_newest {
             peer.settlement = Settlement::Rekey;
         } else if is_equal {

@@ -195,8 +195,14 @@ impl Engine {
         peer.heard.until = Some(time.now + TRIED_FOR);
         peer.trail.add(Step::Neighbour, time.now);
         // A handshake under way goes on at the addresses that were missing.
-        let number = peer.attempt.as_ref().map_or(0, |attempt| attempt.number);
+        let (number, retry_at) =
+            peer.attempt.as_ref().map_or((0, None), |attempt| (attempt.number, Some(attempt.retry_at)));
         self.initiate(&device, number, time);
+        // Whoever announces again and again does not put off the next attempt, and the end of all.
+        let attempt = self.peers.get_mut(&device).and_then(|peer| peer.attempt.as_mut());
+        if let Some((attempt, retry_at)) = attempt.zip(retry_at) {
+            attempt.retry_at = retry_at;
+        }
         Ok(())
     }
 

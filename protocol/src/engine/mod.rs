@@ -34,6 +34,7 @@ mod joining;
 mod keeping;
 mod lan;
 mod lobbies;
+mod loose;
 mod news;
 mod outbound;
 mod outbox;
@@ -152,9 +153,11 @@ pub struct Engine {
     next_link: u32,
     storing: witness::Storing,
     let_in: witness::LetIn,
-    /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
-    /// what that one knows.
+    /// Since the start, this node has got all objects that it did not have of another member that knows what this device
+    /// signed: its own are not older than what that one knows.
     has_settled: bool,
+    /// At the start no other member was known who could know more.
+    began_alone: bool,
     /// Its own history may be older than it once was: the disk says so, or a member had what this device signed.
     went_back: bool,
     counters: Counters,
@@ -200,6 +203,8 @@ impl Engine {
         let roster = Roster::new(config.vpi, objects, epochs);
         let mut engine = Self::new(config, roster, None, time)?;
         engine.on_membership(time);
+        engine.began_alone = engine.peers.is_empty();
+        engine.end_epochs();
         engine.keep_up(time);
         Ok(engine)
     }
@@ -233,6 +238,7 @@ impl Engine {
             storing: witness::Storing::default(),
             let_in: witness::LetIn::default(),
             has_settled: false,
+            began_alone: false,
             went_back: false,
             counters: Counters::default(),
             lan: Lan::default(),

@@ -9,7 +9,7 @@ use crate::drop::DropReason;
 use crate::forward::Update;
 use crate::identity::DeviceId;
 use crate::membership::admin::AdminError;
-use crate::membership::epoch::EpochSecret;
+use crate::membership::epoch::{EpochSecret, EpochTag};
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
@@ -38,6 +38,13 @@ pub enum Event {
         objects: Vec<Object>,
         /// Secrets, to be written before the objects.
         epochs: Vec<EpochSecret>,
+    },
+    /// An epoch's secret is held no more: what is on disk of it can go.
+    EpochEnded {
+        /// The epoch's number.
+        number: u64,
+        /// Its tag.
+        tag: EpochTag,
     },
     /// Aliases were given; write them down.
     Pinned,

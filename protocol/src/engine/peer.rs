@@ -41,6 +41,10 @@ const URGENT_OBJECTS: Rate = Rate { per_second: 4.0, burst: 4_096.0 };
 /// Initiations before their time, because a member turned out to be elsewhere (chosen: it may say so of itself without end).
 const HASTENED: Rate = Rate { per_second: 1.0 / 5.0, burst: 4.0 };
 
+/// Presences of one member of which others are told at once, and once in 20 s: a device that moves all the time is worth no
+/// more, and each goes to everybody (chosen).
+const PRESENCES: Rate = Rate { per_second: 1.0 / 20.0, burst: 8.0 };
+
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
     pub(super) initiation: Initiation,
@@ -142,6 +146,10 @@ pub(super) struct Peer {
     pub(super) exchange: Exchange,
     /// When that began.
     pub(super) exchange_at: Option<Instant>,
+    /// In that it listed something of what this device signed.
+    pub(super) knows_history: bool,
+    /// Exchanges that were begun anew on this session because it had not.
+    pub(super) asked_again: u8,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -160,6 +168,8 @@ pub(super) struct Peer {
     pub(super) objects: Bucket,
     /// Those of them that decide who may be talked to: they never wait behind others.
     pub(super) urgent_objects: Bucket,
+    /// Words of where it is of which others may still be told.
+    pub(super) presences: Bucket,
 }
 
 /// Pings that somebody asked for.
@@ -222,6 +232,8 @@ impl Peer {
             rekey_at: None,
             exchange: Exchange::default(),
             exchange_at: None,
+            knows_history: false,
+            asked_again: 0,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),
@@ -235,6 +247,7 @@ impl Peer {
             route: None,
             objects: Bucket::new(OBJECTS),
             urgent_objects: Bucket::new(URGENT_OBJECTS),
+            presences: Bucket::new(PRESENCES),
         }
     }
 
@@ -242,6 +255,7 @@ impl Peer {
     pub(super) fn begin_exchange(&mut self, now: Instant) {
         self.exchange = Exchange::start();
         self.exchange_at = Some(now);
+        self.knows_history = false;
         self.asking.begin();
     }
 

@@ -10,6 +10,7 @@ use protocol::drop::DropReason;
 use protocol::engine::{Command, Config, Engine, Event, InviteRequest, Time, Transmit};
 use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, Update};
 use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::{Founding, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
     pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
+    /// What came of the last thing that it was to sign.
+    pub(crate) signed: Option<Result<(), AdminError>>,
     token: Option<Box<Token>>,
 }
 
@@ -102,10 +105,22 @@ impl Lab {
         let engine = Engine::member(config, founded.objects.clone(), [epoch], lab.time()).unwrap();
         lab.nodes.push(Node::new(address, device, engine));
         lab.nodes[0].stored.extend(founded.objects);
+        // What is made in the first second of a process is not answered.
+        lab.run(Duration::from_secs(1));
         for n in 0..joiners {
             lab.join(n + 2);
         }
         lab
+    }
+
+    /// The founder's process starts anew, from what it stored.
+    pub(crate) fn restart_founder(&mut self) {
+        let (address, stored) = (self.nodes[0].address, std::mem::take(&mut self.nodes[0].stored));
+        let epoch = EpochSecret::new(self.vpi, 0, Secret([9; 32]));
+        let engine = Engine::member(config(self.vpi, 1), stored.clone(), [epoch], self.time()).unwrap();
+        self.nodes[0] = Node::new(address, keys(1).0, engine);
+        self.nodes[0].stored = stored;
+        self.run(Duration::from_secs(1));
     }
 
     /// Makes member `n`, from 2 on, the next node.
@@ -317,6 +332,7 @@ impl Node {
             presences: Vec::new(),
             announced: Vec::new(),
             sealers: Vec::new(),
+            signed: None,
             token: None,
         }
     }
@@ -339,6 +355,7 @@ impl Node {
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
             Event::Invited { outcome, .. } => self.token = Some(outcome.unwrap()),
+            Event::Signed { outcome, .. } => self.signed = Some(outcome),
             Event::Joined => self.is_joined = true,
             Event::Presence(object) => self.presences.push(object),
             Event::Announce(datagram) => self.announced.push(datagram),

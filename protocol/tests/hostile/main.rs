@@ -10,6 +10,7 @@ mod candidates;
 mod dht;
 mod lab;
 mod lan;
+mod members;
 mod relay;
 mod review;
 

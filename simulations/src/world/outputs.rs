@@ -242,6 +242,10 @@ impl World {
                 self.ask_dht(host, event);
             }
             Event::Socket { .. } | Event::Burst { .. } => {}
+            Event::EpochEnded { number, tag } => {
+                let epochs = &mut self.hosts[host].disk.epochs;
+                epochs.retain(|epoch| (epoch.number(), epoch.tag()) != (number, tag));
+            }
             Event::Link { .. } | Event::Dropped(_) => {}
         }
         Ok(())

@@ -197,6 +197,14 @@ impl Keys {
         Ok(whole)
     }
 
+    /// Removes an epoch's secret, which is held no more.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn remove_epoch(&self, vpi: &VpiId, name: EpochName) -> Result<(), StoreError> {
+        remove(&self.folder(vpi).join(epoch_file(name)))
+    }
+
     /// Keeps an epoch secret; to be called before the Epoch that names it is kept.
     ///
     /// # Errors
