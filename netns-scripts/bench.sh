@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # netns-scripts/bench.sh: the tunnel's speed beside others', on one machine, in interleaved rounds.
 #
-#      a  10.77.0.1 ── node ──┐
-#      b  10.77.0.2 ── node ──┤ switch          iperf3 and ping, a → b, through the tunnel
+#      a  10.77.0.1  node ──── cable ──── node  10.77.0.2  b        iperf3 and ping, a → b, through the tunnel
 #
 #   bench.sh [OPTION...] [CONTENDER...]
 #   bench.sh --peers                     fetches wireguard-go and nebula, as new as Debian has them, and says what is missing
-#   bench.sh --profile [--to FILE]       where the time of one stream goes: perf, as text, with date and commit
+#   bench.sh --profile [OPTION...] [CONTENDER]    where the time of one stream goes: perf, as text, with date and commit
 #
 # CONTENDER (default: bare, ours, and all others that are found):
 #   bare                the cable without a tunnel
@@ -57,6 +56,7 @@ main() {
         get_peers
         exit
     fi
+    [[ $do == rounds ]] || contenders=("${contenders[0]:-ours}")
     ((${#contenders[@]})) || mapfile -t contenders < <(found_contenders)
     need_tools ip ping iperf3 python3
     [[ $underlays == offload ]] || need_tools ethtool
@@ -91,7 +91,7 @@ all_rounds() {
 
 # up CONTENDER UNDERLAY: a lab of its own, from the cable to the tunnel; `target` is b's address in it.
 up() {
-    "$here/run.sh" up lan --name "$lab" --hosts 2 >/dev/null
+    "$here/run.sh" up cable --name "$lab" >/dev/null
     cable "$2"
     put_up "$1"
 }
@@ -115,13 +115,13 @@ cable() {
 # profile: one stream through ours, every function by its name, both ends and the kernel.
 profile() {
     command -v perf >/dev/null || fail "perf is missing (Debian: apt-get install linux-perf)"
-    up ours "${underlays%%,*}"
+    up "${contenders[0]}" "${underlays%%,*}"
     on a ping -c 1 -W 5 "$target" >/dev/null
     on b iperf3 -s -1 >/dev/null &
     sleep 0.5
     on a iperf3 -c "$target" -t "$seconds" >"$folder/iperf" &
     sleep 1
-    perf record -q -F 999 -a --call-graph fp -o "$folder/perf" -- sleep $((seconds - 2)) 2>"$folder/said" ||
+    perf record -q -F 999 -a -o "$folder/perf" -- sleep $((seconds - 2)) 2>"$folder/said" ||
         fail "perf record: $(<"$folder/said")"
     wait
     "$here/bench/profile.sh" "$folder/perf" "$folder/iperf" "${underlays%%,*}" >"$folder/profile"

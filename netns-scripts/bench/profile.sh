@@ -15,16 +15,20 @@ echo "# $(awk '/receiver/ { print $7, $8 }' "$iperf_file") with perf beside it"
 echo
 echo "## Who used the time of all processors"
 perf report -i "$perf_file" --stdio --no-children -g none --sort comm 2>/dev/null | awk 'NF && !/^#/ { print }' | head -n 12
-echo
-echo "## Shares of the pumps"
-perf report -i "$perf_file" --stdio --no-children -g none --sort comm,dso,symbol --percentage relative 2>/dev/null |
-    awk '/pump/ {
-        share = $1; sub("%", "", share); all += share
-        if (/\[k\]/) kernel += share
-        else if (/aws_lc|gcm|ChaCha|chacha|poly1305|vaes|gfmul|aesni/) aead += share
+perf report -i "$perf_file" --stdio --no-children -g none -t '|' --sort comm,dso,symbol 2>/dev/null | awk -F '|' '
+    $2 ~ /^pump/ {
+        share = $1 + 0
+        name = $4
+        gsub(/ +$|^ +/, "", name)
+        of[name] += share
+        all += share
+        if (name ~ /^\[k\]/) kernel += share
+        else if (name ~ /aws_lc|gcm|[Cc]ha[Cc]ha|poly1305|aesni/) aead += share
         else ours += share
-    } END { if (all) printf "kernel %.1f %%, AEAD %.1f %%, ours %.1f %%\n", 100 * kernel / all, 100 * aead / all, 100 * ours / all }'
-echo
-echo "## Functions of the pumps, above 0.5 %"
-perf report -i "$perf_file" --stdio --no-children -g none --sort comm,dso,symbol --percent-limit 0.5 2>/dev/null |
-    awk '/pump/ { print }'
+    }
+    END {
+        if (!all) exit 1
+        printf "\n## Shares of the pumps\n\nkernel %.1f %%, AEAD %.1f %%, ours %.1f %%\n", 100 * kernel / all, 100 * aead / all, 100 * ours / all
+        print "\n## Functions of the pumps, from 0.7 % on\n"
+        for (name in of) if (of[name] / all >= 0.007) printf "%5.1f %%  %s\n", 100 * of[name] / all, name | "sort -rn"
+    }'
