@@ -94,8 +94,12 @@ impl Egress for Slot {
 fn linked() -> (Forwarder, Sealer) {
     let mut forwarder = Forwarder::new(OWN);
     let ((own_sealer, _), (peer_sealer, opener)) = (session(), session());
-    let route =
-        Route { sealer: Arc::new(own_sealer), remote: REMOTE, packet_bytes: 1_420, is_size_settled: true };
+    let route = Route {
+        sealer: Arc::new(own_sealer),
+        remote: REMOTE.into(),
+        packet_bytes: 1_420,
+        is_size_settled: true,
+    };
     forwarder.apply(Update::Link { link: LINK, alias: Some(PEER), traffic: Arc::default() });
     forwarder.apply(Update::Open { index: INDEX, link: LINK, opener: Box::new(opener), packets: true });
     forwarder.apply(Update::Send { link: LINK, route: Some(route) });

@@ -6,12 +6,13 @@
 //! sender is known.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::identity::StaticKey;
+use crate::path::Remote;
 
 /// How old a question may be, and how far ahead its clock (specified: README §7).
 pub const MAX_AGE: Duration = Duration::from_secs(120);
@@ -54,7 +55,7 @@ pub struct Question {
     /// The sender's wall clock.
     pub time_ms: u64,
     /// Where it came from.
-    pub source: SocketAddr,
+    pub source: Remote,
 }
 
 /// What a question can be. Each has its own share, so that who can make one sort in any source's name, with an old secret or
@@ -126,7 +127,7 @@ impl Gate {
     ) -> Result<(), DropReason> {
         self.is_fresh(question, wall_ms, now)?;
         let Some(share) = self.lanes.get_mut(lane as usize) else { return Err(DropReason::RateLimited) };
-        let fits = share.sources.take(prefix(question.source.ip()), now)
+        let fits = share.sources.take(prefix(question.source.host()), now)
             && share.all.as_mut().is_none_or(|all| all.take(now));
         if fits { Ok(()) } else { Err(DropReason::RateLimited) }
     }
@@ -263,13 +264,15 @@ impl<K: Ord + Copy> Buckets<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     const WALL: u64 = 1_800_000_000_000;
     const MEMBER: StaticKey = StaticKey([1; 32]);
 
     fn question(nonce: u8, time_ms: u64) -> Question {
-        Question { nonce: [nonce; 24], time_ms, source: "192.0.2.1:9".parse().unwrap() }
+        Question { nonce: [nonce; 24], time_ms, source: Remote::Udp("192.0.2.1:9".parse().unwrap()) }
     }
 
     fn gate() -> (Gate, Instant) {
@@ -390,7 +393,7 @@ mod tests {
             let mut question = question(0, wall_ms);
             question.nonce[..8].copy_from_slice(&step.to_be_bytes());
             // A source of its own for each.
-            question.source = SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9));
+            question.source = Remote::Udp(SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9)));
             let looked = gate.look(Lane::Join, &question, wall_ms, now);
             answered += u64::from(looked.and_then(|()| gate.answer_join(&question, now)).is_ok());
         }
@@ -409,7 +412,7 @@ mod tests {
             let (now, wall_ms) = (start + Duration::from_millis(step), WALL + step);
             let mut question = question(0, wall_ms);
             question.nonce[..8].copy_from_slice(&step.to_be_bytes());
-            question.source = SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9));
+            question.source = Remote::Udp(SocketAddr::from(((step as u32 + 0x0a00_0000).to_be_bytes(), 9)));
             if gate.take_announcement(&question, wall_ms, now) == Ok(()) {
                 taken += 1;
                 let again = gate.take_announcement(&question, wall_ms, now);
@@ -440,7 +443,7 @@ mod tests {
         for n in 0..70_000u32 {
             let mut q = question(0, WALL);
             q.nonce[..4].copy_from_slice(&n.to_be_bytes());
-            q.source = SocketAddr::new(IpAddr::from(n.to_be_bytes()), 1);
+            q.source = Remote::Udp(SocketAddr::new(IpAddr::from(n.to_be_bytes()), 1));
             let _ = gate.look(Lane::Newest, &q, WALL, now);
             let _ = gate.answer_join(&q, now);
         }

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use aws_lc_rs::{agreement, digest, hkdf};
+use ed25519_dalek::hazmat::ExpandedSecretKey;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -116,6 +117,11 @@ impl SigningSecret {
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
+    }
+
+    /// Scalar and nonce prefix (RFC 8032 §5.1.5), from which blinded keys are made; wiped when dropped.
+    pub(crate) fn expanded(&self) -> ExpandedSecretKey {
+        ExpandedSecretKey::from(self.0.as_bytes())
     }
 }
 

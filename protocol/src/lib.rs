@@ -21,6 +21,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`alias`] | 127.x.y.z ↔ member: which alias, who has it, and both aliases of a session into its packets |
+//! | [`discovery`] | What members put into a public DHT and read from it: blinded, sealed records |
 //! | [`mod@drop`] | Why something was dropped |
 //! | [`engine`] | One VPI's whole slow-path state; the only doors in and out |
 //! | [`filter`] | What a member may reach |
@@ -38,6 +39,7 @@
 
 pub mod alias;
 mod bucket;
+pub mod discovery;
 pub mod drop;
 pub mod engine;
 pub mod filter;

@@ -11,6 +11,7 @@ use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::{Founding, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::token::Token;
+use protocol::path::Remote;
 use protocol::wire::hello::Suites;
 
 const WALL_MS: u64 = 1_800_000_000_000;
@@ -33,13 +34,13 @@ fn token_and_answer_wait_for_the_disk() {
     let token = token.expect("the token follows");
 
     let question = asked(&token, at(1_000));
-    witness.handle_datagram(SocketAddr::from(JOINER), &question.datagram, at(1_000)).unwrap();
+    witness.handle_datagram(Remote::Udp(JOINER.into()), &question.datagram, at(1_000)).unwrap();
     let (stores, _) = drain(&mut witness);
     assert_eq!(stores.len(), 1, "invite, join and admit are one store");
     assert_eq!(witness.poll_transmit(), None, "no answer before the admission is on disk");
     witness.handle_command(Command::Stored(stores[0]), at(1_010));
     let answer = witness.poll_transmit().expect("the answer follows");
-    assert_eq!(answer.to, SocketAddr::from(JOINER));
+    assert_eq!(answer.to, Remote::Udp(JOINER.into()));
     assert!(answer.datagram.len() <= question.datagram.len(), "never longer than its question");
 }
 

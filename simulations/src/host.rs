@@ -248,13 +248,13 @@ impl Node {
                 outputs.packets.push(packet.to_vec());
                 Ok(())
             }
-            Inbound::Message { index, bytes } => {
+            Inbound::Message { index, from, bytes } => {
                 // The forwarder's notes go first: the message may be the first of its session.
                 let message = bytes.to_vec();
                 self.drain(outputs, time);
                 self.engine.handle_message((index, from), &message, time)
             }
-            Inbound::Veiled(datagram) => self.engine.handle_datagram(from, datagram, time),
+            Inbound::Veiled { from, bytes } => self.engine.handle_datagram(from, bytes, time),
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };
@@ -301,7 +301,7 @@ impl Egress for Datagrams<'_> {
         let mut datagram = vec![0; bytes];
         let filled = fill(&mut datagram);
         if filled {
-            self.0.push(Transmit { to, datagram });
+            self.0.push(Transmit { to: to.into(), datagram });
         }
         filled
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use protocol::engine::{self, MemberState};
 use protocol::identity::VpiId;
 use protocol::membership::Alarm;
+use protocol::path::Remote;
 
 use super::node::Node;
 use super::vpi::Vpi;
@@ -113,13 +114,7 @@ fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {
 }
 
 fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
-    let path = member.remote.map(|remote| PathStatus {
-        kind: PathKind::Host,
-        local: local_address_towards(remote, port),
-        remote: remote.to_string(),
-        via: None,
-        rtt_ms: member.rtt.map(milliseconds),
-    });
+    let path = member.remote.map(|remote| of_path(remote, member.rtt, port));
     Some(MemberStatus {
         name: member.name.clone(),
         id: member.device.to_string(),
@@ -131,6 +126,22 @@ fn of_member(member: &engine::MemberStatus, port: u16) -> Option<MemberStatus> {
         tx_bytes: member.sent_bytes,
         last_seen: member.last_seen_secs.map(Time::from_unix),
     })
+}
+
+fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
+    let (kind, outside) = match remote {
+        Remote::Udp(address) => (PathKind::Host, Some(address)),
+        Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
+        Remote::Circuit(_) => (PathKind::Tcp, None),
+    };
+    let is_direct = matches!(remote, Remote::Udp(_));
+    PathStatus {
+        kind,
+        local: outside.map_or_else(String::new, |outside| local_address_towards(outside, port)),
+        remote: remote.to_string(),
+        via: outside.filter(|_| !is_direct).map(|via| via.to_string()),
+        rtt_ms: rtt.map(milliseconds),
+    }
 }
 
 /// A round trip in milliseconds, exact to the microsecond: more digits would be noise.

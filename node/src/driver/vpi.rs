@@ -219,7 +219,11 @@ impl Vpi {
             if self.outgoing.is_full() {
                 self.flush();
             }
-            self.outgoing.push(transmit.to, |slot| match slot.get_mut(..transmit.datagram.len()) {
+            let Some(to) = transmit.to.udp() else {
+                self.drops.count(protocol::drop::DropReason::SendFailed);
+                continue;
+            };
+            self.outgoing.push(to, |slot| match slot.get_mut(..transmit.datagram.len()) {
                 Some(place) => {
                     place.copy_from_slice(&transmit.datagram);
                     transmit.datagram.len()

@@ -16,13 +16,13 @@
 mod run;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use protocol::forward::{Forwarder, Note, Update};
 use protocol::identity::VpiId;
+use protocol::path::Remote;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc as queue;
 
@@ -40,7 +40,7 @@ pub(crate) enum Seen {
         /// Receiver index of its session.
         index: u32,
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
         /// The message.
         bytes: Vec<u8>,
     },
@@ -49,7 +49,7 @@ pub(crate) enum Seen {
     /// A veiled datagram, from anybody.
     Veiled {
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
         /// The whole datagram.
         bytes: Vec<u8>,
     },

@@ -164,11 +164,11 @@ impl Runner {
                     coalescer.take(packet, &mut |packet| device.write(packet));
                 }
                 (Inbound::Packet(packet), None) => device.write(&Coalesced::from(&*packet)),
-                (Inbound::Message { index, bytes }, _) => {
+                (Inbound::Message { index, from, bytes }, _) => {
                     let seen = Seen::Message { index, from, bytes: bytes.to_vec() };
                     offer(&self.queues.seen, (self.vpi, seen), &self.drops, DropReason::MessageFlood);
                 }
-                (Inbound::Veiled(bytes), _) => {
+                (Inbound::Veiled { from, bytes }, _) => {
                     let seen = Seen::Veiled { from, bytes: bytes.to_vec() };
                     offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
                 }

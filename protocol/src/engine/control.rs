@@ -1,7 +1,5 @@
 //! In-session messages of a member, and what this end says in return.
 
-use std::net::SocketAddr;
-
 use super::news::{Origin, is_kept_on, is_urgent};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
@@ -12,7 +10,7 @@ use crate::forward::{Note, Update};
 use crate::identity::{DeviceId, ObjectId};
 use crate::membership::exchange;
 use crate::membership::object::{Body, Kind, Object, Target};
-use crate::path::Probe;
+use crate::path::{Probe, Remote};
 use crate::tunnel::timers::{REKEY_AFTER_DATAGRAMS, rekey_wait};
 use crate::wire::message::{Message, MessageError};
 
@@ -23,7 +21,7 @@ impl Engine {
     /// Takes in a message that opened with session `index` and came from `from`.
     pub(super) fn on_message(
         &mut self,
-        (index, from): (u32, SocketAddr),
+        (index, from): (u32, Remote),
         bytes: &[u8],
         time: Time,
     ) -> Result<(), DropReason> {
@@ -187,7 +185,7 @@ impl Engine {
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
         }
-        if let Some(remote) = peer.path.remote().filter(|_| echo.changed) {
+        if let Some(remote) = peer.path.remote().filter(|_| echo.changed).and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }
     }
@@ -302,7 +300,7 @@ impl Engine {
         &mut self,
         device: &DeviceId,
         message: &Message<'_>,
-        to: SocketAddr,
+        to: Remote,
         time: Time,
     ) {
         let Some(session) = self.peers.get(device).and_then(|peer| peer.sessions.current(time.now)) else {

@@ -1,6 +1,5 @@
 //! Handshakes with members: started, answered, completed, retried, given up.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::gate::{self, Lane};
 use crate::identity::DeviceId;
 use crate::membership::exchange::Exchange;
 use crate::membership::object::{Kind, Object};
+use crate::path::Remote;
 use crate::random;
 use crate::tunnel::handshake::{Context, Initiation};
 use crate::tunnel::timers::{Timers, rekey_wait, retry_pause};
@@ -144,7 +144,7 @@ impl Engine {
     /// Takes in a response that opened under a veil.
     pub(super) fn on_response(
         &mut self,
-        from: SocketAddr,
+        from: Remote,
         content: &Veiled,
         time: Time,
     ) -> Result<(), DropReason> {
@@ -173,10 +173,11 @@ impl Engine {
         session.began_at = sent_at;
         // Where the response came from is used if the initiation was sent there; any other address is challenged first.
         let remote = {
-            let mut tried = peer.path.candidates().chain(peer.heard.addresses(time.now));
+            let heard = peer.heard.addresses(time.now).map(Remote::Udp);
+            let mut tried = peer.path.remotes().chain(heard);
             tried.find(|candidate| *candidate == from)
         };
-        let remote = remote.or_else(|| peer.path.candidates().next()).unwrap_or(from);
+        let remote = remote.or_else(|| peer.path.remotes().next()).unwrap_or(from);
         let replaced = peer.sessions.add_initiated(session, peer.is_lower);
         self.forget(replaced.map(|session| session.index));
         let rtt = time.now.saturating_duration_since(sent_at);
@@ -247,7 +248,7 @@ impl Engine {
     }
 
     /// A session with `device` can be sent on, by way of `remote`.
-    fn on_link_up(&mut self, device: &DeviceId, (remote, rtt): (SocketAddr, Option<Duration>), time: Time) {
+    fn on_link_up(&mut self, device: &DeviceId, (remote, rtt): (Remote, Option<Duration>), time: Time) {
         let rekey_after = random::earlier(self.config.rekey_after, &mut self.rng);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let was_up = peer.path.remote().is_some();
@@ -265,7 +266,9 @@ impl Engine {
         } else {
             peer.path.select(remote, rtt, time.now);
         }
-        self.out.events.push_back(Event::Reached { device: *device, remote: used.unwrap_or(remote) });
+        if let Remote::Udp(remote) = used.unwrap_or(remote) {
+            self.out.events.push_back(Event::Reached { device: *device, remote });
+        }
         if !was_up {
             self.out.events.push_back(Event::Link { device: *device, is_up: true });
         }

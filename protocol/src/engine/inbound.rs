@@ -1,22 +1,16 @@
 //! Veiled datagrams: opened, told apart, handed to who answers. Data datagrams do not come here.
 
-use std::net::SocketAddr;
-
 use super::handshake::Unveiled;
 use super::roster::EpochKeys;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::gate;
+use crate::path::Remote;
 use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
 
 impl Engine {
-    pub(super) fn on_veiled(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        time: Time,
-    ) -> Result<(), DropReason> {
+    pub(super) fn on_veiled(&mut self, from: Remote, datagram: &[u8], time: Time) -> Result<(), DropReason> {
         let (header, clear, sealed) = VeilHeader::split(datagram).ok_or(DropReason::Malformed)?;
         match header.class {
             Class::Member => {
@@ -39,7 +33,7 @@ impl Engine {
 
     fn on_member_veil(
         &mut self,
-        source: SocketAddr,
+        source: Remote,
         unveiled: &Unveiled<'_>,
         time: Time,
     ) -> Result<(), DropReason> {

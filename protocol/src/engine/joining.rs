@@ -12,6 +12,7 @@ use crate::membership::epoch::EpochTag;
 use crate::membership::join::{Admitted, Answer, Question};
 use crate::membership::token::Token;
 use crate::membership::{INVITE_GRACE_SECONDS, Waiting};
+use crate::path::Remote;
 use crate::random;
 use crate::tunnel::timers::retry_pause;
 use crate::veil::{self, Veiled};
@@ -82,14 +83,14 @@ impl Engine {
         let datagram =
             Veiled { time_ms: time.wall_ms, kind: veil::QUESTION, body }.seal(&joining.key, &header);
         for member in joining.members.clone() {
-            self.out.transmit(member, datagram.clone());
+            self.out.transmit(Remote::Udp(member), datagram.clone());
         }
     }
 
     /// Takes in a veiled join datagram as a joiner.
     pub(super) fn on_join_answer(
         &mut self,
-        from: SocketAddr,
+        from: Remote,
         header: &VeilHeader,
         (invite, clear, sealed): (InviteId, &[u8], &[u8]),
         time: Time,
@@ -99,7 +100,7 @@ impl Engine {
             return Err(DropReason::UnknownEpoch);
         }
         // An answer is not bound to its question: sent again from elsewhere, it would lead there.
-        if !joining.members.contains(&from) {
+        if !from.udp().is_some_and(|from| joining.members.contains(&from)) {
             return Err(DropReason::UnexpectedResponse);
         }
         let content = Veiled::open(&joining.key, header, clear, sealed).ok_or(DropReason::VeilForged)?;
@@ -120,7 +121,7 @@ impl Engine {
     }
 
     /// A member says that it let this device in: provisional, until the own reducer agrees.
-    fn on_admitted(&mut self, from: SocketAddr, admitted: &Admitted, time: Time) -> Result<(), DropReason> {
+    fn on_admitted(&mut self, from: Remote, admitted: &Admitted, time: Time) -> Result<(), DropReason> {
         let joining = self.joining.as_ref().ok_or(DropReason::UnexpectedResponse)?;
         let other = joining.witness.filter(|witness| *witness != admitted.witness);
         let is_held = other.is_some_and(|witness| self.is_talking_to(&witness, time));
@@ -131,7 +132,7 @@ impl Engine {
         joining.witness = Some(admitted.witness);
         self.roster.set_epochs([epoch]);
         self.add_peer(admitted.witness, Some(admitted.witness_static), None);
-        if let Some(peer) = self.peers.get_mut(&admitted.witness) {
+        if let Some((peer, from)) = self.peers.get_mut(&admitted.witness).zip(from.udp()) {
             peer.path.add_candidate(from);
         }
         self.wake(&admitted.witness, time);

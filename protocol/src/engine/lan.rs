@@ -13,7 +13,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::gate::Question;
 use crate::identity::DeviceId;
-use crate::path::is_candidate;
+use crate::path::{Remote, is_candidate};
 use crate::random::{self, Rng};
 use crate::veil::{self, Veiled};
 use crate::wire::announcement::{Announcement, MAX_ADDRESSES};
@@ -163,7 +163,7 @@ impl Engine {
         if !self.is_member() || heard.device == own || !self.peers.contains_key(&heard.device) {
             return Err(DropReason::NotMember);
         }
-        let question = Question { nonce: header.nonce, time_ms: content.time_ms, source: from };
+        let question = Question { nonce: header.nonce, time_ms: content.time_ms, source: Remote::Udp(from) };
         self.gate.take_announcement(&question, time.wall_ms, time.now)?;
         self.on_neighbour(heard, time)
     }
@@ -174,7 +174,8 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&device) else { return Err(DropReason::NotMember) };
         let addresses: Vec<SocketAddr> = heard.addresses.into_iter().filter(is_sensible).collect();
         let is_linked = peer.sessions.current(time.now).is_some() && !peer.timers.is_dead(time.now);
-        if is_linked && peer.path.remote().is_some_and(|remote| addresses.contains(&remote)) {
+        if is_linked && peer.path.remote().and_then(Remote::udp).is_some_and(|used| addresses.contains(&used))
+        {
             return Ok(());
         }
         if addresses.is_empty() || !peer.heard.rate.take(time.now) {
@@ -190,12 +191,12 @@ impl Engine {
 
     /// Where to send an initiation to `device`: the addresses that are known, the used one first, and those that it
     /// announced; at most 16.
-    pub(super) fn remotes(&self, device: &DeviceId, now: Instant) -> Vec<SocketAddr> {
+    pub(super) fn remotes(&self, device: &DeviceId, now: Instant) -> Vec<Remote> {
         let Some(peer) = self.peers.get(device) else { return Vec::new() };
-        let mut remotes: Vec<SocketAddr> = peer.path.candidates().collect();
-        for address in peer.heard.addresses(now) {
-            if !remotes.contains(&address) {
-                remotes.push(address);
+        let mut remotes: Vec<Remote> = peer.path.remotes().collect();
+        for remote in peer.heard.addresses(now).map(Remote::Udp) {
+            if !remotes.contains(&remote) {
+                remotes.push(remote);
             }
         }
         remotes

@@ -59,6 +59,7 @@ use crate::membership::epoch::EpochSecret;
 use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
+use crate::path::Remote;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
@@ -251,12 +252,7 @@ impl Engine {
     ///
     /// # Errors
     /// The reason for silence.
-    pub fn handle_datagram(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        time: Time,
-    ) -> Result<(), DropReason> {
+    pub fn handle_datagram(&mut self, from: Remote, datagram: &[u8], time: Time) -> Result<(), DropReason> {
         self.on_veiled(from, datagram, time)
     }
 
@@ -279,7 +275,7 @@ impl Engine {
     /// The reason for silence.
     pub fn handle_message(
         &mut self,
-        (index, from): (u32, SocketAddr),
+        (index, from): (u32, Remote),
         message: &[u8],
         time: Time,
     ) -> Result<(), DropReason> {

@@ -6,6 +6,7 @@ use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::filter;
 use crate::forward::Egress;
+use crate::path::Remote;
 
 impl Engine {
     /// Holds a packet of an application until the link of its destination is up.
@@ -41,7 +42,7 @@ impl Egress for Outbox {
         let mut datagram = vec![0; bytes];
         let filled = fill(&mut datagram);
         if filled {
-            self.transmit(to, datagram);
+            self.transmit(Remote::Udp(to), datagram);
         }
         filled
     }

@@ -11,6 +11,7 @@ use crate::membership::admin::AdminError;
 use crate::membership::epoch::EpochSecret;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
+use crate::path::Remote;
 
 /// Names a request of this machine's or a store, so that its answer is found.
 pub type Ticket = u64;
@@ -19,7 +20,7 @@ pub type Ticket = u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: Remote,
     /// The UDP payload.
     pub datagram: Vec<u8>,
 }
@@ -118,7 +119,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+    pub(super) fn transmit(&mut self, to: Remote, datagram: Vec<u8>) {
         self.transmits.push_back(Transmit { to, datagram });
     }
 }

@@ -1,7 +1,7 @@
 //! One other member, as this node sees it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
 use crate::membership::exchange::Exchange;
-use crate::path::Path;
+use crate::path::{Path, Remote};
 use crate::tunnel::Sessions;
 use crate::tunnel::handshake::Initiation;
 use crate::tunnel::timers::{REJECT_AFTER, Timers};
@@ -85,7 +85,7 @@ pub(super) struct Peer {
     pub(super) sessions: Sessions,
     pub(super) attempt: Option<Attempt>,
     /// Where the initiation came from whose session waits to be confirmed, and that session's index.
-    pub(super) answered: Option<(u32, SocketAddr)>,
+    pub(super) answered: Option<(u32, Remote)>,
     pub(super) timers: Timers,
     pub(super) rekey_at: Option<Instant>,
     pub(super) exchange: Exchange,
@@ -213,7 +213,7 @@ impl Peer {
         let session = self.sessions.current(now).filter(|_| self.is_settled() && self.alias.is_some())?;
         Some(Route {
             sealer: Arc::clone(&session.sealer),
-            remote: self.path.remote()?,
+            remote: self.path.remote().filter(|remote| !matches!(remote, Remote::Circuit(_)))?,
             packet_bytes: self.path.packet_bytes(),
             is_size_settled: self.path.is_size_settled(),
         })

@@ -1,6 +1,6 @@
 //! What a user is shown of a VPI.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -9,6 +9,7 @@ use crate::alias::assign::preferred_suffix;
 use crate::identity::{DeviceId, InviteId, VpiId};
 use crate::membership::object::Target;
 use crate::membership::{Alarm, InviteState, Waiting};
+use crate::path::Remote;
 
 /// One VPI, as this node sees it.
 #[derive(Clone, Debug)]
@@ -97,8 +98,8 @@ pub struct MemberStatus {
     pub alias_usual: bool,
     /// How it stands.
     pub state: MemberState,
-    /// The address that is used.
-    pub remote: Option<SocketAddr>,
+    /// The far end that is used.
+    pub remote: Option<Remote>,
     /// The round trip last measured.
     pub rtt: Option<Duration>,
     /// Bytes of its data datagrams.

@@ -1,7 +1,6 @@
 //! Letting others in: a joiner's question, the transaction, the answer. And what waits for the disk.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 
 use super::news::Origin;
 use super::outbox::{Event, Ticket, Transmit};
@@ -13,7 +12,7 @@ use crate::membership::epoch::EpochSecret;
 use crate::membership::join::{Answer, Question};
 use crate::membership::object::{Body, Kind, Object};
 use crate::membership::witness::{self, Verdict};
-use crate::path::is_candidate;
+use crate::path::{Remote, is_candidate};
 use crate::random;
 use crate::veil::{self, Veiled};
 use crate::wire::header::VeilHeader;
@@ -114,7 +113,7 @@ impl Engine {
     /// Takes in a veiled join datagram as a member.
     pub(super) fn on_join_question(
         &mut self,
-        source: SocketAddr,
+        source: Remote,
         header: &VeilHeader,
         (invite, clear, sealed): (InviteId, &[u8], &[u8]),
         time: Time,
@@ -143,9 +142,9 @@ impl Engine {
         }
         let answer = self.answer_to(&question, &asked, time)?.encode();
         // Whoever is let in by several members calls one of them; the others know where to wake it.
-        if let Some(peer) = self.peers.get_mut(&question.bodies().0.device).filter(|_| is_candidate(&source))
-        {
-            peer.path.add_candidate(source);
+        let near = source.udp().filter(is_candidate);
+        if let Some((peer, near)) = self.peers.get_mut(&question.bodies().0.device).zip(near) {
+            peer.path.add_candidate(near);
         }
         debug_assert!(answer.len() <= content.body.len(), "an answer is never longer than its question");
         let header = VeilHeader { nonce: random::bytes(&mut self.rng), ..*header };

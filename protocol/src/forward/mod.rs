@@ -24,6 +24,7 @@ use crate::alias;
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::filter::{self, Access, Flows, Share, Target};
+use crate::path::Remote;
 use crate::tunnel::{OpenError, Opener, Sealer};
 use crate::wire::{header, message};
 
@@ -54,7 +55,7 @@ pub struct Route {
     /// The session's sending half.
     pub sealer: Arc<Sealer>,
     /// The selected path.
-    pub remote: SocketAddr,
+    pub remote: Remote,
     /// The largest inner packet that the path is known to carry, in bytes.
     pub packet_bytes: u16,
     /// Nothing larger is being tried: what does not fit may be told so.
@@ -137,7 +138,7 @@ pub enum Note {
         /// The link.
         link: LinkId,
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
     },
 }
 
@@ -150,11 +151,18 @@ pub enum Inbound<'d> {
     Message {
         /// The session's receiver index.
         index: u32,
+        /// Where it came from.
+        from: Remote,
         /// The message, decrypted.
         bytes: &'d mut [u8],
     },
     /// A veiled datagram for the engine, as it came.
-    Veiled(&'d mut [u8]),
+    Veiled {
+        /// Where it came from.
+        from: Remote,
+        /// The whole datagram.
+        bytes: &'d mut [u8],
+    },
     /// A keepalive: nothing to do.
     Keepalive,
     /// Silence.
@@ -257,8 +265,9 @@ impl Forwarder {
     ///
     /// `datagram` is the whole UDP payload, of any length; the result lies within it.
     pub fn inbound<'d>(&mut self, from: SocketAddr, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
+        let from = Remote::Udp(from);
         if datagram.first() == Some(&header::VEILED) {
-            return Inbound::Veiled(datagram);
+            return Inbound::Veiled { from, bytes: datagram };
         }
         let Some((index, _)) = header::read_data_header(datagram) else {
             return Inbound::Drop(DropReason::Malformed);
@@ -285,7 +294,7 @@ impl Forwarder {
             None => Inbound::Keepalive,
             Some(first) if message::TYPES.contains(first) => {
                 if link.messages.take(now) {
-                    Inbound::Message { index, bytes: plaintext }
+                    Inbound::Message { index, from, bytes: plaintext }
                 } else {
                     Inbound::Drop(DropReason::MessageFlood)
                 }
@@ -392,7 +401,7 @@ impl Link {
         alias::rewrite(packet, peer, target.address(own)).map_err(DropReason::from)
     }
 
-    fn note_received(&mut self, id: LinkId, from: SocketAddr, now: Instant, notes: &mut VecDeque<Note>) {
+    fn note_received(&mut self, id: LinkId, from: Remote, now: Instant, notes: &mut VecDeque<Note>) {
         let is_answer = std::mem::take(&mut self.is_answer_due);
         if due(&mut self.received_noted_at, now) || is_answer {
             notes.push_back(Note::Received { link: id, packets: false });

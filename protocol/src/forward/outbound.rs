@@ -108,9 +108,10 @@ fn send_one(
     traffic: &Traffic,
     egress: &mut impl Egress,
 ) -> Outbound {
+    let Some(to) = route.remote.udp() else { return Outbound::Drop(DropReason::SendFailed) };
     let total = bytes + DATA_OVERHEAD_BYTES;
     let mut sealed = false;
-    egress.datagram(route.remote, total, |datagram| {
+    egress.datagram(to, total, |datagram| {
         write(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + bytes]);
         sealed = route.sealer.seal(datagram).is_ok();
         sealed

@@ -195,8 +195,12 @@ impl Egress for Sent {
 impl End {
     fn new((own, peer): (Ipv4Addr, Ipv4Addr)) -> Self {
         let (sealer, opener) = session();
-        let route =
-            Route { sealer: Arc::new(sealer), remote: REMOTE, packet_bytes: 1_168, is_size_settled: true };
+        let route = Route {
+            sealer: Arc::new(sealer),
+            remote: REMOTE.into(),
+            packet_bytes: 1_168,
+            is_size_settled: true,
+        };
         let mut forwarder = Forwarder::new(own);
         forwarder.apply(Update::Link { link: LINK, alias: Some(peer), traffic: Arc::default() });
         forwarder.apply(Update::Open { index: INDEX, link: LINK, opener: Box::new(opener), packets: true });

@@ -5,6 +5,8 @@
 //! arrived. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
 //! between the two is not done yet.
 
+mod remote;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,8 @@ use rand_core::Rng as _;
 
 use crate::random::Rng;
 use crate::wire::header::DATA_OVERHEAD_BYTES;
+
+pub use remote::Remote;
 
 /// The inner packet that every path carries, in bytes: a UDP payload of 1,200 (specified: RFC 8899 §5.1.2, RFC 9000).
 pub const BASE_PACKET_BYTES: u16 = 1_200 - DATA_OVERHEAD_BYTES as u16;
@@ -50,8 +54,8 @@ pub enum Purpose {
 pub struct Probe {
     /// Random; the echo repeats it.
     pub id: u64,
-    /// The address under test.
-    pub to: SocketAddr,
+    /// The far end under test.
+    pub to: Remote,
     /// Length of the message in bytes.
     pub length: usize,
 }
@@ -72,7 +76,7 @@ pub struct Echo {
 #[derive(Debug)]
 struct Outstanding {
     id: u64,
-    to: SocketAddr,
+    to: Remote,
     purpose: Purpose,
     sent_at: Instant,
 }
@@ -80,7 +84,7 @@ struct Outstanding {
 /// The path that is used.
 #[derive(Debug)]
 struct Selected {
-    remote: SocketAddr,
+    remote: Remote,
     packet_bytes: u16,
     size_probes_left: u8,
     next_size_probe_at: Instant,
@@ -105,15 +109,15 @@ pub struct Path {
     candidates: Vec<SocketAddr>,
     selected: Option<Selected>,
     outstanding: Vec<Outstanding>,
-    /// The address to challenge, and when.
-    challenge: Option<(SocketAddr, Instant)>,
+    /// The far end to challenge, and when.
+    challenge: Option<(Remote, Instant)>,
     challenged_at: Option<Instant>,
 }
 
 impl Path {
     /// Adds an address to try. The newest stand first; the one that is used is never pushed out.
     pub fn add_candidate(&mut self, address: SocketAddr) {
-        let used = self.remote();
+        let used = self.remote().and_then(Remote::udp);
         self.candidates.retain(|known| *known != address);
         self.candidates.insert(0, address);
         if self.candidates.len() > MAX_CANDIDATES {
@@ -122,15 +126,21 @@ impl Path {
         }
     }
 
-    /// The addresses to send an initiation to, the used one first; at most 8.
-    pub fn candidates(&self) -> impl Iterator<Item = SocketAddr> {
+    /// The far ends to send an initiation to, the used one first; at most 9.
+    pub fn remotes(&self) -> impl Iterator<Item = Remote> {
         let used = self.remote();
-        used.into_iter().chain(self.candidates.iter().copied().filter(move |known| Some(*known) != used))
+        let known = self.candidates.iter().copied().map(Remote::Udp);
+        used.into_iter().chain(known.filter(move |known| Some(*known) != used))
     }
 
-    /// The address that is used, if any.
+    /// The addresses where the member may be, the used one first; at most 8.
+    pub fn candidates(&self) -> impl Iterator<Item = SocketAddr> {
+        self.remotes().filter_map(Remote::udp)
+    }
+
+    /// The far end that is used, if any.
     #[must_use]
-    pub fn remote(&self) -> Option<SocketAddr> {
+    pub fn remote(&self) -> Option<Remote> {
         self.selected.as_ref().map(|selected| selected.remote)
     }
 
@@ -154,8 +164,10 @@ impl Path {
 
     /// Uses `remote`, where a handshake just completed. `rtt` is the handshake's, if this end initiated it. Returns
     /// whether another address was used before.
-    pub fn select(&mut self, remote: SocketAddr, rtt: Option<Duration>, now: Instant) -> bool {
-        self.add_candidate(remote);
+    pub fn select(&mut self, remote: Remote, rtt: Option<Duration>, now: Instant) -> bool {
+        if let Remote::Udp(address) = remote {
+            self.add_candidate(address);
+        }
         if let Some(selected) = self.selected.as_mut().filter(|selected| selected.remote == remote) {
             selected.rtt = selected.rtt.or(rtt);
             return false;
@@ -179,7 +191,7 @@ impl Path {
     }
 
     /// Notes that an authentic datagram came from `source`: if it is not the used address, it is challenged.
-    pub fn on_source(&mut self, source: SocketAddr, now: Instant) {
+    pub fn on_source(&mut self, source: Remote, now: Instant) {
         if self.remote().is_some_and(|remote| remote != source) {
             let due = self.challenged_at.map_or(now, |at| now.max(at + CHALLENGE_PAUSE));
             self.challenge = Some((source, due));
@@ -241,7 +253,7 @@ impl Path {
 
     fn probe(
         &mut self,
-        (to, purpose, length): (SocketAddr, Purpose, usize),
+        (to, purpose, length): (Remote, Purpose, usize),
         rng: &mut Rng,
         now: Instant,
     ) -> Option<Probe> {
@@ -264,9 +276,13 @@ mod tests {
         SocketAddr::from(([192, 0, 2, n], 41_414))
     }
 
+    fn remote(n: u8) -> Remote {
+        Remote::Udp(address(n))
+    }
+
     fn selected(now: Instant) -> (Path, Rng) {
         let mut path = Path::default();
-        path.select(address(1), None, now);
+        path.select(remote(1), None, now);
         (path, Rng::from_seed([1; 32]))
     }
 
@@ -276,7 +292,7 @@ mod tests {
         let (mut path, mut rng) = selected(now);
         assert_eq!((path.packet_bytes(), path.is_size_settled()), (BASE_PACKET_BYTES, false));
         let probe = path.poll_probe(&mut rng, now).unwrap();
-        assert_eq!((probe.to, probe.length), (address(1), usize::from(FULL_PACKET_BYTES)));
+        assert_eq!((probe.to, probe.length), (remote(1), usize::from(FULL_PACKET_BYTES)));
         assert_eq!(path.poll_probe(&mut rng, now), None);
         let echo = path.on_echo(probe.id, now + Duration::from_millis(20)).unwrap();
         assert!(echo.changed);
@@ -303,13 +319,13 @@ mod tests {
         let (mut path, mut rng) = selected(now);
         let size = path.poll_probe(&mut rng, now).unwrap();
         path.on_echo(size.id, now);
-        path.on_source(address(2), now);
-        assert_eq!(path.remote(), Some(address(1)));
+        path.on_source(remote(2), now);
+        assert_eq!(path.remote(), Some(remote(1)));
         let challenge = path.poll_probe(&mut rng, now).unwrap();
-        assert_eq!(challenge.to, address(2));
-        assert_eq!(path.remote(), Some(address(1)));
+        assert_eq!(challenge.to, remote(2));
+        assert_eq!(path.remote(), Some(remote(1)));
         assert!(path.on_echo(challenge.id, now).unwrap().changed);
-        assert_eq!(path.remote(), Some(address(2)));
+        assert_eq!(path.remote(), Some(remote(2)));
         assert_eq!(path.packet_bytes(), BASE_PACKET_BYTES, "another path may carry less");
     }
 
@@ -320,9 +336,9 @@ mod tests {
         let mut challenges = 0;
         for ms in 0..1_000 {
             let now = start + Duration::from_millis(ms);
-            path.on_source(address(2 + (ms % 7) as u8), now);
+            path.on_source(remote(2 + (ms % 7) as u8), now);
             while let Some(probe) = path.poll_probe(&mut rng, now) {
-                challenges += u32::from(probe.to != address(1));
+                challenges += u32::from(probe.to != remote(1));
             }
         }
         assert!((1..=3).contains(&challenges), "{challenges}");

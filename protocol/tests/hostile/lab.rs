@@ -144,13 +144,13 @@ impl Lab {
                 there.packets.push(packet.to_vec());
                 Ok(())
             }
-            Inbound::Message { index, bytes } => {
+            Inbound::Message { index, from, bytes } => {
                 // The forwarder's notes go first: the message may be the first of its session.
                 let message = bytes.to_vec();
                 self.drain(node);
                 self.nodes[node].engine.handle_message((index, from), &message, time)
             }
-            Inbound::Veiled(datagram) => there.engine.handle_datagram(from, datagram, time),
+            Inbound::Veiled { from, bytes } => there.engine.handle_datagram(from, bytes, time),
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };
@@ -176,7 +176,8 @@ impl Lab {
             there.engine.handle_packet(packet, time);
         }
         let from = there.address;
-        self.wire.extend(sent.into_iter().map(|sent| Flight { from, to: sent.to, bytes: sent.datagram }));
+        let sent = sent.into_iter().filter_map(|sent| Some((sent.to.udp()?, sent.datagram)));
+        self.wire.extend(sent.map(|(to, bytes)| Flight { from, to, bytes }));
         self.drain(node);
     }
 
@@ -241,6 +242,7 @@ impl Lab {
             }
             let mut transmits = 0;
             while let Some(Transmit { to, datagram }) = there.engine.poll_transmit() {
+                let to = to.udp().expect("nobody relays here");
                 assert_ne!(to, STRANGER, "a stranger was sent {} bytes", datagram.len());
                 transmits += 1;
                 self.wire.push_back(Flight { from: there.address, to, bytes: datagram });
@@ -280,7 +282,7 @@ impl Node {
 
     fn note_sealer(&mut self, update: &Update) {
         if let Update::Send { route: Some(route), .. } = update {
-            self.sealers.push((route.remote, Arc::clone(&route.sealer)));
+            self.sealers.extend(route.remote.udp().map(|remote| (remote, Arc::clone(&route.sealer))));
         }
     }
 
@@ -307,7 +309,7 @@ impl Egress for Datagrams<'_> {
         let mut datagram = vec![0; bytes];
         let filled = fill(&mut datagram);
         if filled {
-            self.0.push(Transmit { to, datagram });
+            self.0.push(Transmit { to: to.into(), datagram });
         }
         filled
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use protocol::drop::DropReason;
 use protocol::engine::Transmit;
+use protocol::path::Remote;
 use protocol::wire::ip::Ipv4;
 
 use crate::adversary;
@@ -26,13 +27,13 @@ pub(crate) fn check_transmits(
         return Err(format!("{} datagrams for one input", transmits.len()));
     }
     for transmit in transmits {
-        if transmit.to == adversary::address() {
+        if transmit.to == Remote::Udp(adversary::address()) {
             if may_challenge && transmit.datagram.len() == CHALLENGE_BYTES {
                 continue;
             }
             return Err(format!("a stranger was answered with {} bytes", transmit.datagram.len()));
         }
-        if !known.iter().any(|(address, _)| *address == transmit.to) {
+        if !known.iter().any(|(address, _)| Remote::Udp(*address) == transmit.to) {
             return Err(format!("a datagram was sent to {}, where nobody ever was", transmit.to));
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::engine::{Command, Event};
+use protocol::path::Remote;
 use protocol::wire::header::{DATA, VEILED};
 
 use super::{Occurrence, World};
@@ -62,7 +63,9 @@ impl World {
         let took_objects = outputs.events.iter().any(stores);
         self.records.check_gone(host, &self.hosts, sent, took_objects)?;
         for transmit in outputs.transmits {
-            self.send(host, transmit.to, &transmit.datagram);
+            if let Remote::Udp(to) = transmit.to {
+                self.send(host, to, &transmit.datagram);
+            }
         }
         for packet in outputs.packets {
             self.arrived(host, &packet)?;
