@@ -7,9 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, whole_packets};
+use protocol::forward::{Egress, Forwarder, Inbound, Note, Offload, Outbound, whole_packets};
 use protocol::identity::VpiId;
-use protocol::tunnel::coalesce::{Coalesced, Coalescer};
+use protocol::tunnel::coalesce::Coalesced;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
@@ -41,6 +41,8 @@ pub(super) struct Runner {
     tun: Option<Arc<Tun>>,
     incoming: Received,
     outgoing: Batch,
+    /// A note that found no room in the queue.
+    unreported: Option<Note>,
     /// Room for what is read from the device.
     packet: Box<[u8]>,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
@@ -63,6 +65,7 @@ impl Runner {
             tun: None,
             incoming: Received::new(),
             outgoing: Batch::new(),
+            unreported: None,
             packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             is_blocked: false,
         }
@@ -88,15 +91,13 @@ impl Runner {
         let ready = self.sleep(wake).map_err(End::Failed)?;
         if ready.wake {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);
+            self.take_orders(orders)?;
         }
-        self.take_orders(orders)?;
         if self.is_blocked {
             self.flush();
         }
-        if ready.socket {
-            self.receive(orders)?;
-        }
-        if ready.device {
+        let may_be_answered = ready.socket && self.receive(orders)?;
+        if ready.device || may_be_answered {
             self.send();
         }
         self.report();
@@ -145,19 +146,21 @@ impl Runner {
 
     /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
     /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
-    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
+    ///
+    /// Returns whether anything was handed over: the kernel answers an echo request, or TCP's data, before it returns,
+    /// and the answer can be taken from the device without waiting for it.
+    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<bool, End> {
         match self.socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(cause) => return Err(End::Failed(cause)),
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;
         (0..self.incoming.left_out()).for_each(|_| self.drops.count(DropReason::Malformed));
         let now = Instant::now();
-        let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
-        let mut coalescer =
-            self.tun.as_ref().filter(|tun| tun.takes_super_packets()).map(|_| Coalescer::default());
+        let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, has_written: false, failed: None };
+        let mut coalescer = self.tun.as_ref().and_then(|tun| tun.coalescer());
         for (from, datagram) in self.incoming.datagrams() {
             match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {
                 (Inbound::Packet(packet), Some(coalescer)) => {
@@ -179,10 +182,11 @@ impl Runner {
         if let Some(coalescer) = &mut coalescer {
             coalescer.finish(&mut |packet| device.write(packet));
         }
+        let has_written = device.has_written;
         if let Some(cause) = device.failed {
             self.on_device_error(&cause);
         }
-        Ok(())
+        Ok(has_written)
     }
 
     /// Takes packets from the device until there are none or it is the socket's turn. For each datagram that they
@@ -243,9 +247,11 @@ impl Runner {
 
     /// Tells the engine what the forwarder saw; what finds no room is told the next time.
     fn report(&mut self) {
-        while let Ok(place) = self.queues.seen.try_reserve() {
-            let Some(note) = self.forwarder.poll_note() else { return };
-            place.send((self.vpi, Seen::Note(note)));
+        while let Some(note) = self.unreported.take().or_else(|| self.forwarder.poll_note()) {
+            if self.queues.seen.try_send((self.vpi, Seen::Note(note))).is_err() {
+                self.unreported = Some(note);
+                return;
+            }
         }
     }
 
@@ -272,14 +278,19 @@ struct Ready {
 struct Device<'r> {
     tun: Option<&'r Tun>,
     drops: &'r Drops,
+    has_written: bool,
     failed: Option<io::Error>,
 }
 
 impl Device<'_> {
     fn write(&mut self, packet: &Coalesced<'_, '_>) {
-        if let Some(Err(cause)) = self.tun.map(|tun| tun.write(packet)) {
-            self.drops.count(DropReason::SendFailed);
-            self.failed = Some(cause);
+        match self.tun.map(|tun| tun.write(packet)) {
+            Some(Err(cause)) => {
+                self.drops.count(DropReason::SendFailed);
+                self.failed = Some(cause);
+            }
+            Some(Ok(())) => self.has_written = true,
+            None => {}
         }
     }
 }

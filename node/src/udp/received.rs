@@ -15,6 +15,8 @@ pub(super) const MESSAGES_MAX: usize = 64;
 pub(super) const MESSAGE_BYTES: usize = 64 << 10;
 /// *Chosen*: bytes after which a turn ends, so that what was received is still in the cache when it is opened.
 const TURN_BYTES: usize = 256 << 10;
+/// *Chosen*: messages that a call asks for at least.
+const ASKED_MIN: usize = 4;
 
 /// Datagrams that were received, to be opened in place.
 pub(crate) struct Received {
@@ -25,6 +27,8 @@ pub(crate) struct Received {
     bytes: usize,
     /// Bytes of the largest message of the last call, to foresee the next.
     largest: usize,
+    /// How many it received.
+    last_count: usize,
 }
 
 /// What is in the slot of the same number.
@@ -43,7 +47,7 @@ impl Received {
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let none = Entry { address: nobody, bytes: 0, segment_bytes: 1 };
         let slab = vec![0; MESSAGES_MAX * MESSAGE_BYTES].into_boxed_slice();
-        Self { slab, entries: [none; MESSAGES_MAX], filled: 0, bytes: 0, largest: 0 }
+        Self { slab, entries: [none; MESSAGES_MAX], filled: 0, bytes: 0, largest: 0, last_count: 0 }
     }
 
     /// Forgets all datagrams.
@@ -67,9 +71,10 @@ impl Received {
         &mut self,
         receive: impl FnOnce(&mut [u8], &mut [Entry]) -> io::Result<usize>,
     ) -> io::Result<bool> {
-        // As many as end the turn, if they are like the last: none is received that has to wait.
-        let asked =
-            (TURN_BYTES / self.largest.max(1)).clamp(4, MESSAGES_MAX - self.filled.min(MESSAGES_MAX - 4));
+        // As many as end the turn, if they are like the last: none is received that has to wait. And not many more than
+        // there were: each costs some preparation, which a packet alone would wait for.
+        let fitting = TURN_BYTES / self.largest.max(1);
+        let asked = fitting.min(4 * self.last_count).clamp(ASKED_MIN, MESSAGES_MAX);
         let end = (self.filled + asked).min(MESSAGES_MAX);
         let slots = &mut self.slab[self.filled * MESSAGE_BYTES..end * MESSAGE_BYTES];
         let entries = &mut self.entries[self.filled..end];
@@ -78,6 +83,7 @@ impl Received {
         let sizes = entries[..count].iter().map(|entry| entry.bytes);
         self.largest = sizes.clone().max().unwrap_or(0);
         self.bytes += sizes.sum::<usize>();
+        self.last_count = count;
         self.filled += count;
         Ok(was_all)
     }

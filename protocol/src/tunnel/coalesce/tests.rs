@@ -92,7 +92,7 @@ fn run(packets: &mut [(Vec<u8>, bool)]) -> (Vec<Vec<u8>>, usize) {
             out.push(piece);
         }
     };
-    let mut coalescer = Coalescer::default();
+    let mut coalescer = Coalescer::new(true);
     for (packet, ends_turn) in packets {
         coalescer.take(packet, &mut emit);
         if *ends_turn {
