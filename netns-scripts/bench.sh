@@ -107,8 +107,9 @@ cable() {
             *) fail "no underlay is called $1; there are offload, gro and nooffload" ;;
         esac >/dev/null 2>&1
         [[ $rate == 0 ]] || on "$host" tc qdisc add dev eth0 root tbf rate "$rate" burst 64kb latency 3ms
-        [[ $loss == 0 ]] || on "$host" nft "table inet bench { chain c { type filter hook prerouting priority -300
-            iifname eth0 numgen random mod 100000 < $(python3 -c "print(round($loss * 1000))") drop; } }"
+        [[ $loss == 0 ]] || on "$host" nft "table inet bench { chain c {
+            type filter hook prerouting priority -300;
+            iifname eth0 numgen random mod 100000 < $(python3 -c "print(round($loss * 1000))") drop; }; }"
     done
 }
 
