@@ -4,7 +4,7 @@
 # Sourced by the scripts beside it, never run. A lab is one network. Its name carries a process id, each of its
 # namespaces is called LAB-HOST, and what it leaves on disk lies in /run/vpi-labs/LAB:
 #
-#   /run/vpi-labs/LAB/hosts          one line a host: name, namespace, address
+#   /run/vpi-labs/LAB/hosts          one line a host: name, namespace, address (nats: and the one that the internet sees)
 #   /run/vpi-labs/LAB/HOST/state     the state folder of that host's node
 #   /run/vpi-labs/LAB/HOST/node.log  what its node says
 #
@@ -191,14 +191,15 @@ letter() {
     printf "\\$(printf '%03o' $((96 + $1)))"
 }
 
-# impair LAB HOST [OPTION...]: puts a wan-link with these options into the router of a host of the topology internet,
-# in the place of the one that is there, and prints the statistics of that one. Without options the link is clean again.
+# impair LAB HOST [OPTION...]: puts a wan-link with these options into the router of a host of the topology internet
+# or of a site of nats, in the place of the one that is there, and prints the statistics of that one. Without options the
+# link is clean again.
 #
 #   access ══ wan0 ── wan-link ── wan1 ══ core      what comes in at access leaves at wan0, what comes at core at wan1
 impair() {
     local lab=$1 host=$2 router=$1-$2-edge folder=$LABS/$1/$2 program
     shift 2
-    [[ -e /run/netns/$router ]] || fail "lab $lab has no router for a host $host; only the topology internet has them"
+    [[ -e /run/netns/$router ]] || fail "lab $lab has no router for a host $host; the topologies internet and nats have them"
     clean_link "$folder"
     (($#)) || return 0
     program=$(target_folder)/release/wan-link

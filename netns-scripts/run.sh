@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # netns-scripts/run.sh: puts a network up on this machine, lets you in, takes it down.
 #
-#   run.sh up TOPOLOGY [--name LAB] [--hosts N] [IMPAIRMENT...]    prints the lab's name, then one line a host
+#   run.sh up TOPOLOGY [--name LAB] [--hosts N] [--site KIND]... [IMPAIRMENT...]    prints the lab's name and its hosts
 #   run.sh exec LAB HOST [COMMAND...]                 runs a command on a host (default: a shell)
 #   run.sh impair LAB HOST [IMPAIRMENT...]            impairs a host's link, or makes it clean; prints what was forwarded
 #   run.sh renew LAB HOST                             a new machine (lan only), with the host's address and state folder
@@ -9,8 +9,9 @@
 #   run.sh down LAB...                                ends what runs in a lab and removes it
 #
 # On a host, VPI_STATE names its state folder and `vpi` is the binary of this tree. TOPOLOGY is a file in
-# topologies/. IMPAIRMENT (internet only; see `wan-link --help`): --delay 20ms --jitter 2ms --loss 1% --duplicate 1%
-# --reorder 1% --rate 10mbit --queue 64k --seed 7. Needs root.
+# topologies/. IMPAIRMENT (internet and nats; see `wan-link --help`): --delay 20ms --jitter 2ms --loss 1% --duplicate 1%
+# --reorder 1% --rate 10mbit --queue 64k --seed 7. KIND (nats only): a NAT and its options, as topologies/nats.sh says.
+# Needs root.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
@@ -22,7 +23,7 @@ usage() {
 }
 
 up() {
-    local topology=${1:-} lab=vpi$$ hosts=2 impairments=() host
+    local topology=${1:-} lab=vpi$$ hosts=2 sites=() impairments=() host
     [[ -n $topology ]] || usage
     [[ -r $here/topologies/$topology.sh ]] ||
         fail "no topology is called $topology; there are: $(cd "$here/topologies" && echo *.sh)"
@@ -31,6 +32,7 @@ up() {
         case $1 in
             --name) lab=${2:?--name wants a word} ;;
             --hosts) hosts=${2:?--hosts wants a number} ;;
+            --site) sites+=("${2:?--site wants the kind of a NAT}") ;;
             --delay | --jitter | --loss | --duplicate | --reorder | --rate | --queue | --seed)
                 impairments+=("$1" "${2:?$1 wants a value}")
                 ;;
@@ -40,6 +42,7 @@ up() {
     done
     [[ $lab =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || fail "a lab's name is up to 41 of a-z, 0-9 and -; this is not: $lab"
     [[ ! -e $LABS/$lab ]] || fail "a lab is already called $lab; take it down with: netns-scripts/run.sh down $lab"
+    ((${#sites[@]} == 0)) || [[ $topology == nats ]] || fail "only the topology nats has sites"
     need_tools ip awk
     # shellcheck source=topologies/lan.sh
     . "$here/topologies/$topology.sh"
@@ -47,9 +50,11 @@ up() {
     trap "cleanup $lab" EXIT
     mkdir -p "$LABS/$lab"
     echo "$topology" >"$LABS/$lab/topology"
-    "up_${topology//-/_}" "$lab" "$hosts"
+    "up_${topology//-/_}" "$lab" "$hosts" "${sites[@]}"
     if ((${#impairments[@]})); then
         while read -r host _; do
+            # The second host of a site shares the first one's way.
+            [[ $host != [a-z]2 || $topology != nats ]] || continue
             impair "$lab" "$host" "${impairments[@]}"
         done <"$LABS/$lab/hosts"
     fi

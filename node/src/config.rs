@@ -9,6 +9,7 @@
 //! cipher = "auto"     # auto, aes256gcm or chacha20
 //! lan = true          # find members on the same network by veiled announcements
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
+//! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
 //! ```
 
 use std::{
@@ -29,6 +30,9 @@ const REKEY_AFTER_S: RangeInclusive<u64> = 10..=120;
 /// Seconds without an application's packet after which a link closes; below 10 it would close between two requests.
 const IDLE_AFTER_S: RangeInclusive<u64> = 10..=86_400;
 
+/// STUN servers at most: as many as an engine keeps.
+const STUN_MAX: usize = 8;
+
 /// What `vpi up` is told: places, user and settings.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeOptions {
@@ -43,7 +47,7 @@ pub(crate) struct NodeOptions {
 }
 
 /// The settings of a running node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// Age at which a session is rekeyed: 10 to 120 s, default 120 s (WireGuard paper §6).
     pub rekey_after: Duration,
@@ -55,6 +59,8 @@ pub(crate) struct Settings {
     pub lan: bool,
     /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
     pub dns: Option<SocketAddr>,
+    /// STUN servers that are asked beside those at beacons, the best first; default none.
+    pub stun: Vec<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -65,6 +71,7 @@ impl Default for Settings {
             cipher: Cipher::Auto,
             lan: true,
             dns: None,
+            stun: Vec::new(),
         }
     }
 }
@@ -112,6 +119,25 @@ pub(crate) enum ConfigError {
         /// What the file says.
         value: String,
     },
+    /// A STUN server is no address and port.
+    #[error(
+        "settings file {path}: stun names {value}, each of its servers must be an IP address and port, such as \
+         \"192.0.2.7:3478\""
+    )]
+    NotStun {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        value: String,
+    },
+    /// Too many STUN servers.
+    #[error("settings file {path}: stun names {count} servers, leave at most {STUN_MAX}")]
+    StunMany {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+    },
     /// A number is out of its range.
     #[error("settings file {path}: {key} is {value} s, it may be {least} to {most} s")]
     Range {
@@ -137,6 +163,8 @@ struct File {
     cipher: Option<Cipher>,
     lan: Option<bool>,
     dns: Option<String>,
+    #[serde(default)]
+    stun: Vec<String>,
 }
 
 impl Settings {
@@ -170,6 +198,7 @@ impl Settings {
             cipher: file.cipher.unwrap_or(default.cipher),
             lan: file.lan.unwrap_or(default.lan),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
+            stun: stun(path, file.stun)?,
         })
     }
 }
@@ -183,6 +212,20 @@ fn dns(path: &Path, value: String) -> Result<SocketAddr, ConfigError> {
     let address =
         value.parse().ok().filter(|address: &SocketAddr| is_own(address.ip()) && address.port() > 0);
     address.ok_or_else(|| ConfigError::NotLoopback { path: path.to_owned(), value })
+}
+
+/// Reads which STUN servers are asked.
+fn stun(path: &Path, values: Vec<String>) -> Result<Vec<SocketAddr>, ConfigError> {
+    if values.len() > STUN_MAX {
+        return Err(ConfigError::StunMany { path: path.to_owned(), count: values.len() });
+    }
+    let server = |value: String| {
+        let address = value.parse().ok().filter(|address: &SocketAddr| {
+            address.port() > 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+        });
+        address.ok_or_else(|| ConfigError::NotStun { path: path.to_owned(), value })
+    };
+    values.into_iter().map(server).collect()
 }
 
 fn line_of(text: &str, error: &toml::de::Error) -> usize {
@@ -242,6 +285,18 @@ mod tests {
                 "{reason}"
             );
         }
+    }
+
+    #[test]
+    fn stun_servers_are_addresses_with_ports_and_few() {
+        let servers = parse("stun = [\"192.0.2.7:3478\", \"[2001:db8::7]:3478\"]").unwrap().stun;
+        assert_eq!(servers, ["192.0.2.7:3478".parse().unwrap(), "[2001:db8::7]:3478".parse().unwrap()]);
+        for bad in ["stun.example:3478", "192.0.2.7", "192.0.2.7:0", "0.0.0.0:3478", "224.0.0.1:3478"] {
+            let reason = parse(&format!("stun = [\"{bad}\"]")).unwrap_err();
+            assert!(reason.contains("stun") && reason.contains(bad) && reason.contains("port"), "{reason}");
+        }
+        let many = format!("stun = [{}]", "\"192.0.2.7:3478\",".repeat(9));
+        assert!(parse(&many).unwrap_err().contains("at most 8"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `vpi` binary: reads arguments, sets up logging, runs one command.
 
+mod beacon;
 mod command;
 mod config;
 mod control;
@@ -11,6 +12,7 @@ mod metrics;
 mod names;
 mod privilege;
 mod pump;
+mod service;
 mod store;
 mod tun;
 mod udp;

@@ -4,16 +4,16 @@ use std::time::Instant;
 
 /// How often something may happen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
+pub struct Rate {
     /// In the long run.
-    pub(crate) per_second: f64,
+    pub per_second: f64,
     /// At once.
-    pub(crate) burst: f64,
+    pub burst: f64,
 }
 
 /// One bucket, full at first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     rate: Rate,
     tokens: f64,
     /// When `tokens` was true; `None` before the first.
@@ -22,12 +22,13 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub(crate) const fn new(rate: Rate) -> Self {
+    #[must_use]
+    pub const fn new(rate: Rate) -> Self {
         Self { rate, tokens: rate.burst, at: None }
     }
 
     /// Takes one token if there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
+    pub fn take(&mut self, now: Instant) -> bool {
         self.tokens = self.level(now);
         self.at = Some(now);
         let fits = self.tokens >= 1.0;
@@ -38,7 +39,8 @@ impl Bucket {
     }
 
     /// Says whether nothing of it is used any more.
-    pub(crate) fn is_full(&self, now: Instant) -> bool {
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
         self.level(now) >= self.rate.burst
     }
 

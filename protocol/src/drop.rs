@@ -30,6 +30,8 @@ reasons! {
     // Datagrams, from anybody.
     /// Not of any known form: first byte, length or a reserved field is off.
     Malformed => "malformed",
+    /// A STUN message that answers no request of ours.
+    StunUnasked => "stun_unasked",
     /// A data datagram for a receiver index that no session has.
     UnknownIndex => "unknown_index",
     /// The tag of a data datagram does not verify.

@@ -11,6 +11,7 @@
 //!                  0x80 ─► tunnel::Opener ─► packet ─► filter ─► alias::rewrite ─► tunnel::coalesce ─► TUN
 //!                  │                └► in-session message ─► Engine::handle_message ─► path, membership::exchange
 //!                  0x81 ─► Engine::handle_datagram ─► veil ─► gate ─► handshake, or membership::witness ─► an answer, or silence
+//!                  STUN ─► Engine::handle_stun, while a request waits
 //!                  else ─► silence
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`alias`] | 127.x.y.z ↔ member: which alias, who has it, and both aliases of a session into its packets |
+//! | [`bucket`] | How often something may happen |
 //! | [`discovery`] | What members put into a public DHT and read from it: blinded, sealed records |
 //! | [`mod@drop`] | Why something was dropped |
 //! | [`engine`] | One VPI's whole slow-path state; the only doors in and out |
@@ -29,7 +31,7 @@
 //! | [`gate`] | The drop stance: the one place that chooses between an answer and silence |
 //! | [`identity`] | Who is who: identifiers, and the keys behind them |
 //! | [`membership`] | Who belongs, decided without a server: objects, reducer, tokens, joining, exchange |
-//! | [`path`] | How a member is reached: addresses, probes, sizes |
+//! | [`path`] | How a member is reached: addresses, probes, checks, sizes; what the NAT does |
 //! | [`random`] | Chance, from one seed |
 //! | [`tunnel`] | Two members' keys: handshake, sessions, seal, open, replay window, cutting and coalescing |
 //! | [`veil`] | Seals and opens every datagram that is not data |
@@ -38,7 +40,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alias;
-mod bucket;
+pub mod bucket;
 pub mod discovery;
 pub mod drop;
 pub mod engine;

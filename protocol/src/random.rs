@@ -25,3 +25,9 @@ pub fn jittered(base: Duration, rng: &mut Rng) -> Duration {
 pub fn earlier(base: Duration, rng: &mut Rng) -> Duration {
     base.mul_f64(1.0 - 0.1 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
+
+/// A random part of `span`, for what many would else do in one moment.
+#[must_use]
+pub fn within(span: Duration, rng: &mut Rng) -> Duration {
+    span.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
+}

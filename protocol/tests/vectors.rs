@@ -8,14 +8,19 @@
 use data_encoding::HEXLOWER;
 use protocol::alias::assign::preferred_suffix;
 use protocol::alias::preferred_prefix;
-use protocol::identity::{InviteId, PublicKey, Secret, StaticSecret, VpiId, derive};
+use protocol::discovery::blind::{Purpose, blinded_public, blinding};
+use protocol::discovery::lobby::{Contact, Lobby};
+use protocol::discovery::{bulletin, presence, record};
+use protocol::identity::{InviteId, PublicKey, Secret, SigningSecret, StaticSecret, VpiId, derive, sha256};
 use protocol::membership::epoch::{EpochSecret, open_secret, seal_secret};
+use protocol::membership::object::{Body, Object, Presence};
 use protocol::membership::removed_digest;
 use protocol::membership::token::invite_secret;
 use protocol::random::{self, Rng};
 use protocol::tunnel::handshake::{Context, Initiation, Keys, Received};
 use protocol::tunnel::{Opener, Sealer, Suite};
 use protocol::veil::{self, Veiled};
+use protocol::wire::cbor::Extensions;
 use protocol::wire::header::{Class, VeilHeader};
 use protocol::wire::hello::{Digests, Hello, Suites};
 use protocol::wire::message::Message;
@@ -26,6 +31,8 @@ const EPOCH_SECRET: [u8; 32] = [0x22; 32];
 const INVITE: InviteId = InviteId([0x33; 16]);
 const DEVICE: PublicKey = PublicKey([0x44; 32]);
 const TIME_MS: u64 = 1_700_000_000_000;
+/// The slot of that time.
+const SLOT: u64 = 472_222;
 /// The nonces of the two veils.
 const NONCES: [[u8; 24]; 2] = [[0x55; 24], [0x66; 24]];
 /// The receiver indices of the initiator and of the responder.
@@ -60,7 +67,7 @@ fn a_handshake_and_its_first_datagrams_have_known_bytes() {
             handshake().map(|keys| keys.into_halves(suite));
         let [keepalive, echo, from_responder] = expected;
         exchange((&sealer, &mut peers_opener), b"", keepalive);
-        exchange((&sealer, &mut peers_opener), &Message::Echo { id: 1 }.encode(), echo);
+        exchange((&sealer, &mut peers_opener), &Message::Echo { id: 1, observed: None }.encode(), echo);
         exchange((&peers_sealer, &mut opener), &Message::Settled { heard: true }.encode(), from_responder);
     }
 }
@@ -76,9 +83,55 @@ fn a_sealed_secret_has_known_bytes() {
 }
 
 #[test]
+fn a_presence_record_has_known_bytes() {
+    let epoch = EpochSecret::new(VPI, 0, Secret(EPOCH_SECRET));
+    let secret = SigningSecret::from_seed(&[0xab; 32]);
+    let device = secret.public();
+    let h = blinding(epoch.secret(), &VPI, Purpose::Presence, &device, SLOT);
+    is(blinded_public(&device, &h).unwrap().as_bytes(), BLINDED);
+
+    let mut rng = Rng::from_seed([0xa4; 32]);
+    is(&random::bytes::<24>(&mut rng.clone()), RECORD_NONCE);
+    let made =
+        presence::seal(&epoch, SLOT, (&secret, &known_presence(&secret)), TIME_MS / 1_000, &mut rng).unwrap();
+    is(&made.key, RECORD_KEY);
+    is(&made.value[..49], RECORD_HEAD);
+    is(&made.value[made.value.len() - 64..], RECORD_SIGNATURE);
+    is(&sha256(&[&made.value]), RECORD_HASH);
+    assert!(record::check(&made.key, &made.value, TIME_MS / 1_000).is_ok());
+}
+
+#[test]
+fn a_lobby_record_and_the_place_of_a_bulletin_are_as_written() {
+    let epoch = EpochSecret::new(VPI, 0, Secret(EPOCH_SECRET));
+    let lobby = Lobby::new(&VPI, &epoch.join_veil_key(&INVITE), SLOT);
+    let contact = Contact { addresses: vec!["192.0.2.1:41414".parse().unwrap()], beacon: None };
+    let made = lobby.seal(&contact, TIME_MS / 1_000, &mut Rng::from_seed([0xa4; 32])).unwrap();
+    is(&made.key, LOBBY_KEY);
+    is(&sha256(&[&made.value]), LOBBY_HASH);
+
+    let [sleeper, admin] = [[0xab; 32], [0xcd; 32]].map(|seed| SigningSecret::from_seed(&seed).public());
+    is(bulletin::Place::new(&epoch, &admin, &sleeper, 0).unwrap().key(), BULLETIN_KEY);
+}
+
+#[test]
 fn aliases_are_chosen_as_written() {
     assert_eq!(preferred_prefix(&VPI).to_string(), "127.98.0.0");
     assert_eq!([0, 1].map(|attempt| preferred_suffix(&VPI, &DEVICE, attempt)), [58_353, 31_187]);
+}
+
+fn known_presence(secret: &SigningSecret) -> Object {
+    let presence = Presence {
+        device: secret.public(),
+        time: TIME_MS / 1_000,
+        counter: 1,
+        candidates: vec!["192.0.2.1:41414".parse().unwrap()],
+        beacon: None,
+        nat: 0,
+        flags: 0,
+        extensions: Extensions::default(),
+    };
+    Object::sign(&VPI, &Body::Presence(presence), &[secret]).unwrap()
 }
 
 /// Makes the handshake of README.md, checks both messages, and returns the keys of initiator and responder.
@@ -188,3 +241,21 @@ const SEALED: &str = concat!(
     "7ac8fe38e32d5ad9e8f8607fad7d7042c833da7cea530ed2eb36aa9c618df626c0b5ddf205bf108b0a7f344a0dd2b2d9",
     "da08f1dced7035018db977fdfddbbe4d4340087f519780930bca150bc4e6bff4",
 );
+
+/// The nonce of both records.
+const RECORD_NONCE: &str = "a30930befc374acbb0d03adb5fc19b397497db6616d57340";
+const BLINDED: &str = "2199b491d0ace47a4beeebb1b2bd3bda7dcf87bdfdaa927e47a709ffb0d72c5e";
+const RECORD_KEY: &str = "a8a4f60120d0762b0b4896d81de1916bb0eec2a02fbe3a69da9dd1ebbf8b4d96";
+/// All before the nonce.
+const RECORD_HEAD: &str = concat!(
+    "012199b491d0ace47a4beeebb1b2bd3bda7dcf87bdfdaa927e47a709ffb0d72c5e000000006553f10000000000655",
+    "40a00",
+);
+const RECORD_SIGNATURE: &str = concat!(
+    "a1187282d39e634b6b483cd7b30601bb931f648e9570ef380e10bebf5a568354915a635d5176a386661999f83023a21f",
+    "e2c848e14012126d53d274522401b50f",
+);
+const RECORD_HASH: &str = "df9c2201313b06fd5b7b9794e6d8e967cfd1bbeaf925f3dbf74fb36a6192d289";
+const LOBBY_KEY: &str = "c407b9007cedabeaeb8737292454df11cb53796d36e1d130d964b4805f3d4e29";
+const LOBBY_HASH: &str = "3f0c759cda4ce22eab7381113466b62cfdd4d3db4d07e270d3db5cb30551f734";
+const BULLETIN_KEY: &str = "14d00761f7fbdd8c03e7cec98b6e8ff7056c10a8b8b825acb003b0852661ebb8";

@@ -29,6 +29,8 @@ pub(crate) enum Action {
     Close { host: usize },
     /// The host has another address from here on; `tells` says whether its node notices.
     Roam { host: usize, tells: bool },
+    /// The host is on the near network from here on, or not any more; `tells` says whether its node notices.
+    Near { host: usize, is_on: bool, tells: bool },
     /// The machine sleeps, its monotonic clock going on or not.
     Sleep { host: usize, clock_goes_on: bool },
     /// It wakes, if it sleeps.
@@ -93,7 +95,12 @@ impl World {
             }
             Action::Roam { host, tells } => {
                 self.roam(host);
-                let addresses = vec![self.hosts[host].address];
+                let addresses = self.hosts[host].addresses();
+                if tells { self.give(host, Input::Command(Command::Addresses(addresses))) } else { Ok(()) }
+            }
+            Action::Near { host, is_on, tells } => {
+                self.plug(host, is_on);
+                let addresses = self.hosts[host].addresses();
                 if tells { self.give(host, Input::Command(Command::Addresses(addresses))) } else { Ok(()) }
             }
             Action::Sleep { host, clock_goes_on } => {

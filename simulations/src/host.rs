@@ -35,11 +35,15 @@ pub(crate) struct Host {
     pub(crate) static_secret: StaticSecret,
     pub(crate) former_statics: Vec<StaticSecret>,
     pub(crate) address: SocketAddr,
+    /// Its address on the near network, if it is on it.
+    pub(crate) near: Option<SocketAddr>,
     pub(crate) rekey_after: Duration,
     pub(crate) suites: Suites,
     pub(crate) clock: Clock,
     /// Since when it sleeps, in true time, and how: no timer, no datagram, no application.
     pub(crate) asleep: Option<Sleep>,
+    /// The site at which it stands; without one it is on the internet itself.
+    pub(crate) site: Option<usize>,
     /// It is on the network on which announcements are heard.
     pub(crate) is_on_lan: bool,
     /// The founder's root key.
@@ -106,10 +110,12 @@ impl Host {
             static_secret: StaticSecret::from_bytes(chance.bytes()),
             former_statics: Vec::new(),
             address,
+            near: None,
             rekey_after,
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
             clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
             asleep: None,
+            site: None,
             is_on_lan: false,
             root: None,
             is_out: false,
@@ -122,6 +128,11 @@ impl Host {
     /// Its node runs, and the machine is awake.
     pub(crate) fn is_awake(&self) -> bool {
         self.node.is_some() && self.asleep.is_none()
+    }
+
+    /// Where its node says that it is, the best first.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.near.into_iter().chain([self.address]).collect()
     }
 
     /// The device's key, by which members know it.
@@ -189,7 +200,7 @@ impl Host {
         let remembered = || self.disk.remembered.iter();
         let remember = remembered().map(|(device, address)| Command::Remember(*device, *address));
         let presences = self.disk.presences.values().cloned().map(Command::Presence);
-        let addresses = [Command::Announce(self.is_on_lan), Command::Addresses(vec![self.address])];
+        let addresses = [Command::Announce(self.is_on_lan), Command::Addresses(self.addresses())];
         let statics = self.former_statics.iter().cloned().map(Command::Static);
         let connect = remembered().map(|(device, _)| Command::Connect(*device));
         statics.chain(remember).chain(presences).chain(addresses).chain(connect).collect()
@@ -255,6 +266,7 @@ impl Node {
                 self.engine.handle_message((index, from), &message, time)
             }
             Inbound::Veiled { from, bytes } => self.engine.handle_datagram(from, bytes, time),
+            Inbound::Stun { from, bytes } => self.engine.handle_stun(from, bytes, time),
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };

@@ -102,8 +102,8 @@ fn join(a: &Member, host: &Host) -> Result<Member> {
     Ok(b)
 }
 
-/// Holds sled's lock on `host`, so that the next keeper waits, and gives `other` one more address, which is something to
-/// remember. Lets the keeper go on after `act`.
+/// Holds sled's lock on `host`, so that the next keeper waits, and gives `other` another second address, which is something
+/// to remember: one more each time would soon be one of too many to tell. Lets the keeper go on after `act`.
 fn held_keeper(
     other: &Host,
     host: &Host,
@@ -114,8 +114,14 @@ fn held_keeper(
     wait::until("the lock of the index", KEEPER_LIMIT, || {
         Ok(flock(&database, FlockOperation::NonBlockingLockExclusive).ok())
     })?;
-    let address = format!("10.77.1.{}/24", number + 1);
-    other.run("ip", &["address", "add", &address, "dev", "eth0"], COMMAND_LIMIT)?.success()?;
+    let second = |change: &str, number: u32| {
+        let address = format!("10.77.1.{}/24", number + 1);
+        other.run("ip", &["address", change, &address, "dev", "eth0"], COMMAND_LIMIT)?.success()
+    };
+    if number > 0 {
+        second("del", number - 1)?;
+    }
+    second("add", number)?;
     let keeper = next_keeper(host)?;
     act(&keeper)?;
     Ok(keeper)

@@ -7,6 +7,8 @@ mod applications;
 #[cfg(feature = "netns")]
 mod bad_use;
 #[cfg(feature = "netns")]
+mod beacon;
+#[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
 mod damage;
@@ -28,6 +30,8 @@ mod machine;
 mod many;
 #[cfg(feature = "netns")]
 mod names;
+#[cfg(feature = "netns")]
+mod nats;
 #[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]

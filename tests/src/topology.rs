@@ -16,6 +16,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 use crate::capture::Capture;
+use crate::nat::Site;
 use crate::process::{Answer, finish};
 
 /// How long a command that only talks to its own node may take.
@@ -41,6 +42,19 @@ pub fn scenario(name: &str, hosts: usize, body: impl FnOnce(&Lab) -> Result<()>)
 pub fn internet(name: &str, hosts: usize, impairments: &[&str], body: impl FnOnce(&Lab) -> Result<()>) {
     let lab =
         Lab::internet(name, hosts, impairments).unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
+    if let Err(error) = body(&lab) {
+        panic!("{name}: {error:#}");
+    }
+}
+
+/// Runs `body` in an internet of `sites` behind NATs, called `a`, `b` … in their order, and `publics` public hosts, called
+/// `p1`, `p2` … (`netns-scripts/topologies/nats.sh`); `name` as for [`scenario`].
+///
+/// # Panics
+/// As [`scenario`].
+pub fn nats(name: &str, publics: usize, sites: &[Site], body: impl FnOnce(&Lab) -> Result<()>) {
+    let lab =
+        Lab::nats(name, publics, sites, &[]).unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
     if let Err(error) = body(&lab) {
         panic!("{name}: {error:#}");
     }
@@ -78,6 +92,18 @@ impl Lab {
     /// As [`Lab::lan`].
     pub fn internet(scenario: &str, hosts: usize, impairments: &[&str]) -> Result<Self> {
         Self::put_up(scenario, ("internet", "net"), hosts, impairments)
+    }
+
+    /// Puts up an internet of NATs (`netns-scripts/topologies/nats.sh`): `sites`, and `publics` public hosts, with
+    /// `impairments` between each of them and the middle.
+    ///
+    /// # Errors
+    /// As [`Lab::lan`].
+    pub fn nats(scenario: &str, publics: usize, sites: &[Site], impairments: &[&str]) -> Result<Self> {
+        let sites: Vec<_> = sites.iter().map(|site| site.word()).collect();
+        let sites = sites.iter().flat_map(|site| ["--site", site]);
+        let options: Vec<_> = sites.chain(impairments.iter().copied()).collect();
+        Self::put_up(scenario, ("nats", "net"), publics, &options)
     }
 
     fn put_up(
@@ -185,8 +211,10 @@ impl Drop for Lab {
 pub struct Host {
     /// `a`, `b`, `c` …
     pub name: String,
-    /// Its address on the lan.
+    /// Its own address.
     pub address: Ipv4Addr,
+    /// The address that the internet sees: its NAT's, if it has one.
+    pub outside: Ipv4Addr,
     /// The state folder of its node (`VPI_STATE`).
     pub state: PathBuf,
     /// Where its node's standard error is written.
@@ -201,9 +229,10 @@ impl Host {
             || words.next().with_context(|| format!("a host's line is name, namespace, address: {line}"));
         let (name, namespace) = (word()?.to_owned(), word()?.to_owned());
         let address = word()?.parse()?;
+        let outside = word().map_or(Ok(address), str::parse)?;
         let state = Path::new("/run/vpi-labs").join(lab).join(&name).join("state");
         let log = evidence.join(format!("{name}.log"));
-        Ok(Self { name, address, state, log, namespace })
+        Ok(Self { name, address, outside, state, log, namespace })
     }
 
     /// Takes another address on `eth0`, in the place of all that it has, and another router: what a machine does that

@@ -1,10 +1,11 @@
 //! The command line: one file a command.
 //!
-//! `vpi up` runs the node. Every other command asks the running node through its control socket ([`node`]), and
+//! `vpi up` runs the node, `vpi beacon` a beacon. Every other command asks the running node through its control socket ([`node`]), and
 //! changes the machine itself where that needs root ([`machine`]). What people type is checked in [`argument`]
 //! before anything happens; what they read is laid out in [`output`].
 
 mod argument;
+mod beacon;
 mod code;
 mod create;
 mod doctor;
@@ -61,6 +62,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Run the node in the foreground.
     Up(up::Arguments),
+    /// Run a beacon in the foreground: others find each other through it.
+    Beacon(beacon::Arguments),
     /// Take devices, routes and guards off this machine.
     Down(down::Arguments),
     /// Found a VPI.
@@ -108,6 +111,8 @@ enum Command {
 #[derive(Debug)]
 struct Context {
     door: Door,
+    /// The control socket that was named.
+    control: Option<PathBuf>,
     json: bool,
 }
 
@@ -115,7 +120,12 @@ impl Cli {
     /// Says how much is logged when `VPI_LOG` does not: the node tells what a user would notice, a command
     /// prints its result.
     pub(crate) fn default_log_filter(&self) -> &'static str {
-        if matches!(self.command, Command::Up(_)) { "info" } else { "warn" }
+        match self.command {
+            Command::Up(_) => "info",
+            // libp2p warns of what strangers do, each time.
+            Command::Beacon(_) => "error,vpi=info",
+            _ => "warn",
+        }
     }
 
     /// Runs the command.
@@ -123,17 +133,24 @@ impl Cli {
     /// # Errors
     /// A [`Failure`](crate::control::Failure) where the exit code is another than 1; else any error.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        let context = Context { door: door(&self.state, self.control.as_deref()), json: self.json };
-        let forgives = !matches!(self.command, Command::Up(_));
+        let door = door(&self.state, self.control.as_deref());
+        let context = Context { door, control: self.control, json: self.json };
+        let forgives = !self.command.runs_on();
         let done = self.command.run(&context);
         if forgives { done.or_else(forgive_closed_pipe) } else { done }
     }
 }
 
 impl Command {
+    /// Says whether it runs until it is told to stop.
+    fn runs_on(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Beacon(_))
+    }
+
     fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self {
             Self::Up(arguments) => up::run(context, arguments),
+            Self::Beacon(arguments) => beacon::run(context, arguments),
             Self::Down(arguments) => down::run(context, &arguments),
             Self::Create(arguments) => create::run(context, arguments),
             Self::Invite(arguments) => invite::run(context, arguments),

@@ -22,6 +22,8 @@ impl Node {
             vpi.engine.handle_command(Command::Announce(is_wanted), time);
             let own = own_addresses(vpi, &addresses);
             vpi.engine.handle_command(Command::Addresses(own), time);
+            let servers = self.options.settings.stun.clone();
+            vpi.engine.handle_command(Command::StunServers(servers), time);
         }
         if !is_wanted || self.vpis.is_empty() {
             self.lan = None;

@@ -37,6 +37,7 @@ use crate::control::{Exit, Failure};
 use crate::loopback::{self, Firewall};
 use crate::names::dns::Sockets;
 use crate::privilege;
+use crate::service;
 use crate::store::journal::{Installed, Journal};
 use crate::store::settings::VpiSettings;
 use crate::store::state::{Owner, State};
@@ -123,14 +124,7 @@ fn announce_ready(node: &Node) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "vpi is ready: {}", node.summary())?;
     out.flush()?;
-    // sd_notify(3); a manager that is not there is no failure.
-    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {
-        let notified = std::os::unix::net::UnixDatagram::unbound()
-            .and_then(|sender| sender.send_to(b"READY=1", Path::new(&socket)));
-        if let Err(error) = notified {
-            warn!(%error, "the service manager could not be told");
-        }
-    }
+    service::tell_ready();
     Ok(())
 }
 

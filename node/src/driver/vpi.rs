@@ -192,6 +192,7 @@ impl Vpi {
                 Ok(())
             }
             Seen::Veiled { from, bytes } => self.engine.handle_datagram(from, &bytes, time),
+            Seen::Stun { from, bytes } => self.engine.handle_stun(from, &bytes, time),
             Seen::Detached | Seen::Failed => {
                 self.tun = None;
                 Ok(())

@@ -16,6 +16,7 @@
 mod run;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -50,6 +51,13 @@ pub(crate) enum Seen {
     Veiled {
         /// Where it came from.
         from: Remote,
+        /// The whole datagram.
+        bytes: Vec<u8>,
+    },
+    /// What may answer a STUN request, from anybody.
+    Stun {
+        /// Where it came from.
+        from: SocketAddr,
         /// The whole datagram.
         bytes: Vec<u8>,
     },

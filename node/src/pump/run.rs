@@ -175,6 +175,10 @@ impl Runner {
                     let seen = Seen::Veiled { from, bytes: bytes.to_vec() };
                     offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
                 }
+                (Inbound::Stun { from, bytes }, _) => {
+                    let seen = Seen::Stun { from, bytes: bytes.to_vec() };
+                    offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
+                }
                 (Inbound::Keepalive, _) => {}
                 (Inbound::Drop(reason), _) => self.drops.count(reason),
             }

@@ -15,21 +15,25 @@
 //! DIR/vpi/<vpi>/vpi.toml          this machine's own choices for the VPI                   settings
 //! DIR/vpi/<vpi>/left              this device left the VPI: nothing else is kept of it     departure
 //! DIR/index/                      sled, opened by a process of its own: can be rebuilt     index
+//! DIR/beacon/                     of a beacon: lock, key, table, records/ (sled)           beacon
 //! ```
 //!
 //! In: bytes and facts to keep. Out: the same after any crash, or a word about what was lost. Whatever is damaged
 //! is set aside and reported, never silently dropped and never trusted. Nothing here decides who belongs.
 
 pub(crate) mod aliases;
+pub(crate) mod beacon;
 pub(crate) mod departure;
 mod error;
 pub(crate) mod floor;
+mod guard;
 pub(crate) mod index;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod objects;
 pub(crate) mod pending;
 pub(crate) mod reach;
+pub(crate) mod records;
 mod replace;
 pub(crate) mod settings;
 pub(crate) mod state;

@@ -1,5 +1,10 @@
 //! Records through the room's public interface: what is refused, who can write what, and what links nothing.
 
+mod bulletins;
+mod finding;
+mod keeping;
+mod publishing;
+
 use rand_core::SeedableRng as _;
 
 use super::presence::{self, Place};

@@ -49,6 +49,8 @@ pub enum Command {
     Leave(Ticket),
     /// The addresses at which this machine may be reached, the best first: at the start, and whenever they change.
     Addresses(Vec<SocketAddr>),
+    /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
+    StunServers(Vec<SocketAddr>),
     /// A former static key of this device's.
     Static(StaticSecret),
     /// Make this the static key of this device; it is on disk.
@@ -99,6 +101,7 @@ impl Engine {
                 self.announce_addresses(&addresses, time);
                 self.on_addresses(addresses, time);
             }
+            Command::StunServers(servers) => self.on_stun_servers(servers, time),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
             Command::Presence(object) => self.recall(&object),
             Command::Ping(ticket, device) => {

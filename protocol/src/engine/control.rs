@@ -1,5 +1,7 @@
 //! In-session messages of a member, and what this end says in return.
 
+use std::net::SocketAddr;
+
 use super::news::{Origin, is_kept_on, is_urgent};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
@@ -12,7 +14,7 @@ use crate::membership::exchange;
 use crate::membership::object::{Body, Kind, Object, Target};
 use crate::path::{Probe, Remote};
 use crate::tunnel::timers::{REKEY_AFTER_DATAGRAMS, rekey_wait};
-use crate::wire::message::{Message, MessageError};
+use crate::wire::message::{Message, MessageError, OBSERVED_BYTES};
 
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
 const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
@@ -31,13 +33,19 @@ impl Engine {
             MessageError::Unknown => DropReason::MessageUnknown,
             MessageError::Malformed => DropReason::MessageMalformed,
         })?;
-        // Where nothing is routed yet, the forwarder does not watch the source.
-        peer.path.on_source(from, time.now);
+        // Checks and their echoes come from wherever the member tries to be heard, not from where it is.
+        if !matches!(message, Message::Check { .. } | Message::Echo { .. }) {
+            peer.path.on_source(from, time.now);
+        }
         peer.timers.on_received(false, time.now);
         let mut outcome = Ok(());
         match message {
-            Message::Probe { id, .. } => self.send_message_to(&device, &Message::Echo { id }, from, time),
-            Message::Echo { id } => self.on_echo(&device, id, time),
+            Message::Probe { id, length } => self.send_echo(&device, (id, length), from, time),
+            Message::Check { id, length } => self.on_check(&device, (id, length), from, time),
+            Message::Echo { id, observed } => self.on_echo(&device, (id, observed), time),
+            Message::Candidates { set, is_question, candidates } => {
+                outcome = self.on_candidates(&device, (set, is_question), candidates, time);
+            }
             Message::Ids { kind, page } => {
                 let list = self.roster.list(kind, page);
                 self.send_message(&device, &list, time);
@@ -83,10 +91,14 @@ impl Engine {
                 if is_worn || peer.timers.is_dead(time.now) {
                     self.wake(&device, time);
                 }
+                self.watch_path(&device, time);
             }
             Note::Received { packets, .. } => {
                 peer.timers.on_received(packets, time.now);
                 peer.last_seen_secs = Some(time.wall_secs());
+                if packets {
+                    self.watch_path(&device, time);
+                }
             }
             Note::Source { from, .. } => {
                 peer.path.on_source(from, time.now);
@@ -97,12 +109,15 @@ impl Engine {
 
     /// Sends what path, exchange and settlement have to say.
     pub(super) fn send_due_messages(&mut self, device: &DeviceId, time: Time) {
+        self.watch_path(device, time);
         while let Some(peer) = self.peers.get_mut(device) {
             if peer.sessions.current(time.now).is_none() {
                 return;
             }
             if let Some(probe) = peer.path.poll_probe(&mut self.rng, time.now) {
                 self.send_probe(device, probe, time);
+            } else if let Some(check) = peer.punch.poll(&mut self.rng, time.now) {
+                self.send_check(device, check, time);
             } else if let Some(question) = peer.exchange.poll_question(&mut self.rng, time.now) {
                 peer.timers.on_asked(time.now);
                 self.send_message(device, &question, time);
@@ -176,18 +191,34 @@ impl Engine {
         self.flush(device, time);
     }
 
-    fn on_echo(&mut self, device: &DeviceId, id: u64, time: Time) {
+    fn on_echo(&mut self, device: &DeviceId, (id, observed): (u64, Option<SocketAddr>), time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         if peer.sessions.current(time.now).is_none() {
             return;
         }
-        let Some(echo) = peer.path.on_echo(id, time.now) else { return };
+        let Some(echo) = peer.path.on_echo(id, time.now) else {
+            return self.on_checked(device, (id, observed), time);
+        };
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
         }
-        if let Some(remote) = peer.path.remote().filter(|_| echo.changed).and_then(Remote::udp) {
+        self.on_observed(device, observed, time);
+        let Some(peer) = self.peers.get_mut(device).filter(|_| echo.changed) else { return };
+        if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }
+    }
+
+    /// Answers a probe or a check where it came from, with no more bytes than it had.
+    pub(super) fn send_echo(
+        &mut self,
+        device: &DeviceId,
+        (id, length): (u64, usize),
+        from: Remote,
+        time: Time,
+    ) {
+        let observed = from.udp().filter(|address| length >= OBSERVED_BYTES && address.port() != 0);
+        self.send_message_to(device, &Message::Echo { id, observed }, from, time);
     }
 
     fn on_get(&mut self, device: &DeviceId, id: ObjectId, offset: u16, time: Time) {

@@ -348,6 +348,7 @@ impl Engine {
         match next {
             Some(number) if number < MAX_ATTEMPTS => {
                 self.search_lan(number, time);
+                self.ask_servers_for_search(time);
                 self.initiate(device, number, time);
             }
             Some(_) => self.give_up(device, time),
@@ -367,6 +368,8 @@ impl Engine {
             return;
         };
         peer.path.unselect();
+        peer.punch.start_over();
+        peer.compare_at = None;
         self.out.events.push_back(Event::Link { device: *device, is_up: false });
         peer.news = News::default();
         // What belongs to a handshake that is answered and not confirmed yet stays.

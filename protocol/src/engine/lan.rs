@@ -205,7 +205,7 @@ impl Engine {
 
 /// Says whether an initiation may be sent to an address that somebody named: one host, and not this one. Link-local IPv6
 /// is of no use without its device.
-fn is_sensible(address: &SocketAddr) -> bool {
+pub(super) fn is_sensible(address: &SocketAddr) -> bool {
     let is_useless = match address.ip() {
         IpAddr::V4(_) => false,
         IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some(),

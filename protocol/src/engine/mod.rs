@@ -3,7 +3,7 @@
 //! ```text
 //!           in                              out
 //! TUN       handle_packet                   poll_packet
-//! UDP       handle_datagram, _message       poll_transmit
+//! UDP       handle_datagram, _message, _stun  poll_transmit
 //! LAN       handle_announcement             poll_event
 //! machine   handle_command                  poll_event
 //! forwarder handle_note                     poll_update
@@ -18,6 +18,7 @@
 
 mod admin;
 mod arriving;
+mod candidates;
 mod clocks;
 mod command;
 mod control;
@@ -69,6 +70,7 @@ pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
 
 use admin::Leaving;
 use arriving::Arriving;
+use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
 use joining::Joining;
@@ -146,6 +148,7 @@ pub struct Engine {
     is_removed: bool,
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
+    candidates: Candidates,
     spread: Option<Spread>,
     upkeep: Upkeep,
     /// When an Epoch was last heard of.
@@ -193,8 +196,10 @@ impl Engine {
     fn new(config: Config, roster: Roster, joining: Option<Joining>, time: Time) -> Result<Self, PinError> {
         let pins = config.pins.iter().copied();
         let aliases = AliasTable::new(config.vpi, config.prefix, config.device.public(), pins)?;
+        let mut rng = Rng::from_seed(config.seed);
         Ok(Self {
-            rng: Rng::from_seed(config.seed),
+            candidates: Candidates::new(&mut rng),
+            rng,
             gate: Gate::new(time.now),
             roster,
             aliases,
@@ -306,6 +311,7 @@ impl Engine {
         if self.is_member() {
             self.spread_on(time);
             self.keep_up(time);
+            self.stun_due(time);
             self.do_duty(time);
             if self.publish_at.take_if(|at| time.now >= *at).is_some() {
                 self.publish(time);
@@ -324,6 +330,7 @@ impl Engine {
             (self.upkeep_at(), "upkeep"),
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
+            (self.candidates.poll_timeout(), "stun"),
             (self.leaving_at(), "leaving"),
         ];
         let arriving = self.arriving.poll_timeout().map(|at| (at, "objects"));

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::candidates::ASKED_FOR;
 use super::epochs::Asking;
 use super::lan::Heard;
 use super::news::News;
@@ -13,6 +14,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
 use crate::membership::exchange::Exchange;
+use crate::path::punch::Punch;
 use crate::path::{Path, Remote};
 use crate::tunnel::Sessions;
 use crate::tunnel::handshake::Initiation;
@@ -72,6 +74,17 @@ pub(super) enum Reach {
     Denied,
 }
 
+/// Whether the path that is used still answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quiet {
+    /// As far as is known.
+    No,
+    /// It was asked at this moment, because nothing came for a while.
+    Asked(Instant),
+    /// It did not since then: others are looked at. What is heard by way of others says nothing of it.
+    Looking(Remote, Instant),
+}
+
 /// Everything about one other member but what the objects say.
 pub(super) struct Peer {
     pub(super) link: LinkId,
@@ -80,6 +93,15 @@ pub(super) struct Peer {
     pub(super) static_key: Option<StaticKey>,
     pub(super) alias: Option<Ipv4Addr>,
     pub(super) path: Path,
+    /// Other addresses of its that are being checked.
+    pub(super) punch: Punch,
+    pub(super) quiet: Quiet,
+    /// A better path is wanted.
+    pub(super) is_looking: bool,
+    /// When the direct path that is used is compared with others again, if it was; asked when an application uses the link.
+    pub(super) compare_at: Option<Instant>,
+    /// When it was told this device's candidates.
+    pub(super) told_at: Option<Instant>,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
     pub(super) sessions: Sessions,
@@ -147,6 +169,11 @@ impl Peer {
             static_key: None,
             alias: None,
             path: Path::default(),
+            punch: Punch::default(),
+            quiet: Quiet::No,
+            is_looking: false,
+            compare_at: None,
+            told_at: None,
             heard: Heard::default(),
             sessions: Sessions::default(),
             attempt: None,
@@ -219,6 +246,16 @@ impl Peer {
         })
     }
 
+    /// When the path that is used is to be doubted.
+    fn doubt_at(&self) -> Option<Instant> {
+        let silent_at = self.timers.silent_at()?;
+        match self.quiet {
+            Quiet::No => Some(silent_at),
+            Quiet::Asked(at) => Some(at + ASKED_FOR),
+            Quiet::Looking(..) => None,
+        }
+    }
+
     /// When something is due, and what. A device that `may_settle` not is itself no member, or waits for a secret of this
     /// one.
     pub(super) fn poll_timeout(&self, may_settle: bool) -> Option<(Instant, &'static str)> {
@@ -239,6 +276,9 @@ impl Peer {
             (self.timers.keepalive_at(), "keepalive"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
+            (said(self.punch.poll_timeout()), "check"),
+            (said(self.punch.again_at().filter(|_| self.is_looking)), "better path"),
+            (said(self.doubt_at()), "silence"),
             (said(self.exchange.poll_timeout()), "exchange"),
             (said(self.news.poll_timeout()), "news"),
             (said(self.asking.poll_timeout()), "epoch secret"),

@@ -31,6 +31,10 @@ impl Engine {
         }
         let has_moved = self.addresses.as_ref().is_some_and(|former| *former != usable);
         self.addresses = Some(usable);
+        if has_moved {
+            self.on_elsewhere(time);
+        }
+        self.on_own_candidates(time);
         self.publish(time);
         if has_moved {
             self.on_moved(time);
@@ -39,20 +43,21 @@ impl Engine {
 
     /// Signs and tells where this device is, if the newest word of that says something else.
     pub(super) fn publish(&mut self, time: Time) {
-        let Some(addresses) = self.addresses.clone() else { return };
+        let Some((candidates, nat)) = self.whereabouts() else { return };
         let own = self.config.device.public();
         if self.roster.membership().member(&own).is_none() || self.publish_at.is_some() {
             return;
         }
         let newest = self.roster.objects().presence_of(&own);
-        if newest.is_some_and(|(_, presence)| presence.candidates == addresses) {
+        if newest.is_some_and(|(_, presence)| (&presence.candidates, presence.nat) == (&candidates, nat)) {
             return;
         }
         // Above every former one, also one that a disk forgot: members bring it back. Seconds, which are a count (README §10).
         let counter =
             newest.map_or(0, |(_, presence)| presence.counter.saturating_add(1)).max(time.wall_secs());
         let (vpi, device) = (&self.config.vpi, &self.config.device);
-        let made = admin::presence(vpi, device, counter, &addresses, time.wall_secs());
+        let place = admin::Place { candidates: &candidates, nat };
+        let made = admin::presence(vpi, device, counter, place, time.wall_secs());
         let Ok(object) = made else { return };
         let taken = self.roster.insert([object]);
         self.on_news(taken, Origin::Own, time);
@@ -84,6 +89,9 @@ impl Engine {
             return self.publish(time);
         }
         let Some(peer) = self.peers.get_mut(&presence.device) else { return };
+        // It is elsewhere, or in more places than before: there may be a better path.
+        peer.compare_at = None;
+        peer.punch.hasten(time.now);
         // The best is tried first, and the newest stand first.
         for candidate in presence.candidates.iter().rev().filter(|candidate| is_candidate(candidate)) {
             peer.path.add_candidate(*candidate);

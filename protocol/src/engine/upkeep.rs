@@ -43,6 +43,7 @@ impl Engine {
     /// Plans the next exchange while there is a link to have it on: one that came up for an exchange, and that nobody
     /// uses, needs no other.
     pub(super) fn plan_refresh(&mut self, time: Time) {
+        self.plan_asking(time);
         let is_in_use = self.peers.values().any(|peer| self.is_in_use(peer, time));
         if !is_in_use {
             self.upkeep.refresh_at = None;
@@ -73,7 +74,7 @@ impl Engine {
     }
 
     /// Says whether an application has used the link lately, and it is up.
-    fn is_in_use(&self, peer: &Peer, time: Time) -> bool {
+    pub(super) fn is_in_use(&self, peer: &Peer, time: Time) -> bool {
         let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
         is_used && peer.sessions.current(time.now).is_some()
     }

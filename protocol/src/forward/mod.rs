@@ -26,7 +26,7 @@ use crate::drop::DropReason;
 use crate::filter::{self, Access, Flows, Share, Target};
 use crate::path::Remote;
 use crate::tunnel::{OpenError, Opener, Sealer};
-use crate::wire::{header, message};
+use crate::wire::{header, message, stun};
 
 pub use offload::{Offload, whole_packets};
 pub use outbound::{Outbound, send_packet};
@@ -107,6 +107,11 @@ pub enum Update {
         /// Its receiver index.
         index: u32,
     },
+    /// Requests to STUN servers wait for their responses, or none does any more.
+    Stun {
+        /// What may be a response goes to the engine.
+        is_open: bool,
+    },
     /// How packets to a member are sent; `None`: they are held.
     Send {
         /// The member's link.
@@ -133,7 +138,8 @@ pub enum Note {
         /// Its receiver index.
         index: u32,
     },
-    /// An authentic datagram came from another address than the selected path's.
+    /// An authentic packet or keepalive came from another address than the selected path's. For messages the engine sees
+    /// that itself.
     Source {
         /// The link.
         link: LinkId,
@@ -160,6 +166,13 @@ pub enum Inbound<'d> {
     Veiled {
         /// Where it came from.
         from: Remote,
+        /// The whole datagram.
+        bytes: &'d mut [u8],
+    },
+    /// What may answer a STUN request, for the engine, as it came.
+    Stun {
+        /// Where it came from.
+        from: SocketAddr,
         /// The whole datagram.
         bytes: &'d mut [u8],
     },
@@ -203,6 +216,8 @@ pub struct Forwarder {
     by_alias: BTreeMap<Ipv4Addr, LinkId>,
     flows: Flows,
     notes: VecDeque<Note>,
+    /// A STUN request waits for its response.
+    is_stun_open: bool,
 }
 
 impl Forwarder {
@@ -216,6 +231,7 @@ impl Forwarder {
             by_alias: BTreeMap::new(),
             flows: Flows::default(),
             notes: VecDeque::new(),
+            is_stun_open: false,
         }
     }
 
@@ -248,6 +264,7 @@ impl Forwarder {
             Update::Forget { index } => {
                 self.receivers.remove(&index);
             }
+            Update::Stun { is_open } => self.is_stun_open = is_open,
             Update::Send { link, route } => {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.route = route;
@@ -265,6 +282,12 @@ impl Forwarder {
     ///
     /// `datagram` is the whole UDP payload, of any length; the result lies within it.
     pub fn inbound<'d>(&mut self, from: SocketAddr, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
+        if stun::is_message(datagram) {
+            return match self.is_stun_open {
+                true => Inbound::Stun { from, bytes: datagram },
+                false => Inbound::Drop(DropReason::StunUnasked),
+            };
+        }
         let from = Remote::Udp(from);
         if datagram.first() == Some(&header::VEILED) {
             return Inbound::Veiled { from, bytes: datagram };
@@ -288,11 +311,12 @@ impl Forwarder {
         if std::mem::take(&mut receiver.is_new) {
             self.notes.push_back(Note::Opened { index });
         }
-        link.note_received(receiver.link, from, now, &mut self.notes);
-        let packets = receiver.packets;
-        match plaintext.first() {
+        let (first, packets) = (plaintext.first().copied(), receiver.packets);
+        let is_message = first.is_some_and(|first| message::TYPES.contains(&first));
+        link.note_received((receiver.link, is_message), from, now, &mut self.notes);
+        match first {
             None => Inbound::Keepalive,
-            Some(first) if message::TYPES.contains(first) => {
+            Some(_) if is_message => {
                 if link.messages.take(now) {
                     Inbound::Message { index, from, bytes: plaintext }
                 } else {
@@ -401,13 +425,19 @@ impl Link {
         alias::rewrite(packet, peer, target.address(own)).map_err(DropReason::from)
     }
 
-    fn note_received(&mut self, id: LinkId, from: Remote, now: Instant, notes: &mut VecDeque<Note>) {
+    fn note_received(
+        &mut self,
+        (id, is_message): (LinkId, bool),
+        from: Remote,
+        now: Instant,
+        notes: &mut VecDeque<Note>,
+    ) {
         let is_answer = std::mem::take(&mut self.is_answer_due);
         if due(&mut self.received_noted_at, now) || is_answer {
             notes.push_back(Note::Received { link: id, packets: false });
         }
         let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);
-        if elsewhere && due(&mut self.source_noted_at, now) {
+        if elsewhere && !is_message && due(&mut self.source_noted_at, now) {
             notes.push_back(Note::Source { link: id, from });
         }
     }

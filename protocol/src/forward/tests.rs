@@ -173,6 +173,39 @@ fn an_error_about_an_exposed_service_passes_both_ways() {
     assert_eq!(there.receive(&here.sent), vec![error.build(THERE.1, THERE.0)]);
 }
 
+#[test]
+fn stun_passes_only_while_a_request_waits_and_only_as_stun() {
+    let mut here = End::new(HERE);
+    let mut response = stun::response(&stun::TransactionId([7; 12]), REMOTE);
+    let is_dropped =
+        |inbound: Inbound<'_>, expected| matches!(inbound, Inbound::Drop(reason) if reason == expected);
+    assert!(is_dropped(here.forwarder.inbound(REMOTE, &mut response, here.now), DropReason::StunUnasked));
+    here.forwarder.apply(Update::Stun { is_open: true });
+    let passed = here.forwarder.inbound(REMOTE, &mut response, here.now);
+    assert!(matches!(passed, Inbound::Stun { from, .. } if from == REMOTE));
+    let mut no_cookie = response.clone();
+    no_cookie[4] ^= 1;
+    let mut long = [&response[..], &[0; 600]].concat();
+    for other in [&mut no_cookie[..], &mut long[..], &mut response[..19]] {
+        assert!(is_dropped(here.forwarder.inbound(REMOTE, other, here.now), DropReason::Malformed));
+    }
+    here.forwarder.apply(Update::Stun { is_open: false });
+    assert!(is_dropped(here.forwarder.inbound(REMOTE, &mut response, here.now), DropReason::StunUnasked));
+}
+
+#[test]
+fn a_message_from_elsewhere_is_no_note_of_a_source_and_a_keepalive_is() {
+    let mut here = End::new(HERE);
+    let elsewhere = SocketAddr::from(([192, 0, 2, 2], 5));
+    for (bytes, expected) in [(&[0x04, 0, 0, 0, 0, 0, 0, 0, 1][..], 0), (&[], 1)] {
+        let mut datagram = THERE_KEYS.with(|keys| keys.borrow().seal_message(bytes).unwrap());
+        let inbound = here.forwarder.inbound(elsewhere, &mut datagram, here.now);
+        assert!(matches!(inbound, Inbound::Message { .. } | Inbound::Keepalive), "{inbound:?}");
+        let notes = std::iter::from_fn(|| here.forwarder.poll_note());
+        assert_eq!(notes.filter(|note| matches!(note, Note::Source { .. })).count(), expected);
+    }
+}
+
 /// One machine: its forwarder, and the datagrams that it sent.
 struct End {
     forwarder: Forwarder,

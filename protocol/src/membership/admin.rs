@@ -203,8 +203,16 @@ pub fn rekey(
     Object::sign(vpi, &Body::Rekey(body), &[device])
 }
 
-/// Makes the Presence of `device` at `candidates`, the best first, of which the first [`MAX_CANDIDATES`] that have a
-/// port are told; `counter` is one more than that of its last, or 0.
+/// Where a device is, and behind what.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place<'p> {
+    /// Its addresses, the best first, of which the first [`MAX_CANDIDATES`] that have a port are told.
+    pub candidates: &'p [SocketAddr],
+    /// The number of its NAT's class; 0 while unknown.
+    pub nat: u8,
+}
+
+/// Makes the Presence of `device` at `place`; `counter` is one more than that of its last, or 0.
 ///
 /// # Errors
 /// An [`ObjectError`] when counter or clock is beyond what an object may hold.
@@ -212,21 +220,22 @@ pub fn presence(
     vpi: &VpiId,
     device: &SigningSecret,
     counter: u64,
-    candidates: &[SocketAddr],
+    place: Place<'_>,
     wall_secs: u64,
 ) -> Result<Object, ObjectError> {
     let in_one_form = |socket: &SocketAddr| match socket.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::from((ip, socket.port())),
         IpAddr::V6(ip) => SocketAddr::from((ip, socket.port())),
     };
-    let told = candidates.iter().filter(|socket| socket.port() != 0).take(MAX_CANDIDATES).map(in_one_form);
+    let told =
+        place.candidates.iter().filter(|socket| socket.port() != 0).take(MAX_CANDIDATES).map(in_one_form);
     let body = Body::Presence(Presence {
         device: device.public(),
         time: wall_secs,
         counter,
         candidates: told.collect(),
         beacon: None,
-        nat: 0,
+        nat: place.nat,
         flags: 0,
         extensions: Extensions::default(),
     });

@@ -1,19 +1,27 @@
 //! How a member is reached: the addresses to try, the one that is used, and how much it carries.
 //!
-//! In: handshakes that completed at an address, sources that datagrams came from, echoes. Out: probes to send. A path
-//! changes only after an echo of a probe that was sent to it ("challenge", as RFC 9000 §8.2), never because a datagram
-//! arrived. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
+//! In: handshakes that completed at an address, sources that datagrams came from, echoes, addresses that were checked
+//! ([`punch`]). Out: probes to send. A path changes only after an echo of a probe that was sent to it ("challenge", as RFC
+//! 9000 §8.2), never because a datagram arrived. Of the two ends the *leading* one, by its key, chooses among paths that
+//! work; the other follows what it hears, so that they never change places for ever. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
 //! between the two is not done yet.
 
+pub mod nat;
+pub mod punch;
+pub mod reflexive;
 mod remote;
+pub mod stun;
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
 
 use crate::random::Rng;
 use crate::wire::header::DATA_OVERHEAD_BYTES;
+use crate::wire::message::SHORTEST_BYTES;
 
 pub use remote::Remote;
 
@@ -35,8 +43,20 @@ const SIZE_PROBES: u8 = 3;
 const SIZE_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// The round trip is measured this long after a path was selected: a start is a busy moment.
 const RTT_PROBE_AFTER: Duration = Duration::from_secs(1);
-/// The shortest probe: type and id.
-const SHORT_PROBE_BYTES: usize = 9;
+/// Bytes of a probe that is no challenge and tests no size: what may be sent in answer, an echo with an address and a
+/// challenge, is no more.
+const PING_BYTES: usize = punch::CHECK_BYTES;
+/// A path that is used is preferred to one that is no nearer than this, or than a quarter of its own round trip (chosen:
+/// more than one measurement differs from the next).
+const NEARER_BY: Duration = Duration::from_millis(5);
+/// After a choice of its own a leading end does not follow the other to another path: that one has not heard of the
+/// choice yet, or made one itself at the same moment.
+const FOLLOWS_NOT_FOR: Duration = Duration::from_secs(3);
+/// After a change of paths datagrams that were under way on the former one come for as long as its round trip, within
+/// these bounds.
+const LEFT_FOR: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_millis(1_000);
+/// Before a worse path is taken because the other end uses it, the used one has this long to answer.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// Why a probe was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +110,20 @@ struct Selected {
     next_size_probe_at: Instant,
     rtt_probe_at: Option<Instant>,
     rtt: Option<Duration>,
+    /// When it last echoed.
+    echoed_at: Option<Instant>,
+}
+
+impl Selected {
+    fn is_worse_than(&self, found: &Found) -> bool {
+        match (found.remote.rank().cmp(&self.remote.rank()), self.rtt) {
+            (Ordering::Greater, _) => true,
+            (Ordering::Less, _) => false,
+            (Ordering::Equal, None) => found.is_nearer,
+            (Ordering::Equal, Some(rtt)) if found.is_nearer => found.rtt <= rtt + NEARER_BY,
+            (Ordering::Equal, Some(rtt)) => found.rtt + NEARER_BY.max(rtt / 4) < rtt,
+        }
+    }
 }
 
 /// Says whether a member may be at `address`: one host's, and not this machine's own.
@@ -103,6 +137,29 @@ pub fn is_candidate(address: &SocketAddr) -> bool {
     is_host && address.port() != 0 && !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
+/// A far end that answered a check.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The far end.
+    pub remote: Remote,
+    /// Its round trip.
+    pub rtt: Duration,
+    /// When the check was sent.
+    pub sent_at: Instant,
+    /// It is of a better sort than the used one: not behind another NAT, for instance.
+    pub is_nearer: bool,
+    /// Nothing had been heard on the used path for so long that any other is better.
+    pub is_silent: bool,
+}
+
+/// The other end uses a worse path than this one does.
+#[derive(Debug)]
+struct Doubt {
+    source: Remote,
+    is_asked: bool,
+    until: Instant,
+}
+
 /// The addresses of one member.
 #[derive(Debug, Default)]
 pub struct Path {
@@ -112,6 +169,11 @@ pub struct Path {
     /// The far end to challenge, and when.
     challenge: Option<(Remote, Instant)>,
     challenged_at: Option<Instant>,
+    doubt: Option<Doubt>,
+    /// Until when no other end's choice is followed.
+    leads_until: Option<Instant>,
+    /// The far end used before, and until when datagrams that were under way may still come from there.
+    left: Option<(Remote, Instant)>,
 }
 
 impl Path {
@@ -162,6 +224,12 @@ impl Path {
         self.selected.as_ref().and_then(|selected| selected.rtt)
     }
 
+    /// Says whether the used path has echoed since then.
+    #[must_use]
+    pub fn has_echoed_since(&self, since: Instant) -> bool {
+        self.selected.as_ref().is_some_and(|selected| selected.echoed_at.is_some_and(|at| at >= since))
+    }
+
     /// Uses `remote`, where a handshake just completed. `rtt` is the handshake's, if this end initiated it. Returns
     /// whether another address was used before.
     pub fn select(&mut self, remote: Remote, rtt: Option<Duration>, now: Instant) -> bool {
@@ -172,6 +240,10 @@ impl Path {
             selected.rtt = selected.rtt.or(rtt);
             return false;
         }
+        self.left = self.selected.take().map(|left| {
+            let under_way = left.rtt.unwrap_or(*LEFT_FOR.end());
+            (left.remote, now + under_way.clamp(*LEFT_FOR.start(), *LEFT_FOR.end()))
+        });
         self.selected = Some(Selected {
             remote,
             packet_bytes: BASE_PACKET_BYTES,
@@ -179,8 +251,30 @@ impl Path {
             next_size_probe_at: now,
             rtt_probe_at: Some(now + RTT_PROBE_AFTER),
             rtt,
+            echoed_at: None,
         });
+        self.doubt = None;
         true
+    }
+
+    /// Considers a far end that answered a check; `leads` says whether this end is the one that chooses. Returns whether
+    /// it is used from here on; then the other end is to hear something from there.
+    pub fn consider(&mut self, found: Found, leads: bool, now: Instant) -> bool {
+        let Some(selected) = self.selected.as_mut() else { return false };
+        if selected.remote == found.remote {
+            selected.rtt = Some(found.rtt);
+            selected.echoed_at = Some(now);
+            return false;
+        }
+        let is_lost = found.is_silent && selected.echoed_at.is_none_or(|at| at < found.sent_at);
+        let is_chosen = leads && selected.is_worse_than(&found);
+        if !(is_lost || is_chosen) {
+            return false;
+        }
+        if leads {
+            self.leads_until = Some(now + FOLLOWS_NOT_FOR);
+        }
+        self.select(found.remote, Some(found.rtt), now)
     }
 
     /// Forgets which address was used; the addresses to try stay.
@@ -188,28 +282,54 @@ impl Path {
         self.selected = None;
         self.outstanding.clear();
         self.challenge = None;
+        self.doubt = None;
+        self.leads_until = None;
+        self.left = None;
     }
 
-    /// Notes that an authentic datagram came from `source`: if it is not the used address, it is challenged.
+    /// Notes that an authentic datagram came from `source`: if it is not the used far end, it is challenged; a worse one
+    /// only once the used one does not answer.
     pub fn on_source(&mut self, source: Remote, now: Instant) {
-        if self.remote().is_some_and(|remote| remote != source) {
-            let due = self.challenged_at.map_or(now, |at| now.max(at + CHALLENGE_PAUSE));
-            self.challenge = Some((source, due));
+        let Some(used) = self.remote().filter(|used| *used != source) else { return };
+        let leads = self.leads_until.is_some_and(|until| now < until);
+        let is_left = self.left.is_some_and(|(left, until)| left == source && now < until);
+        if is_left || leads && source.rank() <= used.rank() {
+            return;
         }
+        if source.rank() < used.rank() {
+            self.doubt.get_or_insert(Doubt { source, is_asked: false, until: now + DOUBT });
+            return;
+        }
+        self.will_challenge(source, now);
+    }
+
+    fn will_challenge(&mut self, source: Remote, now: Instant) {
+        let due = self.challenged_at.map_or(now, |at| now.max(at + CHALLENGE_PAUSE));
+        self.challenge = Some((source, due));
     }
 
     /// Makes a probe that measures the round trip; `None` while too many are out or no address is used.
     pub fn ping(&mut self, rng: &mut Rng, now: Instant) -> Option<Probe> {
         let to = self.remote()?;
-        self.probe((to, Purpose::Ping, SHORT_PROBE_BYTES), rng, now)
+        self.probe((to, Purpose::Ping, PING_BYTES), rng, now)
     }
 
     /// The next probe that is due, if any.
     pub fn poll_probe(&mut self, rng: &mut Rng, now: Instant) -> Option<Probe> {
         self.outstanding.retain(|probe| now < probe.sent_at + PROBE_LIFE);
+        if let Some(doubt) = &mut self.doubt {
+            if !std::mem::replace(&mut doubt.is_asked, true) {
+                return self.ping(rng, now);
+            }
+            let source = doubt.source;
+            if now >= doubt.until {
+                self.doubt = None;
+                self.will_challenge(source, now);
+            }
+        }
         if let Some((to, _)) = self.challenge.take_if(|(_, due)| now >= *due) {
             self.challenged_at = Some(now);
-            return self.probe((to, Purpose::Challenge, SHORT_PROBE_BYTES), rng, now);
+            return self.probe((to, Purpose::Challenge, SHORTEST_BYTES), rng, now);
         }
         let selected = self.selected.as_mut()?;
         if selected.rtt_probe_at.take_if(|due| now >= *due).is_some() {
@@ -231,7 +351,8 @@ impl Path {
         let size_at = size.map(|selected| selected.next_size_probe_at);
         let rtt_at = self.selected.as_ref().and_then(|selected| selected.rtt_probe_at);
         let challenge_at = self.challenge.map(|(_, due)| due);
-        [challenge_at, rtt_at, size_at].into_iter().flatten().min()
+        let doubt_at = self.doubt.as_ref().map(|doubt| doubt.until);
+        [challenge_at, rtt_at, size_at, doubt_at].into_iter().flatten().min()
     }
 
     /// Takes in an echo; `None` if no probe of that id is out.
@@ -242,6 +363,8 @@ impl Path {
         let mut changed = purpose == Purpose::Challenge && self.select(to, Some(rtt), now);
         if let Some(selected) = self.selected.as_mut().filter(|selected| selected.remote == to) {
             selected.rtt = Some(rtt);
+            selected.echoed_at = Some(now);
+            self.doubt = None;
             if purpose == Purpose::Size {
                 changed |= selected.packet_bytes != FULL_PACKET_BYTES;
                 selected.packet_bytes = FULL_PACKET_BYTES;
@@ -267,116 +390,4 @@ impl Path {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand_core::SeedableRng as _;
-
-    use super::*;
-
-    fn address(n: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, n], 41_414))
-    }
-
-    fn remote(n: u8) -> Remote {
-        Remote::Udp(address(n))
-    }
-
-    fn selected(now: Instant) -> (Path, Rng) {
-        let mut path = Path::default();
-        path.select(remote(1), None, now);
-        (path, Rng::from_seed([1; 32]))
-    }
-
-    #[test]
-    fn a_path_grows_to_full_size_when_the_probe_is_echoed() {
-        let now = Instant::now();
-        let (mut path, mut rng) = selected(now);
-        assert_eq!((path.packet_bytes(), path.is_size_settled()), (BASE_PACKET_BYTES, false));
-        let probe = path.poll_probe(&mut rng, now).unwrap();
-        assert_eq!((probe.to, probe.length), (remote(1), usize::from(FULL_PACKET_BYTES)));
-        assert_eq!(path.poll_probe(&mut rng, now), None);
-        let echo = path.on_echo(probe.id, now + Duration::from_millis(20)).unwrap();
-        assert!(echo.changed);
-        assert_eq!((path.packet_bytes(), path.is_size_settled()), (FULL_PACKET_BYTES, true));
-        assert_eq!(path.rtt(), Some(Duration::from_millis(20)));
-        assert_eq!(path.on_echo(probe.id, now), None, "an echo counts once");
-    }
-
-    #[test]
-    fn a_path_that_echoes_no_full_probe_stays_at_the_base_size() {
-        let start = Instant::now();
-        let (mut path, mut rng) = selected(start);
-        let mut probes = 0;
-        while let Some(at) = path.poll_timeout() {
-            let probe = path.poll_probe(&mut rng, at);
-            probes += u32::from(probe.is_some_and(|probe| probe.length > SHORT_PROBE_BYTES));
-        }
-        assert_eq!((probes, path.packet_bytes(), path.is_size_settled()), (3, BASE_PACKET_BYTES, true));
-    }
-
-    #[test]
-    fn a_source_changes_the_path_only_after_its_echo() {
-        let now = Instant::now();
-        let (mut path, mut rng) = selected(now);
-        let size = path.poll_probe(&mut rng, now).unwrap();
-        path.on_echo(size.id, now);
-        path.on_source(remote(2), now);
-        assert_eq!(path.remote(), Some(remote(1)));
-        let challenge = path.poll_probe(&mut rng, now).unwrap();
-        assert_eq!(challenge.to, remote(2));
-        assert_eq!(path.remote(), Some(remote(1)));
-        assert!(path.on_echo(challenge.id, now).unwrap().changed);
-        assert_eq!(path.remote(), Some(remote(2)));
-        assert_eq!(path.packet_bytes(), BASE_PACKET_BYTES, "another path may carry less");
-    }
-
-    #[test]
-    fn at_most_three_challenges_a_second() {
-        let start = Instant::now();
-        let (mut path, mut rng) = selected(start);
-        let mut challenges = 0;
-        for ms in 0..1_000 {
-            let now = start + Duration::from_millis(ms);
-            path.on_source(remote(2 + (ms % 7) as u8), now);
-            while let Some(probe) = path.poll_probe(&mut rng, now) {
-                challenges += u32::from(probe.to != remote(1));
-            }
-        }
-        assert!((1..=3).contains(&challenges), "{challenges}");
-    }
-
-    #[test]
-    fn only_the_address_of_one_other_host_is_a_candidate() {
-        for (text, expected) in [
-            ("192.0.2.1:41414", true),
-            ("10.0.0.1:1", true),
-            ("[2001:db8::1]:41414", true),
-            ("192.0.2.1:0", false),
-            ("127.0.0.1:41414", false),
-            ("127.80.3.9:41414", false),
-            ("[::ffff:127.80.3.9]:41414", false),
-            ("[::1]:41414", false),
-            ("0.0.0.0:1", false),
-            ("0.1.2.3:1", false),
-            ("[::]:1", false),
-            ("224.0.0.1:1", false),
-            ("[ff02::1]:1", false),
-            ("255.255.255.255:1", false),
-            ("240.0.0.1:1", false),
-        ] {
-            assert_eq!(is_candidate(&text.parse().unwrap()), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn candidates_are_bounded_and_the_used_one_stays_first() {
-        let (mut path, _) = selected(Instant::now());
-        for n in 2..100 {
-            path.add_candidate(address(n));
-        }
-        let candidates: Vec<_> = path.candidates().collect();
-        assert_eq!(
-            (candidates.len(), candidates[0], candidates[1]),
-            (MAX_CANDIDATES, address(1), address(99))
-        );
-    }
-}
+mod tests;

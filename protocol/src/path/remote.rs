@@ -30,6 +30,16 @@ impl Remote {
         }
     }
 
+    /// How good a path is, whatever its round trip: direct before a member's help, that before a beacon's.
+    #[must_use]
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::Udp(_) => 2,
+            Self::Relayed { .. } => 1,
+            Self::Circuit(_) => 0,
+        }
+    }
+
     /// The host that datagrams from here are counted against: circuits all against one.
     #[must_use]
     pub fn host(self) -> IpAddr {

@@ -25,6 +25,9 @@ const RESPONDER_EXTRA: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// Sending for this long without hearing anything means that the session is dead (specified: keepalive + retry).
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Sending for this long without hearing anything makes a link doubtful: other paths are looked at (chosen: above the
+/// resolution of what is noted, and far below the time after which the session counts as dead).
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// Pauses between the attempts of one handshake (specified: README §6); the last one repeats.
 const RETRIES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
@@ -86,6 +89,18 @@ impl Timers {
         self.unanswered_since.is_some_and(|since| now >= since + DEAD_AFTER)
     }
 
+    /// Says whether what was sent has gone unanswered for so long that the path may be dead.
+    #[must_use]
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| now >= at)
+    }
+
+    /// When the link becomes doubtful, unless something is heard.
+    #[must_use]
+    pub fn silent_at(&self) -> Option<Instant> {
+        self.unanswered_since.map(|since| since + SILENT_AFTER)
+    }
+
     /// When a keepalive is owed, if one is.
     #[must_use]
     pub fn keepalive_at(&self) -> Option<Instant> {
@@ -141,9 +156,13 @@ mod tests {
         let mut timers = Timers::default();
         timers.on_sent(start);
         timers.on_sent(start + Duration::from_secs(14));
+        assert!(
+            !timers.is_silent(start + Duration::from_millis(2_999)) && timers.is_silent(start + SILENT_AFTER)
+        );
         assert!(!timers.is_dead(start + Duration::from_secs(14)));
         assert!(timers.is_dead(start + DEAD_AFTER));
         timers.on_received(false, start + DEAD_AFTER);
         assert!(!timers.is_dead(start + DEAD_AFTER * 2));
+        assert_eq!(timers.silent_at(), None);
     }
 }

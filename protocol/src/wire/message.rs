@@ -4,13 +4,19 @@
 //!
 //! ```text
 //! 0x01 probe     id u64 | padding                 0x10 ids      kind u8 | page u16
-//! 0x02 echo      id u64                           0x11 list     kind u8 | page u16 | n × id 32 (n ≤ 32)
-//! 0x3f close     reason u8                        0x12 get      id 32 | offset u16
-//! 0x14 settled   flags u8 (1: have yours)         0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
-//! 0x15 have      n × id 32 (1 ≤ n ≤ 32)           0x16 ask      epoch id 32
-//!                                                 0x17 secret   epoch id 32 | [secret 32]
+//! 0x02 echo      id u64 | [address]               0x11 list     kind u8 | page u16 | n × id 32 (n ≤ 32)
+//! 0x03 candidates  set u32 | flags u8 (1: yours?) | n × address (n ≤ 8)
+//! 0x04 check     id u64 | padding                 0x12 get      id 32 | offset u16
+//! 0x3f close     reason u8                        0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
+//! 0x14 settled   flags u8 (1: have yours)         0x16 ask      epoch id 32
+//! 0x15 have      n × id 32 (1 ≤ n ≤ 32)           0x17 secret   epoch id 32 | [secret 32]
+//!
+//! address: see [`super::address`]
 //! ```
 
+use std::net::SocketAddr;
+
+use super::address::{self, Candidate, Kind, MAX_ADDRESS_BYTES};
 use crate::identity::{ObjectId, Secret};
 
 /// Ids in one page of a list at most: 1,024 bytes, so that it fits the first path size.
@@ -19,6 +25,13 @@ pub const PAGE_IDS: usize = 32;
 pub const NEWS_PAGE: u16 = u16::MAX;
 /// Bytes of an object in one piece at most.
 pub const PIECE_BYTES: usize = 1_000;
+
+/// Addresses in one message at most (specified: as many as a path tries).
+pub const MAX_CANDIDATES: usize = 8;
+/// Bytes of the shortest probe or check: type and id.
+pub const SHORTEST_BYTES: usize = 9;
+/// A probe or check of fewer bytes is answered without an address, so that no echo is longer than what it answers.
+pub const OBSERVED_BYTES: usize = SHORTEST_BYTES + MAX_ADDRESS_BYTES;
 
 /// The reason of a close: the node stops.
 pub const CLOSE_STOPS: u8 = 0;
@@ -38,10 +51,29 @@ pub enum Message<'m> {
         /// The whole message's length in bytes, at least 9.
         length: usize,
     },
-    /// Answers a probe, to where it came from.
+    /// Answers a probe or a check, to where it came from.
     Echo {
         /// The probe's.
         id: u64,
+        /// Where that is, if it is an address.
+        observed: Option<SocketAddr>,
+    },
+    /// Where the sender may be reached.
+    Candidates {
+        /// Counts the sender's sets; the receiver knows by it whether it has this one.
+        set: u32,
+        /// Asks for the receiver's.
+        is_question: bool,
+        /// At most [`MAX_CANDIDATES`], the best first.
+        candidates: Vec<Candidate>,
+    },
+    /// Asks for an echo, from an address that may be as good as the one that is used; says nothing of where the sender
+    /// wants its datagrams.
+    Check {
+        /// Random; the echo repeats it.
+        id: u64,
+        /// The whole message's length in bytes, at least 9.
+        length: usize,
     },
     /// Asks for the ids of all objects of a kind, page by page.
     Ids {
@@ -126,11 +158,28 @@ impl<'m> Message<'m> {
             Self::Probe { id, length } => {
                 out.push(0x01);
                 out.extend_from_slice(&id.to_be_bytes());
-                out.resize((*length).max(9), 0);
+                out.resize((*length).max(SHORTEST_BYTES), 0);
             }
-            Self::Echo { id } => {
+            Self::Echo { id, observed } => {
                 out.push(0x02);
                 out.extend_from_slice(&id.to_be_bytes());
+                if let Some(address) = observed {
+                    address::put(&mut out, &Candidate { address: *address, kind: Kind::Host });
+                }
+            }
+            Self::Candidates { set, is_question, candidates } => {
+                out.push(0x03);
+                out.extend_from_slice(&set.to_be_bytes());
+                out.push(u8::from(*is_question));
+                candidates
+                    .iter()
+                    .take(MAX_CANDIDATES)
+                    .for_each(|candidate| address::put(&mut out, candidate));
+            }
+            Self::Check { id, length } => {
+                out.push(0x04);
+                out.extend_from_slice(&id.to_be_bytes());
+                out.resize((*length).max(SHORTEST_BYTES), 0);
             }
             Self::Ids { kind, page } => {
                 out.extend_from_slice(&[0x10, *kind]);
@@ -184,7 +233,13 @@ impl<'m> Message<'m> {
                 reader.0 = &[];
                 Self::Probe { id, length: bytes.len() }
             }
-            0x02 => Self::Echo { id: reader.u64()? },
+            0x02 => Self::decode_echo(&mut reader)?,
+            0x03 => Self::decode_candidates(&mut reader)?,
+            0x04 => {
+                let id = reader.u64()?;
+                reader.0 = &[];
+                Self::Check { id, length: bytes.len() }
+            }
             0x10 => Self::Ids { kind: reader.u8()?, page: reader.u16()? },
             0x11 => Self::decode_list(&mut reader)?,
             0x12 => Self::Get { id: ObjectId(reader.array()?), offset: reader.u16()? },
@@ -215,6 +270,29 @@ impl<'m> Message<'m> {
             _ => return Err(MessageError::Unknown),
         };
         if reader.0.is_empty() { Ok(message) } else { Err(MessageError::Malformed) }
+    }
+
+    fn decode_echo(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
+        let id = reader.u64()?;
+        if reader.0.is_empty() {
+            return Ok(Self::Echo { id, observed: None });
+        }
+        let Candidate { address, kind: Kind::Host } = address::read(reader)? else {
+            return Err(MessageError::Malformed);
+        };
+        Ok(Self::Echo { id, observed: Some(address) })
+    }
+
+    fn decode_candidates(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
+        let (set, flags) = (reader.u32()?, reader.u8()?);
+        let mut candidates = Vec::new();
+        while !reader.0.is_empty() && candidates.len() < MAX_CANDIDATES {
+            candidates.push(address::read(reader)?);
+        }
+        match flags {
+            0..=1 => Ok(Self::Candidates { set, is_question: flags == 1, candidates }),
+            _ => Err(MessageError::Malformed),
+        }
     }
 
     fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
@@ -253,6 +331,10 @@ impl<'r> Reader<'r> {
         self.array().map(u16::from_be_bytes)
     }
 
+    fn u32(&mut self) -> Result<u32, MessageError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
     pub(super) fn u64(&mut self) -> Result<u64, MessageError> {
         self.array().map(u64::from_be_bytes)
     }
@@ -262,12 +344,34 @@ impl<'r> Reader<'r> {
 mod tests {
     use super::*;
 
+    fn candidate(text: &str, kind: Kind) -> Candidate {
+        Candidate { address: text.parse().unwrap(), kind }
+    }
+
     fn all() -> Vec<Message<'static>> {
         let id = ObjectId([7; 32]);
         vec![
             Message::Probe { id: 1, length: 9 },
             Message::Probe { id: 1, length: 1_420 },
-            Message::Echo { id: 2 },
+            Message::Echo { id: 2, observed: None },
+            Message::Echo { id: 2, observed: Some("192.0.2.1:41414".parse().unwrap()) },
+            Message::Echo { id: 2, observed: Some("[2001:db8::1]:1".parse().unwrap()) },
+            Message::Candidates { set: 3, is_question: true, candidates: vec![] },
+            Message::Candidates {
+                set: 4,
+                is_question: false,
+                candidates: vec![
+                    candidate("10.0.0.1:5", Kind::Host),
+                    candidate("[fd00::1]:6", Kind::Reflexive),
+                ],
+            },
+            Message::Candidates {
+                set: 4,
+                is_question: true,
+                candidates: vec![candidate("[2001:db8::1]:1", Kind::Reflexive); MAX_CANDIDATES],
+            },
+            Message::Check { id: 5, length: SHORTEST_BYTES },
+            Message::Check { id: 5, length: 72 },
             Message::Ids { kind: 3, page: 4 },
             Message::List { kind: 3, page: 0, ids: vec![] },
             Message::List { kind: 3, page: 1, ids: vec![id; PAGE_IDS] },
@@ -306,7 +410,9 @@ mod tests {
                 altered[bit / 8] ^= 1 << (bit % 8);
                 match Message::decode(&altered) {
                     // A probe's padding means nothing.
-                    Ok(Message::Probe { length, .. }) => assert_eq!(length, bytes.len()),
+                    Ok(Message::Probe { length, .. } | Message::Check { length, .. }) => {
+                        assert_eq!(length, bytes.len());
+                    }
                     Ok(other) => assert_eq!(other.encode(), altered, "bit {bit} of {message:?}"),
                     Err(_) => {}
                 }
@@ -316,9 +422,41 @@ mod tests {
 
     #[test]
     fn known_bytes() {
-        assert_eq!(Message::Echo { id: 0x0102 }.encode(), [0x02, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(Message::Echo { id: 0x0102, observed: None }.encode(), [0x02, 0, 0, 0, 0, 0, 0, 1, 2]);
+        let observed = Some("192.0.2.1:258".parse().unwrap());
+        let echo = Message::Echo { id: 3, observed }.encode();
+        assert_eq!(echo, [0x02, 0, 0, 0, 0, 0, 0, 0, 3, 4, 192, 0, 2, 1, 1, 2]);
+        let candidates = vec![candidate("10.0.0.1:5", Kind::Host), candidate("192.0.2.1:6", Kind::Reflexive)];
+        let told = Message::Candidates { set: 7, is_question: true, candidates }.encode();
+        assert_eq!(told, [0x03, 0, 0, 0, 7, 1, 4, 10, 0, 0, 1, 0, 5, 0x14, 192, 0, 2, 1, 0, 6]);
         assert_eq!(Message::Ids { kind: 6, page: 258 }.encode(), [0x10, 6, 1, 2]);
         assert_eq!(Message::decode(&[0x3e]), Err(MessageError::Unknown));
         assert_eq!(Message::decode(&[]), Err(MessageError::Malformed));
+    }
+
+    #[test]
+    fn an_address_has_one_form_and_a_ninth_is_too_many() {
+        let mut told = vec![0x03, 0, 0, 0, 1, 0];
+        for _ in 0..=MAX_CANDIDATES {
+            assert!(Message::decode(&told).is_ok());
+            told.extend([4, 192, 0, 2, 1, 0, 5]);
+        }
+        assert_eq!(Message::decode(&told), Err(MessageError::Malformed), "nine");
+        let mapped = "::ffff:192.0.2.1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        for address in
+            [&[4, 192, 0, 2, 1, 0, 0][..], &[5, 192, 0, 2, 1, 0, 5], &[&[6][..], &mapped, &[0, 5]].concat()]
+        {
+            let told = [&[0x03, 0, 0, 0, 1, 0][..], address].concat();
+            assert_eq!(Message::decode(&told), Err(MessageError::Malformed), "{address:?}");
+        }
+        let reflexive = [&[0x02, 0, 0, 0, 0, 0, 0, 0, 3][..], &[0x14, 192, 0, 2, 1, 1, 2]].concat();
+        assert_eq!(Message::decode(&reflexive), Err(MessageError::Malformed), "an echo's has no kind");
+    }
+
+    #[test]
+    fn an_echo_is_never_longer_than_what_asks_for_it() {
+        let observed = Some("[2001:db8::1]:65535".parse().unwrap());
+        assert!(Message::Echo { id: u64::MAX, observed }.encode().len() <= OBSERVED_BYTES);
+        assert!(Message::Echo { id: u64::MAX, observed: None }.encode().len() <= SHORTEST_BYTES);
     }
 }

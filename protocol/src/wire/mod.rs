@@ -1,5 +1,6 @@
 //! Bytes ↔ messages. Nothing here holds state or keys.
 
+pub mod address;
 pub mod announcement;
 pub mod cbor;
 pub mod checksum;
@@ -7,3 +8,4 @@ pub mod header;
 pub mod hello;
 pub mod ip;
 pub mod message;
+pub mod stun;

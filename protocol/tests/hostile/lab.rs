@@ -151,6 +151,7 @@ impl Lab {
                 self.nodes[node].engine.handle_message((index, from), &message, time)
             }
             Inbound::Veiled { from, bytes } => there.engine.handle_datagram(from, bytes, time),
+            Inbound::Stun { from, bytes } => there.engine.handle_stun(from, bytes, time),
             Inbound::Keepalive => Ok(()),
             Inbound::Drop(reason) => Err(reason),
         };

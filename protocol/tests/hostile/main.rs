@@ -6,6 +6,7 @@
     reason = "the lab is test code, and its clock starts somewhere"
 )]
 
+mod candidates;
 mod lab;
 mod lan;
 mod review;
@@ -109,7 +110,7 @@ fn a_member_that_floods_messages_is_held_back_before_the_queue_of_all() {
     let sealer = lab.nodes[ROGUE].sealer(to).unwrap();
     let now = lab.time().now;
     let kept = (0..5_000)
-        .map(|_| sealer.seal_message(&Message::Echo { id: 7 }.encode()).unwrap())
+        .map(|_| sealer.seal_message(&Message::Echo { id: 7, observed: None }.encode()).unwrap())
         .filter_map(|mut datagram| match lab.nodes[VICTIM].forwarder.inbound(from, &mut datagram, now) {
             Inbound::Message { .. } => Some(()),
             _ => None,
@@ -149,6 +150,7 @@ fn a_handshake_that_a_stranger_passes_on_does_not_move_a_live_path() {
     for is_response in [false, true] {
         let mut lab = Lab::new(1);
         assert!(lab.reaches(FRIEND, VICTIM));
+        lab.deliver();
         let victim = lab.id(VICTIM);
         lab.command(FRIEND, Command::Connect(victim));
         let initiation = lab.wire.pop_front().unwrap();
@@ -244,7 +246,7 @@ fn saying(lab: &Lab, rng: &mut Rng) -> Vec<u8> {
     let (page, offset) = (edge(rng), edge(rng));
     let message = match rng.next_u32() % 14 {
         0 => Message::Probe { id: rng.next_u64(), length: 9 + below(rng, 1_400) }.encode(),
-        1 => Message::Echo { id: rng.next_u64() }.encode(),
+        1 => Message::Echo { id: rng.next_u64(), observed: None }.encode(),
         2 => Message::Ids { kind, page }.encode(),
         3 => {
             let ids = (0..below(rng, 33)).map(|_| ObjectId(random::bytes(rng))).collect();

@@ -13,8 +13,9 @@ use crate::traffic::{Arrived, Ledger, recognise};
 
 /// Datagrams that one input may cause at most: all held packets, a page of news, an exchange's questions.
 const MAX_TRANSMITS_AT_ONCE: usize = 200;
-/// Bytes of a challenge: a sealed probe.
-const CHALLENGE_BYTES: usize = 41;
+/// Bytes of what a source that is not known yet may be sent: a challenge, which is a sealed probe of the least size, or an
+/// echo, with the address that it goes to.
+const CHALLENGE_BYTES: [usize; 2] = [41, 48];
 
 /// Only members are answered, and no input makes a host send without measure. Who has brought a genuine datagram from
 /// its own address, as a member that moved would, may be challenged; it gets nothing more.
@@ -28,7 +29,7 @@ pub(crate) fn check_transmits(
     }
     for transmit in transmits {
         if transmit.to == Remote::Udp(adversary::address()) {
-            if may_challenge && transmit.datagram.len() == CHALLENGE_BYTES {
+            if may_challenge && CHALLENGE_BYTES.contains(&transmit.datagram.len()) {
                 continue;
             }
             return Err(format!("a stranger was answered with {} bytes", transmit.datagram.len()));

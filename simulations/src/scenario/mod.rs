@@ -7,6 +7,8 @@ pub(crate) mod idle;
 mod join;
 mod lan;
 mod many;
+mod nat;
+mod nearer;
 mod partition;
 mod removal;
 mod restart;
@@ -36,7 +38,7 @@ struct Story {
 }
 
 const STORIES: &[Story] = &[
-    Story { name: "chaos", weight: 13, play: chaos::chaos },
+    Story { name: "chaos", weight: 10, play: chaos::chaos },
     Story { name: "restart", weight: 4, play: restart::restart },
     Story { name: "both-at-once", weight: 5, play: restart::both_at_once },
     Story { name: "rekeys", weight: 4, play: restart::rekeys },
@@ -57,6 +59,8 @@ const STORIES: &[Story] = &[
     Story { name: "backup", weight: 3, play: backup::backup },
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
+    Story { name: "nat", weight: 3, play: nat::nat },
+    Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },
 ];

@@ -32,13 +32,24 @@ impl World {
         Ok(())
     }
 
-    /// The host is at another address from here on.
+    /// The host is at another address from here on, of the internet itself.
     pub(crate) fn roam(&mut self, host: usize) {
         let port = 1_024 + self.known.len() as u16;
         let address = SocketAddr::from(([198, 51, 100, host as u8 + 1], port));
         self.hosts[host].address = address;
+        self.hosts[host].site = None;
         self.known.push((address, host));
         self.trace.line(self.now, format_args!("{host} is at {address}"));
+    }
+
+    /// The host is on the near network from here on, beside the internet, or not any more.
+    pub(crate) fn plug(&mut self, host: usize, is_on: bool) {
+        let near = SocketAddr::from(([10, 0, 0, host as u8 + 1], 41_414));
+        self.hosts[host].near = is_on.then_some(near);
+        if is_on && !self.known.contains(&(near, host)) {
+            self.known.push((near, host));
+        }
+        self.trace.line(self.now, format_args!("{host} is near: {is_on}"));
     }
 
     /// The node dies where it stands; of what the disk was asked to keep a prefix survives, record by record, as `tear`

@@ -1,6 +1,7 @@
 //! One clock, one queue, all hosts. Whatever happens, happens in [`World::step`], one thing at a time.
 
 mod machines;
+mod nats;
 mod outputs;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::invariant::belonging::{Records, View};
 use crate::invariant::{Watch, wire};
 use crate::net::cut::Cuts;
 use crate::net::link::Conditions;
+use crate::net::nat::Site;
 use crate::trace::Trace;
 use crate::traffic::Ledger;
 
@@ -59,9 +61,16 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) ledger: Ledger,
     pub(crate) internet: Conditions,
+    /// The network that some hosts are on beside the internet.
+    pub(crate) near: Conditions,
     pub(crate) cuts: Cuts,
     /// All hosts stand on one network, on which they announce themselves.
     pub(crate) has_lan: bool,
+    /// Places behind NATs, and the one at which hosts are added; without it they have addresses of the internet.
+    pub(crate) sites: Vec<Site>,
+    pub(crate) site: Option<usize>,
+    /// As whom hosts were seen last: who sent, and who heard it.
+    pub(crate) seen: BTreeMap<(usize, usize), SocketAddr>,
     /// How long a store takes; zero: it is done before the next thing happens.
     pub(crate) disk_delay: Duration,
     /// What hosts said that a scenario wants to know: (host, event).
@@ -93,8 +102,12 @@ impl World {
             hosts: Vec::new(),
             ledger: Ledger::default(),
             internet: Conditions::perfect(Duration::from_millis(10)),
+            near: Conditions::perfect(Duration::from_millis(1)),
             cuts: Cuts::default(),
             has_lan: false,
+            sites: Vec::new(),
+            site: None,
+            seen: BTreeMap::new(),
             disk_delay: Duration::ZERO,
             heard: Vec::new(),
             sent: 0,
@@ -116,10 +129,12 @@ impl World {
     /// Adds a machine.
     pub(crate) fn add_host(&mut self, rekey_after: Duration) -> usize {
         let number = self.hosts.len();
-        let address = SocketAddr::from(([192, 0, 2, number as u8 + 1], 41_414));
+        let last = number as u8 + 1;
+        let network = self.site.map_or([192, 0, 2, last], |site| [10, site as u8, 0, last]);
+        let address = SocketAddr::from((network, 41_414));
         let name = format!("host-{number}");
         let host = Host::new(name, address, rekey_after, &mut self.chance);
-        self.hosts.push(Host { is_on_lan: self.has_lan, ..host });
+        self.hosts.push(Host { is_on_lan: self.has_lan, site: self.site, ..host });
         self.watches.push(Watch::default());
         self.known.push((address, number));
         number
@@ -246,13 +261,13 @@ impl World {
         bytes: Vec<u8>,
         sender: Option<usize>,
     ) -> Result<(), String> {
-        let running = |host: &Host| host.address == to && host.is_awake();
-        let Some(host) = self.hosts.iter().position(running) else { return Ok(()) };
+        let Some(host) = self.arrives_at((from, to), sender) else { return Ok(()) };
         if sender.is_some_and(|sender| self.cuts.has(sender, host)) {
             return Ok(());
         }
         let length = bytes.len();
         self.trace.line(self.now, format_args!("{host} gets {length} from {from}"));
+        self.seen.extend(sender.map(|sender| ((sender, host), from)));
         let heard = sender.map(|_| bytes.clone());
         let outputs = self.handle(host, Input::Datagram { from, bytes });
         if let Some(bytes) = heard.filter(|_| wire::is_taken(&outputs.dropped)) {

@@ -1,6 +1,6 @@
 //! What comes of what a node did: datagrams on their way, packets at applications, things to be kept.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use protocol::engine::{Command, Event};
@@ -116,7 +116,16 @@ impl World {
     fn send(&mut self, host: usize, to: SocketAddr, bytes: &[u8]) {
         self.sent += 1;
         self.veiled += u64::from(bytes.first() == Some(&VEILED));
-        let arrivals = self.internet.arrivals(bytes.len(), &mut self.chance);
+        // What goes to the near network comes from there, and from elsewhere it does not arrive.
+        let is_inside = self.hosts[host].site.is_some();
+        let is_near = !is_inside && matches!(to.ip(), IpAddr::V4(ip) if ip.is_private());
+        let source = if is_near { self.hosts[host].near } else { Some(self.hosts[host].address) };
+        let network = if is_near { &self.near } else { &self.internet };
+        let arrivals = match source {
+            Some(_) => network.arrivals(bytes.len(), &mut self.chance),
+            None => Vec::new(),
+        };
+        let source = source.unwrap_or(self.hosts[host].address);
         let (length, first) = (bytes.len(), bytes.first().copied().unwrap_or(0));
         self.trace.line(
             self.now,
@@ -125,7 +134,14 @@ impl World {
         let is_data = bytes.first() == Some(&DATA);
         let diverts = is_data && self.chance.percent(self.internet.diverted_percent);
         self.has_diverted |= diverts;
-        let from = if diverts { adversary::address() } else { self.hosts[host].address };
+        let from = if diverts {
+            Some(adversary::address())
+        } else if is_inside {
+            self.leaves(host, to)
+        } else {
+            Some(source)
+        };
+        let Some(from) = from else { return };
         for after in arrivals {
             let bytes = bytes.to_vec();
             self.schedule(after, Occurrence::Datagram { from, to, bytes, sender: Some(host) });

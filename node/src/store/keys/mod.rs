@@ -297,13 +297,21 @@ fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
 
 /// The signing key at `path`, drawn and written if there is none.
 fn drawn(path: &Path) -> Result<SigningSecret, StoreError> {
+    drawn_seed(path).map(|seed| SigningSecret::from_seed(&seed.0))
+}
+
+/// The seed at `path`, drawn and written if there is none.
+///
+/// # Errors
+/// [`StoreError::Damaged`] and [`StoreError::Loose`] for a file that is there; it is never replaced.
+pub(super) fn drawn_seed(path: &Path) -> Result<Secret, StoreError> {
     if let Some(seed) = load(path)? {
-        return Ok(SigningSecret::from_seed(&seed.0));
+        return Ok(seed);
     }
     let mut seed = Secret([0; 32]);
     getrandom::fill(&mut seed.0).map_err(StoreError::Randomness)?;
     store(path, &seed.0)?;
-    Ok(SigningSecret::from_seed(&seed.0))
+    Ok(seed)
 }
 
 fn store(path: &Path, secret: &[u8; 32]) -> Result<(), StoreError> {

@@ -22,7 +22,7 @@ use super::replace::{PRIVATE, sync_folder_of};
 mod tests;
 
 /// Widest mode of the state folder: its group reads the control socket.
-const FOLDER_MODE: u32 = 0o750;
+pub(super) const FOLDER_MODE: u32 = 0o750;
 /// Widest mode of the folder of keys.
 const KEYS_MODE: u32 = 0o700;
 
@@ -160,7 +160,11 @@ pub(super) fn make_folder(path: &Path, mode: u32, owner: Option<Owner>) -> Resul
     sync_folder_of(path)
 }
 
-fn check_folder(path: &Path, allowed: u32) -> Result<Owner, StoreError> {
+/// The owner of a folder that is private enough.
+///
+/// # Errors
+/// [`StoreError::Loose`], [`StoreError::Owner`], [`StoreError::Kind`]; [`StoreError::Io`].
+pub(super) fn check_folder(path: &Path, allowed: u32) -> Result<Owner, StoreError> {
     let found = fs::symlink_metadata(path).map_err(StoreError::io("look at", path))?;
     if !found.is_dir() {
         return Err(StoreError::Kind { path: path.to_owned(), wanted: "folder" });
@@ -178,7 +182,11 @@ fn may_use(owner: u32, user: u32) -> bool {
     owner == user || owner == 0 || user == 0
 }
 
-fn take_lock(dir: &Path, owner: Owner) -> Result<File, StoreError> {
+/// Takes the lock of folder `dir`, which belongs to one process.
+///
+/// # Errors
+/// [`StoreError::Locked`]; [`StoreError::Io`].
+pub(super) fn take_lock(dir: &Path, owner: Owner) -> Result<File, StoreError> {
     let path = dir.join("lock");
     let mut lock = open_lock(&path, owner)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

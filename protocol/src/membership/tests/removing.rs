@@ -178,7 +178,7 @@ fn a_removed_device_is_not_let_in_again_by_anything_it_could_send() {
     home.admit(&second, 7, FOUNDER, NOW);
     home.admit(&second, 8, 7, NOW);
     home.insert(&rekey(&home.vpi, 7, 9, static_key(50)));
-    home.set.insert(&admin::presence(&home.vpi, &key(7), 3, &[], NOW).unwrap());
+    home.set.insert(&admin::presence(&home.vpi, &key(7), 3, admin::Place::default(), NOW).unwrap());
     let membership = home.membership();
     assert_eq!(membership.members().len(), 1);
     assert_eq!(holder(&membership, static_key(50)), None);
@@ -245,7 +245,9 @@ fn a_confirmed_join_comes_in_before_earlier_ones_and_outlives_its_invite() {
 fn only_the_newest_presence_of_a_device_is_kept() {
     let mut home = Home::new();
     let at = |port: u16| std::net::SocketAddr::from(([192, 0, 2, 1], port));
-    let made = |n: u64| admin::presence(&home.vpi, &key(FOUNDER), n, &[at(9), at(0)], START + n).unwrap();
+    let candidates = [at(9), at(0)];
+    let place = admin::Place { candidates: &candidates, nat: 0x12 };
+    let made = |n: u64| admin::presence(&home.vpi, &key(FOUNDER), n, place, START + n).unwrap();
     let [old, new, newer] = [made(3), made(4), made(5)];
     let before = home.membership();
     home.insert(&new);

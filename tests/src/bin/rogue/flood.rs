@@ -26,7 +26,7 @@ pub(crate) fn datagram(rogue: &mut Rogue, sort: &str, victim: &str) -> Result<(S
     let noise: [u8; PIECE_BYTES] = random::bytes(rng);
     let message = match sort {
         "probe" => Message::Probe { id: number, length: FULL_BYTES },
-        "echo" => Message::Echo { id: number },
+        "echo" => Message::Echo { id: number, observed: None },
         "ids" => Message::Ids { kind, page: page % 4 },
         "list" => {
             let ids = (0..PAGE_IDS).map(|_| ObjectId(random::bytes(rng))).collect();

@@ -214,7 +214,9 @@ impl Rogue {
         }
         *self.heard.messages.entry(first).or_default() += 1;
         match Message::decode(&plaintext) {
-            Ok(Message::Probe { id, .. }) => self.say(&Message::Echo { id }),
+            Ok(Message::Probe { id, .. } | Message::Check { id, .. }) => {
+                self.say(&Message::Echo { id, observed: None })
+            }
             Ok(Message::Ids { kind, page }) => self.say(&Message::List { kind, page, ids: Vec::new() }),
             Ok(Message::Settled { heard: false }) => self.say(&Message::Settled { heard: true }),
             Ok(Message::Get { id, offset }) => {

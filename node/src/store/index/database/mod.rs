@@ -9,20 +9,14 @@
 
 mod value;
 
-use std::fs::{self, File};
 use std::io;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use protocol::identity::{DeviceId, VpiId};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use sled::{IVec, Mode, Tree};
 
-use super::super::replace::beside;
+use super::super::guard::{Failure, guarded, set_aside, wait_for_holder};
 use super::super::state::make_folder;
 use super::message::{Change, Fact};
 use super::{DEVICES_MAX, LastPath, LastPresence, REMOTES_MAX};
@@ -31,17 +25,11 @@ use value::{Remote, decode_paths, decode_presence, encode_paths, encode_presence
 #[cfg(test)]
 mod tests;
 
-/// Damaged indexes kept for whoever looks into it; older ones are deleted.
-const SET_ASIDE_MAX: usize = 2;
 /// Small: the whole index fits, and sled's default is a gigabyte.
 const CACHE_BYTES: u64 = 1 << 20;
 /// Name of sled's tree of last-good paths, and of the one of newest Presences.
 const PATHS: &str = "paths";
 const PRESENCES: &str = "presences";
-/// How long to wait for a holder that is on its way out: 200 times 5 ms. A killed process gives its files back one by
-/// one, the state's lock before this one, and sled's own threads end a moment after it is closed.
-const HOLDER_TRIES: u32 = 200;
-const HOLDER_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why an index gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -173,33 +161,6 @@ impl Drop for Database {
     }
 }
 
-/// What came back through the guard.
-#[derive(Debug)]
-enum Failure {
-    Sled(sled::Error),
-    Panicked,
-}
-
-impl Failure {
-    /// Whether the system refuses, so that another set of files would fare no better.
-    fn is_refusal(&self) -> bool {
-        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WouldBlock};
-        let Self::Sled(sled::Error::Io(error)) = self else { return false };
-        matches!(
-            error.kind(),
-            PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WouldBlock
-        )
-    }
-}
-
-/// Calls sled; a panic in it is a failure like any other. Whatever it left behind is not used again.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(Failure::Sled),
-        Err(_) => Err(Failure::Panicked),
-    }
-}
-
 fn open(path: &Path) -> Result<Open, Failure> {
     guarded(|| {
         make_folder(path, 0o700, None).map_err(|error| io::Error::other(error.to_string()))?;
@@ -216,47 +177,14 @@ fn open(path: &Path) -> Result<Open, Failure> {
     })
 }
 
-/// Waits until nobody holds sled's lock on its file: sled itself would fail at once, which is no damage.
-fn wait_for_holder(db: &Path) -> io::Result<()> {
-    let file = match File::open(db) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    for _ in 0..HOLDER_TRIES {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => thread::sleep(HOLDER_PAUSE),
-            locked => return locked.map_err(io::Error::from),
-        }
-    }
-    Err(io::ErrorKind::WouldBlock.into())
-}
-
 fn begin_anew(path: &Path) -> Result<(Open, PathBuf), DatabaseError> {
     let aside = set_aside(path).map_err(|error| unusable(path, &Failure::Sled(error.into())))?;
     let open = open(path).map_err(|failure| unusable(path, &failure))?;
     Ok((open, aside))
 }
 
-/// Renames the folder to `index.damaged-1`, an earlier one to `-2`; the earliest is deleted.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let name = |age: usize| beside(path, &format!("damaged-{age}"));
-    match fs::remove_dir_all(name(SET_ASIDE_MAX)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    for age in (1..SET_ASIDE_MAX).rev().filter(|age| name(*age).exists()) {
-        fs::rename(name(age), name(age + 1))?;
-    }
-    fs::rename(path, name(1))?;
-    Ok(name(1))
-}
-
 fn unusable(path: &Path, failure: &Failure) -> DatabaseError {
-    let reason = match failure {
-        Failure::Sled(error) => error.to_string(),
-        Failure::Panicked => "sled panicked".to_owned(),
-    };
-    DatabaseError::Unusable { path: path.to_owned(), reason }
+    DatabaseError::Unusable { path: path.to_owned(), reason: failure.to_string() }
 }
 
 fn key(vpi: &VpiId, device: &DeviceId) -> [u8; 64] {

@@ -1,5 +1,9 @@
 //! The index after restarts, beyond its bounds, and on damaged files.
 
+use std::time::Duration;
+use std::{fs, thread};
+
+use super::super::super::replace::beside;
 use super::*;
 
 const VPI: VpiId = VpiId([1; 32]);
@@ -47,7 +51,7 @@ fn an_index_that_is_still_held_is_waited_for_and_not_taken_for_damaged() {
     remember(&mut first, &VPI, &[last(1, 1, 1)]).unwrap();
 
     let closing = thread::spawn(move || {
-        thread::sleep(10 * HOLDER_PAUSE);
+        thread::sleep(Duration::from_millis(50));
         drop(first);
     });
     let (mut second, aside) = Database::open(&path).unwrap();

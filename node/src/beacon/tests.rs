@@ -1,0 +1,264 @@
+//! Three real beacons on loopback, and a plain client that puts and gets.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use libp2p::futures::{AsyncReadExt as _, StreamExt as _};
+use libp2p::kad::store::MemoryStore;
+use libp2p::kad::{self, GetRecordOk, Mode, QueryResult, Quorum, Record};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{PeerId, Swarm, SwarmBuilder, identify, noise, tcp, yamux};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::protocol::{KAD, TIME, TIME_BYTES, TimeAnswer, socket_of};
+use super::records::tests::lobby_record;
+use super::*;
+
+/// Long for a loaded machine; each step takes milliseconds.
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[derive(NetworkBehaviour)]
+struct Client {
+    kad: kad::Behaviour<MemoryStore>,
+    identify: identify::Behaviour,
+    stream: libp2p_stream::Behaviour,
+}
+
+/// A beacon that runs until it is stopped.
+struct Running {
+    announcement: Announcement,
+    task: JoinHandle<Beacon>,
+    stop: mpsc::Sender<()>,
+    asks: mpsc::Sender<tokio::sync::oneshot::Sender<(usize, usize)>>,
+}
+
+impl Running {
+    async fn start(state: &Path, peers: &[(PeerId, Multiaddr)]) -> Self {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let options = BeaconOptions {
+            state: state.to_owned(),
+            control: state.join("unused"),
+            tcp: vec![any],
+            quic: vec![any],
+            stun: vec![any],
+            peers: peers.to_vec(),
+            external: Vec::new(),
+            json: true,
+        };
+        let folder = BeaconFolder::open(state).unwrap();
+        let mut beacon = Beacon::start(options, folder, DoorBounds::with_files(1_024)).await.unwrap();
+        let announcement = beacon.announcement();
+        let (stop, mut stopped) = mpsc::channel(1);
+        let (asks, mut asked) = mpsc::channel::<tokio::sync::oneshot::Sender<_>>(1);
+        let task = tokio::spawn(async move {
+            let (_calls, mut none) = mpsc::channel(1);
+            loop {
+                tokio::select! {
+                    _ = stopped.recv() => break,
+                    Some(answer) = asked.recv() => {
+                        let table = beacon.table().len();
+                        let records = beacon.swarm.behaviour_mut().kad.store_mut().count();
+                        answer.send((table, records)).unwrap();
+                    }
+                    () = beacon.serve(&mut none) => {}
+                }
+            }
+            beacon.close().await;
+            beacon
+        });
+        Self { announcement, task, stop, asks }
+    }
+
+    /// Where it is, over TCP or QUIC.
+    fn at(&self, is_quic: bool) -> (PeerId, Multiaddr) {
+        let mut addresses = self.announcement.addresses.iter();
+        peer_address(addresses.find(|text| text.contains("quic") == is_quic).unwrap()).unwrap()
+    }
+
+    async fn table_and_records(&self) -> (usize, usize) {
+        let (answer, told) = tokio::sync::oneshot::channel();
+        self.asks.send(answer).await.unwrap();
+        told.await.unwrap()
+    }
+
+    async fn until(&self, what: &str, mut holds: impl FnMut((usize, usize)) -> bool) {
+        let wait = async {
+            while !holds(self.table_and_records().await) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).await.unwrap();
+        drop(self.task.await.unwrap());
+    }
+}
+
+fn client() -> Swarm<Client> {
+    let built = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_quic()
+        .with_behaviour(|keypair| {
+            let id = keypair.public().to_peer_id();
+            let mut config = kad::Config::new(KAD);
+            config.set_kbucket_inserts(kad::BucketInserts::Manual);
+            let mut kad = kad::Behaviour::with_config(id, MemoryStore::new(id), config);
+            kad.set_mode(Some(Mode::Client));
+            let identify = identify::Config::new("/vpi/1".to_owned(), keypair.public());
+            Client {
+                kad,
+                identify: identify::Behaviour::new(identify),
+                stream: libp2p_stream::Behaviour::new(),
+            }
+        })
+        .unwrap();
+    built.build()
+}
+
+/// Runs the query that is under way to its end; gives the values that were found and how many took a put.
+async fn finish(client: &mut Swarm<Client>) -> (Vec<Record>, usize) {
+    let mut found = Vec::new();
+    let wait = async {
+        loop {
+            let SwarmEvent::Behaviour(ClientEvent::Kad(kad::Event::OutboundQueryProgressed {
+                result,
+                step,
+                ..
+            })) = client.select_next_some().await
+            else {
+                continue;
+            };
+            match result {
+                QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(one))) => found.push(one.record),
+                QueryResult::PutRecord(put) => return put.map_or(0, |_| 1),
+                _ => {}
+            }
+            if step.last {
+                return 0;
+            }
+        }
+    };
+    let taken = timeout(LIMIT, wait).await.expect("a query ends");
+    (found, taken)
+}
+
+async fn put(client: &mut Swarm<Client>, record: Record, to: &[PeerId]) {
+    client.behaviour_mut().kad.put_record_to(record, to.iter().copied(), Quorum::One);
+    assert_eq!(finish(client).await.1, 1);
+}
+
+async fn get(client: &mut Swarm<Client>, record: &Record) -> Vec<Record> {
+    client.behaviour_mut().kad.get_record(record.key.clone());
+    finish(client).await.0
+}
+
+fn wall_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[tokio::test]
+async fn three_beacons_find_each_other_keep_what_a_client_puts_and_serve_it_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = |name: &str| dir.path().join(name);
+    let a = Running::start(&state("a"), &[]).await;
+    let b = Running::start(&state("b"), &[a.at(false)]).await;
+    let c = Running::start(&state("c"), &[a.at(false)]).await;
+    for beacon in [&a, &b, &c] {
+        // The first dialled nobody: those that dialled it came in by being dialled back.
+        beacon.until("two others in the table", |(table, _)| table == 2).await;
+    }
+
+    let mut client = client();
+    let beacons = [a.at(false), b.at(true), c.at(false)];
+    for (peer, address) in &beacons {
+        client.behaviour_mut().kad.add_address(peer, address.clone());
+    }
+    let ids = beacons.map(|(peer, _)| peer);
+    let wall = wall_secs();
+    let good = lobby_record(1, wall, wall);
+    let mut forged = lobby_record(2, wall, wall);
+    *forged.value.last_mut().unwrap() ^= 1;
+    put(&mut client, good.clone(), &ids).await;
+    put(&mut client, forged.clone(), &ids).await;
+    for beacon in [&a, &b, &c] {
+        beacon.until("one record", |(_, records)| records == 1).await;
+    }
+    let found = get(&mut client, &good).await;
+    assert_eq!(found.len(), 3, "one copy of each beacon");
+    assert!(found.iter().all(|found| found.value == good.value && found.publisher.is_none()));
+    assert_eq!(get(&mut client, &forged).await.len(), 0);
+    // A client never comes into a table.
+    assert_eq!(a.table_and_records().await.0, 2);
+
+    // The last one standing has been restarted, and knows where the others were.
+    a.stop().await;
+    b.stop().await;
+    let id = c.announcement.id.clone();
+    c.stop().await;
+    let c = Running::start(&state("c"), &[]).await;
+    assert_eq!((c.announcement.id.clone(), c.announcement.records), (id, 1));
+    let (mut client, (peer, address)) = (self::client(), c.at(false));
+    client.behaviour_mut().kad.add_address(&peer, address);
+    let found = get(&mut client, &good).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].value, good.value);
+    c.stop().await;
+}
+
+#[tokio::test]
+async fn a_beacon_tells_the_time_and_the_port_of_its_stun_responder() {
+    let dir = tempfile::tempdir().unwrap();
+    let beacon = Running::start(&dir.path().join("a"), &[]).await;
+    let mut client = client();
+    let (peer, address) = beacon.at(false);
+    client.dial(address.with_p2p(peer).unwrap()).unwrap();
+    let mut control = client.behaviour().stream.new_control();
+    let polled = tokio::spawn(async move {
+        loop {
+            client.select_next_some().await;
+        }
+    });
+    let mut stream = timeout(LIMIT, control.open_stream(peer, TIME)).await.unwrap().unwrap();
+    let mut bytes = Vec::new();
+    timeout(LIMIT, stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
+    let answer = TimeAnswer::decode(&<[u8; TIME_BYTES]>::try_from(bytes).unwrap());
+    assert!((answer.wall_ms / 1_000).abs_diff(wall_secs()) <= 2);
+    assert_eq!(answer.stun, Some(beacon.announcement.stun[0].port()));
+    polled.abort();
+    beacon.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = Running::start(&dir.path().join("b"), &[]).await;
+    let taken = socket_of(&other.at(false).1).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let taken_udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = |tcp, stun| BeaconOptions {
+        state: dir.path().join("a"),
+        control: dir.path().join("unused"),
+        tcp: vec![tcp],
+        quic: vec![any],
+        stun: vec![stun],
+        peers: Vec::new(),
+        external: Vec::new(),
+        json: false,
+    };
+    for (options, named) in [
+        (options(taken, any), taken),
+        (options(any, taken_udp.local_addr().unwrap()), taken_udp.local_addr().unwrap()),
+    ] {
+        let folder = BeaconFolder::open(&dir.path().join("a")).unwrap();
+        let started = Beacon::start(options, folder, DoorBounds::with_files(1_024)).await;
+        let reason = started.err().unwrap().to_string();
+        assert!(reason.contains(&named.to_string()) && reason.contains("cannot listen"), "{reason}");
+    }
+    other.stop().await;
+}

@@ -1,0 +1,397 @@
+//! Where this device may be reached, and better paths to members: told, checked, taken.
+//!
+//! In: STUN servers and what they say, what members see, candidates that members tell, echoes of checks. Out: requests,
+//! candidates, checks; Presences. A member is told and checked while the path to it is no direct one, or silent, and once
+//! when an application begins to use a direct one, of whose ends only the leading one asks.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand_core::Rng as _;
+
+use super::lan::is_sensible;
+use super::outbox::Event;
+use super::peer::{Peer, Quiet};
+use super::{Engine, Time};
+use crate::bucket::{Bucket, Rate};
+use crate::drop::DropReason;
+use crate::forward::Update;
+use crate::identity::DeviceId;
+use crate::path::punch::{Candidate, Check, Kind, Tempo};
+use crate::path::reflexive::Reflexive;
+use crate::path::{Found, Remote};
+use crate::random::{self, Rng};
+use crate::wire::message::{MAX_CANDIDATES, Message};
+
+/// Between two askings while applications use links, ± 20 % (chosen: RFC 4787 REQ-5 lets a mapping live as long).
+const ASK_EVERY: Duration = Duration::from_secs(120);
+/// For a search servers are asked only if the last time is as long ago.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// A Presence that says what servers see waits for the other servers' words.
+const GATHER_FOR: Duration = Duration::from_secs(1);
+/// Places among the candidates that hosts' addresses leave to what others see.
+const REFLEXIVE_PLACES: usize = 3;
+/// Checks to all addresses that members named (specified: README §14).
+const CHECKS: Rate = Rate { per_second: 64.0, burst: 256.0 };
+/// Between two sets told to one member (specified: README §14: it takes one a second).
+const TELL_PAUSE: Duration = Duration::from_millis(1_200);
+/// Between two comparisons of a direct path in use with others, ± 20 % (chosen: what changes is told, or shows at once).
+const COMPARE_EVERY: Duration = Duration::from_secs(120);
+/// A direct path with a round trip below this is not compared with others: none is much nearer.
+const NEAR: Duration = Duration::from_millis(5);
+/// The round trip of a path that was not measured yet.
+const UNKNOWN_RTT: Duration = Duration::from_millis(100);
+/// What a silent path has to answer a probe, before others are looked at.
+pub(super) const ASKED_FOR: Duration = Duration::from_millis(1_500);
+
+/// What this device knows of where it is, and what it told.
+pub(super) struct Candidates {
+    reflexive: Reflexive,
+    /// The set last told, and its number.
+    own: Vec<Candidate>,
+    set: u32,
+    checks: Bucket,
+    /// When the servers are asked again.
+    ask_at: Option<Instant>,
+    /// The forwarder lets responses through.
+    is_open: bool,
+}
+
+impl Candidates {
+    pub(super) fn new(rng: &mut Rng) -> Self {
+        Self {
+            reflexive: Reflexive::default(),
+            own: Vec::new(),
+            // A number that a former process used would hide this one's set from members that remember it.
+            set: rng.next_u32(),
+            checks: Bucket::new(CHECKS),
+            ask_at: None,
+            is_open: false,
+        }
+    }
+
+    /// When something is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.ask_at, self.reflexive.poll_timeout()].into_iter().flatten().min()
+    }
+}
+
+impl Engine {
+    /// Takes in what may answer a STUN request: while one waits, the forwarder passes it on.
+    ///
+    /// # Errors
+    /// [`DropReason::StunUnasked`] if it answers none.
+    pub fn handle_stun(&mut self, from: SocketAddr, datagram: &[u8], time: Time) -> Result<(), DropReason> {
+        let hosts = self.addresses.as_deref().unwrap_or_default();
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if !self.candidates.reflexive.on_datagram(from, datagram, hosts) {
+            return Err(DropReason::StunUnasked);
+        }
+        let is_over = !self.candidates.reflexive.is_open();
+        self.tell_forwarder();
+        self.on_own_candidates(time);
+        if is_over && self.publish_at.is_none() {
+            self.publish(time);
+        } else if self.is_member() {
+            self.publish_at.get_or_insert(time.now + GATHER_FOR);
+        }
+        Ok(())
+    }
+
+    /// Asks these servers from here on.
+    pub(super) fn on_stun_servers(&mut self, servers: Vec<SocketAddr>, time: Time) {
+        let canonical = servers.into_iter().map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()));
+        if self.candidates.reflexive.set_servers(canonical.filter(is_sensible)) {
+            self.ask_servers(Duration::ZERO, time);
+        }
+    }
+
+    /// This machine is elsewhere: what others saw is no longer true.
+    pub(super) fn on_elsewhere(&mut self, time: Time) {
+        self.candidates.reflexive.forget();
+        self.ask_servers(Duration::ZERO, time);
+        for peer in self.peers.values_mut() {
+            peer.punch.start_over();
+            peer.compare_at = None;
+        }
+    }
+
+    /// A member is searched for, and may call back: it is worth knowing where this device is.
+    pub(super) fn ask_servers_for_search(&mut self, time: Time) {
+        self.ask_servers(ASK_AGAIN, time);
+    }
+
+    fn ask_servers(&mut self, not_within: Duration, time: Time) {
+        let asked_at = self.candidates.reflexive.asked_at();
+        if !self.is_removed && asked_at.is_none_or(|at| time.now >= at + not_within) {
+            self.candidates.reflexive.ask(&mut self.rng, time.now);
+            self.send_requests(time);
+        }
+    }
+
+    fn send_requests(&mut self, time: Time) {
+        // Responses must find the forwarder ready.
+        self.tell_forwarder();
+        while let Some((server, request)) = self.candidates.reflexive.poll(&mut self.rng, time.now) {
+            self.out.transmit(server.into(), request);
+        }
+        self.tell_forwarder();
+    }
+
+    fn tell_forwarder(&mut self) {
+        let is_open = self.candidates.reflexive.is_open();
+        if std::mem::replace(&mut self.candidates.is_open, is_open) != is_open {
+            self.out.updates.push_back(Update::Stun { is_open });
+        }
+    }
+
+    /// Sends the requests that are due; asks again while links are in use.
+    pub(super) fn stun_due(&mut self, time: Time) {
+        self.send_requests(time);
+        if self.candidates.ask_at.take_if(|at| time.now >= *at).is_some() {
+            self.plan_asking(time);
+            if self.candidates.ask_at.is_some() {
+                self.ask_servers(ASK_AGAIN, time);
+            }
+        }
+    }
+
+    /// Plans the next asking while there is a link in use.
+    pub(super) fn plan_asking(&mut self, time: Time) {
+        let is_in_use = self.peers.values().any(|peer| self.is_in_use(peer, time));
+        if !is_in_use {
+            self.candidates.ask_at = None;
+        } else if self.candidates.ask_at.is_none() && self.candidates.reflexive.asked_at().is_some() {
+            self.candidates.ask_at = Some(time.now + random::jittered(ASK_EVERY, &mut self.rng));
+        }
+    }
+
+    /// The addresses for a Presence, the best first, and the number of the NAT's class; `None` while this machine's are
+    /// not known.
+    pub(super) fn whereabouts(&mut self) -> Option<(Vec<SocketAddr>, u8)> {
+        let hosts = self.addresses.as_deref()?;
+        let seen = self.candidates.reflexive.lasting(hosts);
+        let kept = hosts.iter().take(MAX_CANDIDATES - seen.len().min(REFLEXIVE_PLACES));
+        let addresses = kept.chain(seen).copied().take(MAX_CANDIDATES).collect();
+        Some((addresses, self.candidates.reflexive.nat().map_or(0, |nat| nat.code())))
+    }
+
+    /// What this device tells a member may be another set than before.
+    pub(super) fn on_own_candidates(&mut self, time: Time) {
+        let hosts = self.addresses.as_deref().unwrap_or_default();
+        let seen = self.candidates.reflexive.told(hosts);
+        let kept = hosts.iter().take(MAX_CANDIDATES - seen.len().min(REFLEXIVE_PLACES));
+        let kept = kept.map(|address| Candidate { address: *address, kind: Kind::Host });
+        let seen = seen.iter().map(|address| Candidate { address: *address, kind: Kind::Reflexive });
+        let own: Vec<Candidate> = kept.chain(seen).take(MAX_CANDIDATES).collect();
+        if own == self.candidates.own {
+            return;
+        }
+        let has_more = own.iter().any(|candidate| !self.candidates.own.contains(candidate));
+        self.candidates.own = own;
+        self.candidates.set = self.candidates.set.wrapping_add(1);
+        for peer in self.peers.values_mut().filter(|peer| has_more && peer.is_looking) {
+            let may_at = peer.told_at.map_or(time.now, |at| time.now.max(at + TELL_PAUSE));
+            peer.punch.hasten(may_at);
+        }
+    }
+
+    /// A member saw a datagram of this device's come from `observed`.
+    pub(super) fn on_observed(&mut self, device: &DeviceId, observed: Option<SocketAddr>, time: Time) {
+        let Some((peer, observed)) = self.peers.get(device).zip(observed.filter(is_sensible)) else { return };
+        if self.candidates.reflexive.on_member(peer.link, observed) {
+            self.on_own_candidates(time);
+            if self.is_member() {
+                self.publish_at.get_or_insert(time.now + GATHER_FOR);
+            }
+        }
+    }
+
+    /// Looks whether the path to `device` is good enough; where it is not, begins a round of checks that is due.
+    pub(super) fn watch_path(&mut self, device: &DeviceId, time: Time) {
+        let is_in_use = self.peers.get(device).is_some_and(|peer| self.is_in_use(peer, time));
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let Some(used) = peer.path.remote().filter(|_| peer.sessions.current(time.now).is_some()) else {
+            peer.is_looking = false;
+            peer.quiet = Quiet::No;
+            return;
+        };
+        let is_silent = peer.timers.is_silent(time.now);
+        peer.quiet = match peer.quiet {
+            Quiet::Looking(silent, since) if silent == used && !peer.path.has_echoed_since(since) => {
+                peer.quiet
+            }
+            Quiet::Looking(..) => Quiet::No,
+            Quiet::No | Quiet::Asked(_) if !is_silent => Quiet::No,
+            Quiet::Asked(at) if time.now >= at + ASKED_FOR => Quiet::Looking(used, time.now),
+            Quiet::No => Quiet::Asked(time.now),
+            Quiet::Asked(_) => peer.quiet,
+        };
+        let is_asking = peer.quiet == Quiet::Asked(time.now);
+        let wants_direct = match used {
+            Remote::Circuit(_) => true,
+            Remote::Relayed { .. } => is_in_use,
+            Remote::Udp(_) => false,
+        };
+        peer.is_looking = wants_direct || peer.is_silent();
+        let may_tell = peer.told_at.is_none_or(|at| time.now >= at + TELL_PAUSE);
+        let is_round_due = peer.punch.again_at().is_none_or(|at| time.now >= at);
+        let is_far = peer.path.rtt().is_some_and(|rtt| rtt >= NEAR);
+        let probe = if is_asking { peer.path.ping(&mut self.rng, time.now) } else { None };
+        let is_compared = peer.compare_at.is_some_and(|at| time.now < at);
+        if peer.is_looking && is_round_due {
+            self.ask_round(device, Tempo::Punch, time);
+        } else if !peer.is_looking && !is_compared && is_in_use && peer.is_lower && is_far && may_tell {
+            self.ask_round(device, Tempo::Compare, time);
+        }
+        if let Some(probe) = probe {
+            self.send_probe(device, probe, time);
+        }
+    }
+
+    /// Tells `device` where this one is and asks the same of it; the checks go out when it has heard.
+    fn ask_round(&mut self, device: &DeviceId, tempo: Tempo, time: Time) {
+        self.tell_candidates(device, true, time);
+        let targets = self.targets(device);
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        peer.punch.begin(targets, tempo, time.now + peer.path.rtt().unwrap_or(UNKNOWN_RTT) / 2);
+        peer.punch.plan_next(&mut self.rng, time.now);
+        peer.compare_at = Some(time.now + random::jittered(COMPARE_EVERY, &mut self.rng));
+        if tempo == Tempo::Punch {
+            self.ask_servers(ASK_EVERY, time);
+        }
+    }
+
+    fn tell_candidates(&mut self, device: &DeviceId, is_question: bool, time: Time) {
+        if let Some(peer) = self.peers.get_mut(device) {
+            peer.told_at = Some(time.now);
+        }
+        let Candidates { set, ref own, .. } = self.candidates;
+        self.send_message(device, &Message::Candidates { set, is_question, candidates: own.clone() }, time);
+    }
+
+    /// Takes in where `device` may be reached: for checks, until one is echoed.
+    pub(super) fn on_candidates(
+        &mut self,
+        device: &DeviceId,
+        (set, is_question): (u32, bool),
+        mut candidates: Vec<Candidate>,
+        time: Time,
+    ) -> Result<(), DropReason> {
+        candidates.retain(|candidate| is_sensible(&candidate.address));
+        let Some(peer) = self.peers.get_mut(device) else { return Err(DropReason::NotMember) };
+        if !peer.punch.on_told(set, candidates, time.now) {
+            return Err(DropReason::RateLimited);
+        }
+        let is_direct = peer.path.remote().and_then(Remote::udp).is_some();
+        let tempo = if is_direct && !peer.is_looking { Tempo::Compare } else { Tempo::Punch };
+        if is_question {
+            self.tell_candidates(device, false, time);
+        }
+        let targets = self.targets(device);
+        let Some(peer) = self.peers.get_mut(device) else { return Ok(()) };
+        peer.punch.begin(targets, tempo, time.now);
+        if is_question && peer.is_looking {
+            peer.punch.plan_next(&mut self.rng, time.now);
+        }
+        Ok(())
+    }
+
+    /// The addresses of `device` that are worth a check, the best first: all but the used one, which is among them only
+    /// where it is silent.
+    fn targets(&self, device: &DeviceId) -> Vec<SocketAddr> {
+        let Some(peer) = self.peers.get(device) else { return Vec::new() };
+        let own = self.addresses.as_deref().unwrap_or_default();
+        let used = peer.path.remote().and_then(Remote::udp).filter(|_| !peer.is_silent());
+        let told = peer.punch.told().map(|candidate| candidate.address);
+        let mut targets: Vec<SocketAddr> = Vec::new();
+        for address in told.chain(peer.path.candidates()) {
+            let is_own = own.contains(&address) || Some(address) == used;
+            if !is_own && is_sensible(&address) && !targets.contains(&address) {
+                targets.push(address);
+            }
+        }
+        targets
+    }
+
+    /// Sends a check, unless there are too many in all.
+    pub(super) fn send_check(&mut self, device: &DeviceId, check: Check, time: Time) {
+        if self.candidates.checks.take(time.now) {
+            let message = Message::Check { id: check.id, length: check.length };
+            self.send_message_to(device, &message, check.to.into(), time);
+        }
+    }
+
+    /// Answers a check. Whoever looks for a path itself checks the address that it came from, which the member may not
+    /// know of (RFC 8445 §7.3.1.4).
+    pub(super) fn on_check(
+        &mut self,
+        device: &DeviceId,
+        (id, length): (u64, usize),
+        from: Remote,
+        time: Time,
+    ) {
+        self.send_echo(device, (id, length), from, time);
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let is_asking = length >= crate::path::punch::CHECK_BYTES;
+        let is_better = peer.path.remote().is_some_and(|used| from.rank() > used.rank());
+        if let Remote::Udp(source) = from
+            && is_asking
+            && (is_better || peer.is_looking)
+        {
+            peer.punch.on_check(source);
+        }
+    }
+
+    /// Takes in the echo of a check: its address is a path, and perhaps the better one.
+    pub(super) fn on_checked(
+        &mut self,
+        device: &DeviceId,
+        (id, observed): (u64, Option<SocketAddr>),
+        time: Time,
+    ) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        let Some(checked) = peer.punch.on_echo(id, time.now) else { return };
+        let used = peer.path.remote().and_then(Remote::udp);
+        let found = Found {
+            remote: checked.address.into(),
+            rtt: checked.rtt,
+            sent_at: checked.sent_at,
+            is_nearer: used.is_some_and(|used| peer.kind_of(&checked.address) < peer.kind_of(&used)),
+            is_silent: peer.is_silent(),
+        };
+        let is_taken = peer.path.consider(found, peer.is_lower, time.now);
+        self.on_observed(device, observed, time);
+        if is_taken {
+            self.on_better_path(device, time);
+        }
+    }
+
+    /// Another path was chosen: the other end hears something from there at once, and follows.
+    fn on_better_path(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device) else { return };
+        peer.punch.start_over();
+        peer.quiet = Quiet::No;
+        if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
+            self.out.events.push_back(Event::Reached { device: *device, remote });
+        }
+        if let Some(probe) = peer.path.ping(&mut self.rng, time.now) {
+            peer.timers.on_asked(time.now);
+            self.send_probe(device, probe, time);
+        }
+        self.refresh_route(device, time);
+    }
+}
+
+impl Peer {
+    /// Says whether the path that is used did not answer.
+    fn is_silent(&self) -> bool {
+        matches!(self.quiet, Quiet::Looking(..))
+    }
+
+    /// How the member knows that it is at `address`; where it did not say, as its own.
+    fn kind_of(&self, address: &SocketAddr) -> Kind {
+        let mut told = self.punch.told();
+        told.find(|candidate| candidate.address == *address).map_or(Kind::Host, |candidate| candidate.kind)
+    }
+}

@@ -1,0 +1,182 @@
+//! What the NAT before this machine does to the addresses of its datagrams, in the terms of RFC 4787 §4.
+//!
+//! In: what servers saw. Out: the class of the mapping. It chooses what is worth trying and forbids nothing. Filtering
+//! (§5) does not show from inside.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::stun::Sighting;
+
+/// Sightings that a mapping's class needs (specified: README §14): with fewer, chance decides.
+const LEAST_SIGHTINGS: usize = 3;
+/// Ports that a sequential allocator goes on by from one mapping to the next, at most (chosen: others use it meanwhile).
+const MAX_STEP: i16 = 64;
+
+/// Which datagrams of one socket seem to come from one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// All: there is no NAT.
+    None,
+    /// All.
+    EndpointIndependent,
+    /// Those to one address.
+    AddressDependent,
+    /// Those to one address and port, as far as is known. `step`: the ports follow each other at this distance or more.
+    AddressAndPortDependent {
+        /// Negative: downwards.
+        step: Option<i16>,
+    },
+}
+
+/// A NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// Its mapping.
+    pub mapping: Mapping,
+    /// The port outside was the one inside (RFC 4787 §4.2.1).
+    pub preserves_port: bool,
+}
+
+impl Nat {
+    /// Judges by `sightings`, whatever their order, of a socket that this machine knows under the addresses `hosts`; `None`
+    /// while they are too few.
+    #[must_use]
+    pub fn judge(sightings: &[Sighting], hosts: &[SocketAddr]) -> Option<Self> {
+        // Families have NATs of their own; the one that is rare is IPv6's.
+        let family = |sighting: &&Sighting| sighting.observed.is_ipv4();
+        let mut seen: Vec<Sighting> = sightings.iter().filter(family).copied().collect();
+        seen.sort_by_key(|sighting| sighting.place);
+        let first = seen.first()?;
+        if seen.iter().all(|sighting| hosts.contains(&sighting.observed)) {
+            return Some(Self { mapping: Mapping::None, preserves_port: true });
+        }
+        let is_elsewhere = |sighting: &Sighting| sighting.server.ip() != first.server.ip();
+        if seen.len() < LEAST_SIGHTINGS || !seen.iter().any(is_elsewhere) {
+            return None;
+        }
+        let is_port_of_ours = |port: u16| hosts.iter().any(|host| host.port() == port);
+        let preserves_port = seen.iter().all(|sighting| is_port_of_ours(sighting.observed.port()));
+        let mapping = if seen.iter().all(|sighting| sighting.observed == first.observed) {
+            Mapping::EndpointIndependent
+        } else if is_by_address(&seen) {
+            Mapping::AddressDependent
+        } else {
+            Mapping::AddressAndPortDependent { step: step(&seen) }
+        };
+        Some(Self { mapping, preserves_port })
+    }
+
+    /// Says whether another member finds this device at an address that a server saw.
+    #[must_use]
+    pub fn is_endpoint_independent(&self) -> bool {
+        matches!(self.mapping, Mapping::None | Mapping::EndpointIndependent)
+    }
+
+    /// The number in a Presence (README §14); 0 is kept for what is not known.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        let mapping = match self.mapping {
+            Mapping::None => 1,
+            Mapping::EndpointIndependent => 2,
+            Mapping::AddressDependent => 3,
+            Mapping::AddressAndPortDependent { step: Some(_) } => 4,
+            Mapping::AddressAndPortDependent { step: None } => 5,
+        };
+        mapping | if self.preserves_port { 0x10 } else { 0 }
+    }
+}
+
+/// Several servers share an address, and whatever went to one address seemed to come from one.
+fn is_by_address(seen: &[Sighting]) -> bool {
+    let together = |ip: IpAddr| seen.iter().filter(move |sighting| sighting.server.ip() == ip);
+    let is_one = |ip: IpAddr| {
+        let mut observed = together(ip).map(|sighting| sighting.observed);
+        let first = observed.next();
+        observed.all(|other| Some(other) == first)
+    };
+    let has_several = seen.iter().any(|sighting| together(sighting.server.ip()).nth(1).is_some());
+    has_several && seen.iter().all(|sighting| is_one(sighting.server.ip()))
+}
+
+/// The distance of ports that follow each other in the order of asking.
+fn step(seen: &[Sighting]) -> Option<i16> {
+    let pairs = seen.iter().zip(seen.iter().skip(1));
+    // Ports wrap around.
+    let steps = pairs.map(|(a, b)| {
+        let is_one_host = a.observed.ip() == b.observed.ip();
+        is_one_host.then(|| b.observed.port().wrapping_sub(a.observed.port()).cast_signed())
+    });
+    let steps: Vec<i16> = steps.collect::<Option<_>>()?;
+    let is_near = |step: &i16| step.unsigned_abs() <= MAX_STEP.unsigned_abs() && *step != 0;
+    let is_one_way = steps.iter().all(|step| *step > 0) || steps.iter().all(|step| *step < 0);
+    (is_one_way && steps.iter().all(is_near)).then(|| steps.into_iter().min_by_key(|step| step.abs()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "192.168.1.5:41414";
+
+    /// What servers saw: `(server, port of the mapping)`, in the order of asking.
+    fn judge(seen: &[(&str, u16)]) -> Option<Nat> {
+        let sighting = |(place, (server, port)): (usize, &(&str, u16))| Sighting {
+            server: server.parse().unwrap(),
+            observed: SocketAddr::from(([198, 51, 100, 7], *port)),
+            place,
+        };
+        let sightings: Vec<_> = seen.iter().enumerate().map(sighting).rev().collect();
+        Nat::judge(&sightings, &[HOST.parse().unwrap()])
+    }
+
+    #[test]
+    fn one_address_for_all_servers_is_endpoint_independent() {
+        let nat =
+            judge(&[("192.0.2.1:3478", 50_001), ("192.0.2.2:3478", 50_001), ("192.0.2.3:3478", 50_001)]);
+        let nat = nat.unwrap();
+        assert_eq!((nat.mapping, nat.preserves_port), (Mapping::EndpointIndependent, false));
+        assert!(nat.is_endpoint_independent());
+        let nat = judge(&[("192.0.2.1:1", 41_414), ("192.0.2.2:1", 41_414), ("192.0.2.2:2", 41_414)]);
+        assert!(nat.unwrap().preserves_port);
+    }
+
+    #[test]
+    fn one_address_for_each_server_address_is_address_dependent() {
+        let nat = judge(&[("192.0.2.1:1", 50_001), ("192.0.2.1:2", 50_001), ("192.0.2.2:1", 60_321)]);
+        assert_eq!(nat.unwrap().mapping, Mapping::AddressDependent);
+    }
+
+    #[test]
+    fn sequences_and_chance_are_told_apart() {
+        for (ports, step) in [
+            ([20_000, 20_001, 20_002], Some(1)),
+            ([20_000, 20_004, 20_006], Some(2)),
+            ([65_535, 1, 3], Some(2)),
+            ([20_004, 20_002, 20_000], Some(-2)),
+            ([20_000, 48_211, 33_017], None),
+            ([20_000, 20_001, 19_999], None),
+            ([20_000, 20_001, 20_001], None),
+        ] {
+            let servers = ["192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1"];
+            let seen: Vec<_> = servers.into_iter().zip(ports).collect();
+            let nat = judge(&seen).unwrap();
+            assert_eq!(nat.mapping, Mapping::AddressAndPortDependent { step }, "{ports:?}");
+            assert!(!nat.is_endpoint_independent());
+        }
+    }
+
+    #[test]
+    fn fewer_than_three_sightings_or_two_servers_say_nothing() {
+        assert_eq!(judge(&[]), None);
+        assert_eq!(judge(&[("192.0.2.1:1", 5), ("192.0.2.2:1", 5)]), None);
+        assert_eq!(judge(&[("192.0.2.1:1", 5), ("192.0.2.1:2", 5), ("192.0.2.1:3", 5)]), None);
+    }
+
+    #[test]
+    fn who_is_seen_under_an_own_address_has_no_nat() {
+        let observed = HOST.parse().unwrap();
+        let sighting = Sighting { server: "192.0.2.1:1".parse().unwrap(), observed, place: 0 };
+        let nat = Nat::judge(&[sighting], &[observed]).unwrap();
+        assert_eq!((nat.mapping, nat.code()), (Mapping::None, 0x11));
+    }
+}

@@ -1,0 +1,121 @@
+//! Addresses that members and servers name: worth a check, never a flood, and never a path by their word alone.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::drop::DropReason;
+use protocol::engine::Command;
+use protocol::membership::object::Body;
+use protocol::wire::address::{Candidate, Kind};
+use protocol::wire::message::Message;
+use protocol::wire::stun;
+
+use crate::lab::{Flight, Lab};
+use crate::{FRIEND, ROGUE, VICTIM, say};
+
+/// Neither a node's address nor the stranger's.
+fn elsewhere(n: u8) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, n], 41_414))
+}
+
+fn server(n: u8) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, n], 3478))
+}
+
+/// Lets `length` pass; returns what was sent to others than the nodes.
+fn sent_elsewhere(lab: &mut Lab, length: Duration) -> Vec<Flight> {
+    let nodes: Vec<SocketAddr> = lab.nodes.iter().map(|node| node.address).collect();
+    let mut sent = Vec::new();
+    for _ in 0..length.as_millis() / 10 {
+        sent.extend(lab.wire.iter().filter(|flight| !nodes.contains(&flight.to)).cloned());
+        lab.run(Duration::from_millis(10));
+    }
+    sent
+}
+
+#[test]
+fn a_member_that_names_others_addresses_makes_no_flood_and_no_path() {
+    let mut lab = Lab::new(2);
+    assert!(lab.reaches(ROGUE, VICTIM) && lab.reaches(FRIEND, VICTIM));
+    let seconds = 60;
+    let (mut said_bytes, mut sent) = (0, Vec::new());
+    for turn in 0..seconds * 10_u32 {
+        let named = |n| Candidate { address: elsewhere((turn * 8 + n) as u8), kind: Kind::Host };
+        let candidates = (0..8).map(named).collect();
+        let said = Message::Candidates { set: turn, is_question: true, candidates }.encode();
+        said_bytes += said.len() + 32;
+        say(&mut lab, &said);
+        sent.extend(sent_elsewhere(&mut lab, Duration::from_millis(100)));
+    }
+    let from_victim = sent.iter().filter(|flight| flight.from == lab.nodes[VICTIM].address);
+    let (checks, bytes) =
+        from_victim.fold((0, 0), |(checks, bytes), flight| (checks + 1, bytes + flight.bytes.len()));
+    assert!((8..=64 + 8 * seconds).contains(&checks), "{checks} checks in {seconds} s");
+    assert!(bytes < said_bytes, "{bytes} bytes went elsewhere for {said_bytes}");
+    assert!(lab.reaches(ROGUE, VICTIM) && lab.reaches(FRIEND, VICTIM));
+    assert!(lab.nodes[VICTIM].sealers.iter().all(|(remote, _)| remote.ip() != elsewhere(0).ip()));
+}
+
+#[test]
+fn what_is_said_to_a_check_is_no_more_than_the_check() {
+    let mut lab = Lab::new(1);
+    assert!(lab.reaches(FRIEND, VICTIM));
+    lab.run(Duration::from_secs(10));
+    let to = lab.nodes[VICTIM].address;
+    let sealer = lab.nodes[FRIEND].sealer(to).unwrap();
+    for length in [9, 27, 28, 72, 1_420] {
+        for kind in [Message::Check { id: 1, length }, Message::Probe { id: 1, length }] {
+            lab.run(Duration::from_secs(2));
+            let datagram = sealer.seal_message(&kind.encode()).unwrap();
+            lab.datagram(VICTIM, elsewhere(1), &datagram);
+            let answers: usize = lab
+                .wire
+                .iter()
+                .filter(|flight| flight.to == elsewhere(1))
+                .map(|flight| flight.bytes.len())
+                .sum();
+            // A challenge of the least size beside the echo is what a datagram from elsewhere may cause at most.
+            let challenge = 41;
+            let limit = if length >= 72 { datagram.len() } else { datagram.len() + challenge };
+            assert!((41..=limit).contains(&answers), "{answers} bytes for {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn what_servers_see_is_told_to_members_and_only_what_was_asked_is_heard() {
+    let mut lab = Lab::new(1);
+    let own = lab.nodes[VICTIM].address;
+    lab.command(VICTIM, Command::Addresses(vec![own]));
+    assert!(lab.reaches(FRIEND, VICTIM));
+    let observed = elsewhere(9);
+    let forged = stun::response(&stun::TransactionId([1; 12]), observed);
+    assert_eq!(lab.datagram(VICTIM, server(1), &forged), Some(DropReason::StunUnasked), "nothing was asked");
+
+    lab.command(VICTIM, Command::StunServers(vec![server(1), server(2), server(3)]));
+    let requests: Vec<Flight> = lab.wire.iter().filter(|flight| flight.to.port() == 3478).cloned().collect();
+    assert_eq!(requests.len(), 3);
+    assert_eq!(
+        lab.datagram(VICTIM, server(1), &forged),
+        Some(DropReason::StunUnasked),
+        "another transaction"
+    );
+    lab.nodes[FRIEND].presences.clear();
+    for request in &requests {
+        let response = stun::response(&stun::read_request(&request.bytes).unwrap(), observed);
+        assert_eq!(
+            lab.datagram(VICTIM, elsewhere(3), &response),
+            Some(DropReason::StunUnasked),
+            "another server"
+        );
+        assert_eq!(lab.datagram(VICTIM, request.to, &response), None);
+        assert_eq!(lab.datagram(VICTIM, request.to, &response), Some(DropReason::StunUnasked), "again");
+    }
+    lab.run(Duration::from_secs(5));
+    let told = lab.nodes[FRIEND].presences.last().unwrap();
+    let Body::Presence(presence) = told.body() else { panic!("a Presence") };
+    assert_eq!(presence.candidates, [own, observed]);
+    // Endpoint-independent, and the port is preserved.
+    assert_eq!(presence.nat, 0x12);
+    assert!(sent_elsewhere(&mut lab, Duration::from_secs(30)).is_empty(), "an idle node asks nobody");
+}
