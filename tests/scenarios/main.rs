@@ -33,6 +33,8 @@ mod names;
 #[cfg(feature = "netns")]
 mod nats;
 #[cfg(feature = "netns")]
+mod offloads;
+#[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
 mod reach;
