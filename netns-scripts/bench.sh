@@ -6,6 +6,9 @@
 #   bench.sh [OPTION...] [CONTENDER...]
 #   bench.sh --peers                     fetches wireguard-go and nebula, as new as Debian has them, and says what is missing
 #   bench.sh --profile [OPTION...] [CONTENDER]    where the time of one stream goes: perf, as text, with date and commit
+#   bench.sh --flood [OPTION...]         one stream while a third host sends 100,000 a second to the port: junk, replays, forgeries
+#   bench.sh --crowd N [OPTION...]       one node with N peers, a stream to each: sum, fairness, memory
+#   bench.sh --rekeys [OPTION...]        one stream for --seconds (600 is five rekeys): what is lost, and memory
 #
 # CONTENDER (default: bare, ours, and all others that are found):
 #   bare                the cable without a tunnel
@@ -46,6 +49,9 @@ main() {
             --json) form=json ;;
             --peers) do=peers ;;
             --profile) do=profile ;;
+            --flood) do=flood ;;
+            --crowd) do=crowd peers=${2:?} && shift ;;
+            --rekeys) do=rekeys ;;
             -*) fail "knows no option $1" ;;
             *) contenders+=("$1") ;;
         esac
@@ -57,18 +63,23 @@ main() {
         exit
     fi
     [[ $do == rounds ]] || contenders=("${contenders[0]:-ours}")
+    [[ $do != flood ]] || need_tools nft ethtool
+    [[ $do != rekeys ]] || need_tools nft
     ((${#contenders[@]})) || mapfile -t contenders < <(found_contenders)
     need_tools ip ping iperf3 python3
     [[ $underlays == offload ]] || need_tools ethtool
     [[ $loss == 0 ]] || need_tools nft
     need_tun
     lab=bench$$
-    export LAB_TRACE=/dev/null
+    export LAB_TRACE=/dev/null PYTHONDONTWRITEBYTECODE=1
     folder=$(mktemp -d)
     trap finish EXIT
     case $do in
         rounds) all_rounds ;;
         profile) profile ;;
+        flood) flood ;;
+        crowd) crowd ;;
+        rekeys) rekeys ;;
     esac
 }
 
@@ -80,12 +91,11 @@ all_rounds() {
                 up "$contender" "$under"
                 "$here/bench/measure.py" --lab "$lab" --target "$target" --seconds "$seconds" --only "$only" \
                     "name=${contender%%=*}" "round=$round" "under=$under" "loss=$loss" "rate=$rate" >>"$folder/results"
-                tail -n 1 "$folder/results" >&2
+                tail -n 1 "$folder/results" | tee -a "${results:-/dev/null}" >&2
                 "$here/run.sh" down "$lab"
             done
         done
     done
-    [[ -z $results ]] || cat "$folder/results" >>"$results"
     "$here/bench/report.py" "$form" "$folder/results"
 }
 
@@ -128,6 +138,28 @@ profile() {
     "$here/bench/profile.sh" "$folder/perf" "$folder/iperf" "${underlays%%,*}" >"$folder/profile"
     cat "$folder/profile"
     [[ -z $results ]] || cp "$folder/profile" "$results"
+}
+
+# flood: a and b use the tunnel, c floods; its network card cuts nothing, so that datagrams come one by one.
+flood() {
+    local port
+    "$here/run.sh" up lan --name "$lab" --hosts 3 >/dev/null
+    put_up "${contenders[0]}"
+    on c ethtool -K eth0 tso off gso off tx-udp-segmentation off >/dev/null 2>&1
+    port=$(on b "$binary" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["vpis"][0]["port"])')
+    "$here/bench/flood.py" rounds --lab "$lab" --target "$target" --port "$port" --folder "$folder" \
+        --rounds "$rounds" --seconds "$seconds"
+}
+
+crowd() {
+    "$here/run.sh" up crowd --name "$lab" --hosts $((peers + 1)) >/dev/null
+    "$here/bench/crowd.py" --lab "$lab" --binary "$(binary_of "${contenders[0]}")" --peers "$peers" \
+        --rounds "$rounds" --seconds "$seconds"
+}
+
+rekeys() {
+    up "${contenders[0]}" "${underlays%%,*}"
+    "$here/bench/rekeys.py" --lab "$lab" --target "$target" --back "$(alias_on b a)" --binary "$binary" --seconds "$seconds"
 }
 
 on() {

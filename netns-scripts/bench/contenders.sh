@@ -25,9 +25,8 @@ is_there() {
 put_up() {
     case $1 in
         bare) target=10.77.0.2 ;;
-        ours) put_up_ours "$(target_folder)/release/vpi" auto ;;
-        ours-*) put_up_ours "$(target_folder)/release/vpi" "${1#ours-}" ;;
-        *=*) put_up_ours "${1#*=}" auto ;;
+        ours-*) put_up_ours "$(binary_of "$1")" "${1#ours-}" ;;
+        ours | *=*) put_up_ours "$(binary_of "$1")" auto ;;
         wireguard-go) put_up_wireguard "$1" wireguard-go -f ;;
         boringtun) put_up_wireguard "$1" boringtun-cli -f --disable-drop-privileges ;;
         gotatun) put_up_wireguard "$1" gotatun -f --disable-drop-privileges ;;
@@ -36,9 +35,19 @@ put_up() {
     esac
 }
 
-# put_up_ours BINARY CIPHER: two members of one VPI.
+# binary_of CONTENDER: the vpi binary of ours, ours-CIPHER or NAME=BINARY.
+binary_of() {
+    case $1 in
+        ours | ours-*) echo "$(target_folder)/release/vpi" ;;
+        *=*) echo "${1#*=}" ;;
+        *) fail "$1 is not of ours" ;;
+    esac
+}
+
+# put_up_ours BINARY CIPHER: two members of one VPI, and `binary`.
 put_up_ours() {
     local host token
+    binary=$1
     [[ -x $1 ]] || fail "$1 is missing; build it with: cargo build --release -p node"
     echo "cipher = \"$2\"" >"$folder/settings.toml"
     for host in a b; do
@@ -51,14 +60,16 @@ put_up_ours() {
     on a "$1" create home --name a --json >/dev/null 2>&1
     token=$(on a "$1" invite home --json 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])')
     on b "$1" join --name b --json <<<"$token" >/dev/null 2>&1
-    wait_for 10 "a to know b" alias_of_b "$1"
-    target=$(alias_of_b "$1")
+    wait_for 10 "a to know b" alias_on a b
+    target=$(alias_on a b)
 }
 
-alias_of_b() {
-    on a "$1" status --json | python3 -c '
+# alias_on HOST NAME: the alias by which a host knows a member.
+alias_on() {
+    on "$1" "$binary" status --json | python3 -c '
 import json, sys
-print(next(member["alias"] for member in json.load(sys.stdin)["vpis"][0]["members"] if member["name"] == "b"))'
+members = json.load(sys.stdin)["vpis"][0]["members"]
+print(next(member["alias"] for member in members if member["name"] == sys.argv[1]))' "$2"
 }
 
 # put_up_wireguard NAME COMMAND...: any program that takes a device's name last and is configured by wg.

@@ -116,20 +116,27 @@ class Lab:
 
     def cpu(self):
         used = 0
-        for pid in self.processes:
-            with open(f"/proc/{pid}/stat") as stat:
-                fields = stat.read().rsplit(")", 1)[1].split()
+        for stat in self.of_processes("stat"):
+            fields = stat.rsplit(")", 1)[1].split()
             used += int(fields[11]) + int(fields[12])
         return used / TICK
 
     def rss_mb(self):
         """Of the larger end."""
         sizes = [0.0]
-        for pid in self.processes:
-            with open(f"/proc/{pid}/status") as status:
-                found = re.search(r"VmRSS:\s+(\d+)", status.read())
+        for status in self.of_processes("status"):
+            found = re.search(r"VmRSS:\s+(\d+)", status)
             sizes.append(int(found[1]) / 1024 if found else 0.0)
         return round(max(sizes), 1)
+
+    def of_processes(self, file):
+        """This file of each process that still is: ours has one now and then that writes something down and ends."""
+        for pid in self.processes:
+            try:
+                with open(f"/proc/{pid}/{file}") as content:
+                    yield content.read()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
 
     def serve(self):
         server = subprocess.Popen([*self.inside("b"), "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)

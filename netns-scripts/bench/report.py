@@ -20,7 +20,7 @@ def main():
     for under in dict.fromkeys(row["under"] for row in rows):
         of_under = [row for row in rows if row["under"] == under]
         medians[under] = {name: median([row for row in of_under if row["name"] == name]) for name in names(of_under)}
-    goals = list(reached(medians))
+    goals = list(impaired(medians, rows[0]) if is_impaired(rows[0]) else reached(medians))
     if form == "json":
         print(json.dumps({"medians": medians, "goals": goals}, indent=1))
         return
@@ -86,6 +86,24 @@ def reached(medians):
             yield goal(f"RTT added over the cable, {which}, µs", pair[0] - pair[1], bounds, is_more=False)
     yield from at_most("RSS idle, MB", value("offload", "ours", "rss_idle_mb"), (20, 12))
     yield from at_most("RSS under load, MB", value("offload", "ours", "rss_load_mb"), (40, 24))
+
+
+def is_impaired(row):
+    return row["loss"] != "0" or row["rate"] != "0"
+
+
+def impaired(medians, row):
+    """The figures that only a cable which loses or limits gives; floor and aim are one."""
+    for under, of in medians.items():
+        ours, bare = of.get("ours", {}), of.get("bare", {})
+        if row["loss"] == "1" and ours.get("tcp1_gbps") and bare.get("tcp1_gbps"):
+            ratio = ours["tcp1_gbps"] / bare["tcp1_gbps"]
+            yield goal(f"1 % loss, ours / plain TCP, {under}", ratio, (0.9, 0.9), is_more=True)
+        for which, most in ("mean", 1_000), ("p99", 3_000):
+            key = f"rtt_loaded_{which}_us"
+            if row["rate"] != "0" and key in ours and key in bare:
+                figure = f"RTT under load over the cable's, {which}, µs, {under}"
+                yield goal(figure, ours[key] - bare[key], (most, most), is_more=False)
 
 
 def goal(figure, seen, bounds, is_more):
