@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use protocol::forward::whole_packets;
-use protocol::tunnel::coalesce::{Coalesced, Coalescer};
+use protocol::tunnel::coalesce::Coalesced;
 
 use super::{PACKET_BYTES_MAX, Tun, TunError, create};
 use crate::loopback::lab::{in_own_namespace, run};

@@ -54,7 +54,11 @@ pub(super) fn receive(socket: BorrowedFd<'_>, slots: &mut [u8], entries: &mut [E
     for slot in slots.chunks_exact_mut(MESSAGE_BYTES).take(entries.len().min(CALL_MAX)) {
         // SAFETY: a name is plain integers, for which all zeros is a valid value: an address of no family.
         let nobody = unsafe { mem::zeroed() };
-        call.push((slot.as_mut_ptr(), slot.len()), (nobody, size_of::<Name>()), Some(Control([0; CONTROL_BYTES])));
+        call.push(
+            (slot.as_mut_ptr(), slot.len()),
+            (nobody, size_of::<Name>()),
+            Some(Control([0; CONTROL_BYTES])),
+        );
     }
     let count = call.count;
     let headers = call.link();
@@ -103,14 +107,8 @@ pub(super) fn send<'a>(
     let headers = call.link();
     // SAFETY: the first `count` headers point to live names, control buffers and datagrams with their lengths in bytes,
     // which the kernel only reads; `call` and the datagrams outlive the call.
-    let sent = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            headers,
-            count as libc::c_uint,
-            libc::MSG_DONTWAIT,
-        )
-    };
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, libc::MSG_DONTWAIT) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
