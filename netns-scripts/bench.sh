@@ -8,7 +8,7 @@
 #   bench.sh --profile [OPTION...] [CONTENDER]    where the time of one stream goes: perf, as text, with date and commit
 #   bench.sh --flood [OPTION...]         one stream while a third host sends 100,000 a second to the port: junk, replays, forgeries
 #   bench.sh --crowd N [OPTION...]       one node with N peers, a stream to each: sum, fairness, memory
-#   bench.sh --rekeys [OPTION...]        one stream for --seconds (600 is five rekeys): what is lost, and memory
+#   bench.sh --rekeys [OPTION...]        one stream for --seconds, over a rekey each two minutes: what is lost, and memory
 #
 # CONTENDER (default: bare, ours, and all others that are found):
 #   bare                the cable without a tunnel
@@ -22,6 +22,7 @@
 #   --loss PERCENT      drops datagrams at random, at both ends; needs --under nooffload
 #   --rate RATE         limits the cable (TBF, 3 ms of queue), such as 1gbit: RTT under load shows whose queues are long
 #   --only LIST         tcp,udp,rtt (all three)
+#   --settings LINE     adds a line to the settings file of ours, such as rekey_after = 10
 #   --to FILE           appends one JSON line a round
 #   --json              prints the medians and ratios as JSON instead of tables
 #
@@ -34,7 +35,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/bench/contenders.sh"
 
 rounds=3 seconds=5 underlays=offload loss=0 rate=0 only=tcp,udp,rtt results='' form=table do=rounds
-contenders=()
+contenders=() settings=()
 
 main() {
     while (($#)); do
@@ -45,6 +46,7 @@ main() {
             --loss) loss=${2:?} && shift ;;
             --rate) rate=${2:?} && shift ;;
             --only) only=${2:?} && shift ;;
+            --settings) settings+=("${2:?}") && shift ;;
             --to) results=${2:?} && shift ;;
             --json) form=json ;;
             --peers) do=peers ;;

@@ -49,7 +49,7 @@ put_up_ours() {
     local host token
     binary=$1
     [[ -x $1 ]] || fail "$1 is missing; build it with: cargo build --release -p node"
-    echo "cipher = \"$2\"" >"$folder/settings.toml"
+    printf '%s\n' "cipher = \"$2\"" "${settings[@]}" >"$folder/settings.toml"
     for host in a b; do
         background "$host" "$1" up --config "$folder/settings.toml"
     done

@@ -147,7 +147,7 @@ class Lab:
         """The end of what iperf3 says, and the tunnel's CPU seconds."""
         server, before = self.serve(), self.cpu()
         words = [*self.inside("a"), "iperf3", "-c", self.target, "-J", "-t", f"{seconds:g}", *more]
-        said = json.loads(run(*words))
+        said = json.loads(run(*words, limit=seconds + 60))
         used = self.cpu() - before
         server.wait(10)
         if "error" in said:
@@ -167,8 +167,8 @@ class Lab:
         return [float(ms) * 1e3 for ms in re.findall(r"time=([\d.]+)", said)]
 
 
-def run(*words):
-    return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+def run(*words, limit=60.0):
+    return subprocess.run(words, capture_output=True, text=True, timeout=limit).stdout
 
 
 if __name__ == "__main__":
