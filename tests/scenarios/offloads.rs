@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::net::Ipv4PathMtuDiscovery;
-use rustix::net::sockopt::set_ip_mtu_discover;
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::SockRef;
 use tests::capture::Capture;
 use tests::traffic::transfer;
