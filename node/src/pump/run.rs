@@ -159,7 +159,8 @@ impl Runner {
         self.take_orders(orders)?;
         (0..self.incoming.left_out()).for_each(|_| self.drops.count(DropReason::Malformed));
         let now = Instant::now();
-        let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, has_written: false, failed: None };
+        let mut device =
+            Device { tun: self.tun.as_deref(), drops: &self.drops, has_written: false, failed: None };
         let mut coalescer = self.tun.as_ref().and_then(|tun| tun.coalescer());
         for (from, datagram) in self.incoming.datagrams() {
             match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {

@@ -123,8 +123,9 @@ impl<'d> Coalescer<'d> {
     }
 
     fn find(&self, packet: &[u8]) -> Option<usize> {
-        let is_of =
-            |flow: &Flow<'_>| flow.headers[FLOW] == packet[FLOW] && flow.headers[PROTOCOL] == packet[PROTOCOL];
+        let is_of = |flow: &Flow<'_>| {
+            flow.headers[FLOW] == packet[FLOW] && flow.headers[PROTOCOL] == packet[PROTOCOL]
+        };
         self.flows.iter().position(|known| known.as_ref().is_some_and(is_of))
     }
 
