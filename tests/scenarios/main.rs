@@ -40,9 +40,12 @@ mod names;
 #[cfg(feature = "netns")]
 mod nats;
 #[cfg(feature = "netns")]
+mod offloads;
+#[cfg(feature = "netns")]
 mod privacy;
 #[cfg(feature = "netns")]
 mod privilege;
+#[cfg(feature = "netns")]
 mod punching;
 #[cfg(feature = "netns")]
 mod reach;

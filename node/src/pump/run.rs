@@ -7,10 +7,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, whole_packets};
+use protocol::forward::{Egress, Forwarder, Inbound, Note, Offload, Outbound, whole_packets};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
-use protocol::tunnel::coalesce::{Coalesced, Coalescer};
+use protocol::tunnel::coalesce::Coalesced;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
@@ -47,6 +47,8 @@ pub(super) struct Runner {
     outgoing: Batch,
     /// The socket by which what is in `outgoing` leaves, if not the own one.
     pub(super) leaves_by: Option<u32>,
+    /// A note that found no room in the queue.
+    unreported: Option<Note>,
     /// Room for what is read from the device.
     packet: Box<[u8]>,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
@@ -71,6 +73,7 @@ impl Runner {
             incoming: Received::new(),
             outgoing: Batch::new(),
             leaves_by: None,
+            unreported: None,
             packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             is_blocked: false,
         }
@@ -96,18 +99,16 @@ impl Runner {
         let ready = self.sleep(wake).map_err(End::Failed)?;
         if ready.wake {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);
+            self.take_orders(orders)?;
         }
-        self.take_orders(orders)?;
         if self.is_blocked {
             self.flush();
         }
-        if ready.socket {
-            self.receive(None, orders)?;
-        }
+        let mut may_be_answered = ready.socket && self.receive(None, orders)?;
         for number in ready.sides {
-            self.receive(Some(number), orders)?;
+            may_be_answered |= self.receive(Some(number), orders)?;
         }
-        if ready.device {
+        if ready.device || may_be_answered {
             self.send();
         }
         self.report();
@@ -176,28 +177,31 @@ impl Runner {
 
     /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
     /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
-    fn receive(&mut self, side: Option<u32>, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
+    ///
+    /// Returns whether anything was handed over: the kernel answers an echo request, or TCP's data, before it returns,
+    /// and the answer can be taken from the device without waiting for it.
+    fn receive(&mut self, side: Option<u32>, orders: &mpsc::Receiver<Order>) -> Result<bool, End> {
         let socket = match side {
             None => &self.socket,
             Some(number) => match self.sides.get(&number) {
                 Some(socket) => socket,
-                None => return Ok(()),
+                None => return Ok(false),
             },
         };
         match socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(false),
             // One socket of many is lost, and with it one way to one member.
-            Err(_) if side.is_some() => return Ok(()),
+            Err(_) if side.is_some() => return Ok(false),
             Err(cause) => return Err(End::Failed(cause)),
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;
         (0..self.incoming.left_out()).for_each(|_| self.drops.count(DropReason::Malformed));
         let now = Instant::now();
-        let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
-        let mut coalescer =
-            self.tun.as_ref().filter(|tun| tun.takes_super_packets()).map(|_| Coalescer::default());
+        let mut device =
+            Device { tun: self.tun.as_deref(), drops: &self.drops, has_written: false, failed: None };
+        let mut coalescer = self.tun.as_ref().and_then(|tun| tun.coalescer());
         let mut outgoing = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
@@ -243,10 +247,11 @@ impl Runner {
         }
         outgoing.flush();
         (self.is_blocked, self.leaves_by) = (outgoing.blocked, outgoing.leaves_by);
+        let has_written = device.has_written;
         if let Some(cause) = device.failed {
             self.on_device_error(&cause);
         }
-        Ok(())
+        Ok(has_written)
     }
 
     /// Takes packets from the device until there are none or it is the socket's turn. For each datagram that they
@@ -317,9 +322,11 @@ impl Runner {
 
     /// Tells the engine what the forwarder saw; what finds no room is told the next time.
     fn report(&mut self) {
-        while let Ok(place) = self.queues.seen.try_reserve() {
-            let Some(note) = self.forwarder.poll_note() else { return };
-            place.send((self.vpi, Seen::Note(note)));
+        while let Some(note) = self.unreported.take().or_else(|| self.forwarder.poll_note()) {
+            if self.queues.seen.try_send((self.vpi, Seen::Note(note))).is_err() {
+                self.unreported = Some(note);
+                return;
+            }
         }
     }
 
@@ -348,14 +355,19 @@ pub(super) struct Ready {
 struct Device<'r> {
     tun: Option<&'r Tun>,
     drops: &'r Drops,
+    has_written: bool,
     failed: Option<io::Error>,
 }
 
 impl Device<'_> {
     fn write(&mut self, packet: &Coalesced<'_, '_>) {
-        if let Some(Err(cause)) = self.tun.map(|tun| tun.write(packet)) {
-            self.drops.count(DropReason::SendFailed);
-            self.failed = Some(cause);
+        match self.tun.map(|tun| tun.write(packet)) {
+            Some(Err(cause)) => {
+                self.drops.count(DropReason::SendFailed);
+                self.failed = Some(cause);
+            }
+            Some(Ok(())) => self.has_written = true,
+            None => {}
         }
     }
 }

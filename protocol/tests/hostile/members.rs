@@ -51,7 +51,7 @@ fn a_member_that_moves_all_the_time_is_told_of_a_few_times() {
 /// A word of the rogue's of where it is.
 fn rogues_presence(lab: &Lab, counter: u64) -> Object {
     let address = SocketAddr::from(([198, 51, 100, 7], 1_000 + counter as u16));
-    let place = Place { candidates: &[address], nat: 0 };
+    let place = Place { candidates: &[address], nat: 0, flags: 0, beacon: None };
     admin::presence(&lab.vpi, &lab.nodes[ROGUE].device, SECONDS + counter, place, SECONDS).unwrap()
 }
 
