@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_split_over_two_segments_is_found() {
         let segment = |source: &str, payload: &[u8]| {
-            let mut header = vec![0; 20];
+            let mut header = [0_u8; 20];
             header[12] = 0x50;
             let (source, destination) =
                 (source.parse::<SocketAddr>().unwrap(), "10.0.0.9:0".parse().unwrap());

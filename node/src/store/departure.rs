@@ -65,8 +65,8 @@ impl State {
             }
         }
         let folder = self.folder_of(vpi);
-        let others = entries(&folder)?.into_iter().filter(|path| !path.ends_with(MARK));
-        others.map(|path| remove_whole(&path)).collect::<Result<(), _>>()?;
+        let mut others = entries(&folder)?.into_iter().filter(|path| !path.ends_with(MARK));
+        others.try_for_each(|path| remove_whole(&path))?;
         sync_folder_of(&folder.join(MARK))
     }
 

@@ -296,7 +296,7 @@ mod tests {
         ] {
             fs::write(&path, &wrong).unwrap();
             VpiSettings::mend(state.dir(), state.owner()).unwrap();
-            assert_eq!(VpiSettings::list(state.dir()).unwrap(), [good.clone()]);
+            assert_eq!(VpiSettings::list(state.dir()).unwrap(), std::slice::from_ref(&good));
             let mistake = good.mistake(state.dir()).unwrap().to_string();
             assert!(mistake.contains(line) && mistake.contains(FILE) && !mistake.contains('\n'), "{mistake}");
             let refused = good.check_untouched(&path).unwrap_err().to_string();

@@ -16,11 +16,14 @@ const MAX_TRANSMITS_AT_ONCE: usize = 200;
 /// echo, with the address that it goes to.
 const CHALLENGE_BYTES: [usize; 2] = [41, 48];
 
+/// Says whether a datagram to this address was sent to where a member may be, by guess.
+type Guessed<'g> = &'g dyn Fn(SocketAddr) -> bool;
+
 /// Only members are answered, and no input makes a host send without measure. Who has brought a genuine datagram from
 /// its own address, as a member that moved would, may be challenged; it gets nothing more. Of a NAT any port may be meant.
 pub(crate) fn check_transmits(
     transmits: &[Transmit],
-    (known, is_guessed): (&[(SocketAddr, usize)], &dyn Fn(SocketAddr) -> bool),
+    (known, is_guessed): (&[(SocketAddr, usize)], Guessed<'_>),
     may_challenge: bool,
 ) -> Result<(), String> {
     if transmits.len() > MAX_TRANSMITS_AT_ONCE {
