@@ -20,7 +20,7 @@ const PUBLISHED_LIMIT: Duration = Duration::from_secs(120);
 /// What is written down where it may be read: the search has to find it.
 const PLANTED: &str = "gertruds-planted-secret";
 const NAMES: [&str; 2] = ["gertruds-rechner", "hildegards-laptop"];
-const VPI: &str = "familienkreis";
+const VPI: &str = "familie-kb";
 
 #[test]
 fn a_beacons_store_log_and_traffic_name_no_vpi_device_alias_or_inner_address() {

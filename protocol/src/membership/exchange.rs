@@ -9,7 +9,7 @@
 //!           ◄── list(kind, page, ids)      ◄── piece(…)            ◄── settled
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::identity::ObjectId;
@@ -21,6 +21,8 @@ use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 const STEPS: [&[u8]; 2] = [&[1, 5, 6, 2, 10], &[3, 7, 4, 9, 8]];
 /// The kind on which the others of its step hang: it is asked for before all that waits.
 const JOIN: u8 = 3;
+/// The kind of which only the newest of a device is kept.
+const PRESENCE: u8 = 8;
 /// Steps after which packets may pass.
 const URGENT_STEPS: usize = 1;
 
@@ -59,8 +61,8 @@ pub struct Exchange {
     outstanding: BTreeMap<Question, Asked>,
     /// The beginnings of objects larger than one piece.
     partial: BTreeMap<ObjectId, Vec<u8>>,
-    /// Objects asked for and not complete.
-    wanted: BTreeSet<ObjectId>,
+    /// Objects asked for and not complete, with their kinds.
+    wanted: BTreeMap<ObjectId, u8>,
     /// Steps begun; all of them in an exchange that was never started.
     begun: usize,
     /// Something that was listed was not given.
@@ -73,7 +75,7 @@ impl Default for Exchange {
             waiting: VecDeque::new(),
             outstanding: BTreeMap::new(),
             partial: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
             begun: STEPS.len(),
             is_lacking: false,
         }
@@ -117,7 +119,7 @@ impl Exchange {
             self.wait(kind, Question::Ids { kind, page: page + 1 });
         }
         for id in ids {
-            if self.waiting.len() < MAX_WAITING && !is_known(id) && self.wanted.insert(*id) {
+            if self.waiting.len() < MAX_WAITING && !is_known(id) && self.wanted.insert(*id, kind).is_none() {
                 self.wait(kind, Question::Get { id: *id, offset: 0 });
             }
         }
@@ -185,8 +187,8 @@ impl Exchange {
     fn reject(&mut self, id: ObjectId, question: Question) {
         self.outstanding.remove(&question);
         self.partial.remove(&id);
-        self.wanted.remove(&id);
-        self.is_lacking = true;
+        // A Presence that a newer one replaced since it was listed is not missed.
+        self.is_lacking |= self.wanted.remove(&id) != Some(PRESENCE);
         self.advance();
     }
 
