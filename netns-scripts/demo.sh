@@ -307,7 +307,7 @@ how_to_enter() {
     local sudo=''
     [[ -z ${SUDO_USER:-} ]] || sudo='sudo '
     for host in a b a2 p1; do
-        echo "Enter $host:       $sudo$here/run.sh exec $lab $host"
+        printf 'Enter %-9s %s\n' "$host:" "$sudo$here/run.sh exec $lab $host"
     done
     echo "   on a:        $VPI_BIN status;  $VPI_BIN why b;  curl http://${peer_alias[a]:-ALIAS}:$WEB/;  $VPI_BIN remove home b"
     echo "Logs of the nodes: $files/a/node.log, $files/b/node.log"
