@@ -63,6 +63,7 @@ debian_package() {
         ip) echo iproute2 ;;
         awk) echo mawk ;;
         nft) echo nftables ;;
+        wg) echo wireguard-tools ;;
         ping) echo iputils-ping ;;
         setpriv | unshare) echo util-linux ;;
         pip3) echo python3-pip ;;

@@ -40,7 +40,7 @@ step_deny() {
 }
 
 step_shellcheck() {
-    shellcheck -x -P SCRIPTDIR netns-scripts/*.sh netns-scripts/topologies/*.sh .ci/run
+    shellcheck -x -P SCRIPTDIR netns-scripts/*.sh netns-scripts/topologies/*.sh netns-scripts/bench/profile.sh .ci/run
 }
 
 # The direction rule: what decides knows nothing of how it is done.

@@ -8,6 +8,7 @@
 //! idle_after = 900    # seconds, 10 to 86400
 //! cipher = "auto"     # auto, aes256gcm or chacha20
 //! lan = true          # find members on the same network by veiled announcements
+//! birthday = true     # open 256 sockets for some seconds where nothing else leads to a member, or send to as many ports
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
 //! beacon = true       # members are told of the beacon that runs beside this node; or the file in which it says its addresses
@@ -62,6 +63,8 @@ pub(crate) struct Settings {
     pub cipher: Cipher,
     /// Whether members on the same network are told of this device and heard; default yes.
     pub lan: bool,
+    /// Whether many sockets are opened, and many ports tried, for a member that nothing else leads to; default yes.
+    pub birthday: bool,
     /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
     pub dns: Option<SocketAddr>,
     /// Whether datagrams of members that do not reach each other are passed on; default: if one of this machine's
@@ -82,6 +85,7 @@ impl Default for Settings {
             idle_after: Duration::from_secs(15 * 60),
             cipher: Cipher::Auto,
             lan: true,
+            birthday: true,
             dns: None,
             relay: None,
             stun: Vec::new(),
@@ -198,6 +202,7 @@ struct File {
     idle_after: Option<u64>,
     cipher: Option<Cipher>,
     lan: Option<bool>,
+    birthday: Option<bool>,
     dns: Option<String>,
     relay: Option<bool>,
     #[serde(default)]
@@ -237,6 +242,7 @@ impl Settings {
             idle_after: seconds("idle_after", file.idle_after, IDLE_AFTER_S, default.idle_after)?,
             cipher: file.cipher.unwrap_or(default.cipher),
             lan: file.lan.unwrap_or(default.lan),
+            birthday: file.birthday.unwrap_or(default.birthday),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
             relay: file.relay.or(default.relay),
             stun: stun(path, file.stun)?,

@@ -4,8 +4,12 @@
 //! |---|---|
 //! | verdict | the filter's look at the shape of a packet |
 //! | rewrite | both addresses and the checksums |
-//! | seal, open | one AEAD over the packet |
+//! | seal, open | one AEAD over the packet, of each suite |
+//! | replay window | whether a counter is new, and the mark that it was seen |
 //! | out, in | all of it, as the forwarder does it: TUN to datagram, datagram to TUN |
+//! | segment | a super-packet of 64 KiB cut to a path's size, each piece written |
+//! | coalesce | the pieces put together again |
+//! | junk | a datagram of nobody's: to the veil, or to an index that nobody has |
 //!
 //! A row that opens is given datagrams sealed beforehand: each counter opens once.
 
@@ -23,17 +27,24 @@ use std::time::Instant;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use protocol::alias::rewrite;
 use protocol::filter;
-use protocol::forward::{Egress, Forwarder, Offload, Route, Update};
+use protocol::forward::{Egress, Forwarder, Inbound, Offload, Route, Update};
 use protocol::identity::{Secret, StaticSecret};
 use protocol::random::Rng;
+use protocol::tunnel::coalesce::{Coalesced, Coalescer};
 use protocol::tunnel::handshake::{Context, Initiation, Received};
-use protocol::tunnel::{Opener, Sealer, Suite};
+use protocol::tunnel::segment::TcpCut;
+use protocol::tunnel::{Opener, ReplayWindow, Sealer, Suite};
+use protocol::veil::Veiled;
+use protocol::wire::header::{VEILED, VeilHeader, write_data_header};
 use rand_core::SeedableRng as _;
 
 const OWN: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 80, 12, 7);
 const LINK: u32 = 1;
 const INDEX: u32 = 9;
+/// The largest packet, and what a path of full size carries of it.
+const SUPER_BYTES: usize = 65_535;
+const PATH_BYTES: usize = 1_420;
 const REMOTE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 41_414);
 
 fn packets(c: &mut Criterion) {
@@ -47,16 +58,18 @@ fn packets(c: &mut Criterion) {
             let mut packet = packet.clone();
             b.iter(|| rewrite(black_box(&mut packet), PEER, OWN));
         });
-        group.bench_function("seal", |b| {
-            let (sealer, _) = session();
-            let mut datagram = vec![0; bytes + 32];
-            b.iter(|| sealer.seal(black_box(&mut datagram)));
-        });
-        group.bench_function("open", |b| {
-            let (sealer, mut opener) = session();
-            let seal = || sealer.seal_message(&packet).expect("few datagrams");
-            b.iter_batched_ref(seal, |datagram| opener.open(datagram).is_ok(), BatchSize::SmallInput);
-        });
+        for (name, suite) in [("aes256gcm", Suite::Aes256Gcm), ("chacha20", Suite::ChaCha20Poly1305)] {
+            group.bench_function(format!("seal, {name}"), |b| {
+                let (sealer, _) = session(suite);
+                let mut datagram = vec![0; bytes + 32];
+                b.iter(|| sealer.seal(black_box(&mut datagram)));
+            });
+            group.bench_function(format!("open, {name}"), |b| {
+                let (sealer, mut opener) = session(suite);
+                let seal = || sealer.seal_message(&packet).expect("few datagrams");
+                b.iter_batched_ref(seal, |datagram| opener.open(datagram).is_ok(), BatchSize::SmallInput);
+            });
+        }
         group.bench_function("out", |b| {
             let (mut forwarder, _) = linked();
             let (now, mut packet, mut egress) = (Instant::now(), packet.clone(), Slot([0; 2_048]));
@@ -78,7 +91,70 @@ fn packets(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, packets);
+fn super_packets(c: &mut Criterion) {
+    let whole = tcp(OWN, PEER, SUPER_BYTES);
+    let cut = TcpCut::new(&whole, PATH_BYTES, None).expect("it is whole");
+    let pieces: Vec<Vec<u8>> = (0..cut.count()).map(|index| piece(&cut, index)).collect();
+    let mut group = c.benchmark_group("64 KiB");
+    group.throughput(Throughput::Bytes(SUPER_BYTES as u64));
+    group.bench_function("segment", |b| {
+        let mut out = [0; PATH_BYTES];
+        b.iter(|| {
+            for index in 0..cut.count() {
+                cut.write(index, black_box(&mut out[..cut.packet_bytes(index)]));
+            }
+        });
+    });
+    group.bench_function("coalesce", |b| {
+        b.iter_batched_ref(
+            || pieces.clone(),
+            |pieces| {
+                let mut coalescer = Coalescer::new(true);
+                let mut emitted = 0;
+                let mut emit = |packet: &Coalesced<'_, '_>| emitted += black_box(packet).payloads.len();
+                for piece in pieces {
+                    coalescer.take(piece, &mut emit);
+                }
+                coalescer.finish(&mut emit);
+                emitted
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn strangers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("junk");
+    group.bench_function("replay window", |b| {
+        let (mut window, mut counter) = (ReplayWindow::default(), 0);
+        b.iter(|| {
+            counter += 1;
+            window.is_new(black_box(counter)) && window.mark(counter)
+        });
+    });
+    for bytes in [100, 1_200] {
+        group.bench_function(format!("veil, {bytes} bytes"), |b| {
+            let mut datagram = vec![7; bytes];
+            datagram[..2].copy_from_slice(&[VEILED, 0]);
+            let key = Secret([3; 32]);
+            b.iter(|| {
+                let (header, clear, sealed) = VeilHeader::split(black_box(&datagram))?;
+                Veiled::open(&key, &header, clear, sealed)
+            });
+        });
+    }
+    group.bench_function("index", |b| {
+        let (mut forwarder, _) = linked();
+        let now = Instant::now();
+        let mut datagram = [0; 100];
+        write_data_header(&mut datagram, !INDEX, 1);
+        b.iter(|| matches!(forwarder.inbound(REMOTE, black_box(&mut datagram[..]), now), Inbound::Drop(_)));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, packets, super_packets, strangers);
 criterion_main!(benches);
 
 /// Room for one datagram, written over by the next.
@@ -93,7 +169,7 @@ impl Egress for Slot {
 /// A forwarder with one link, and the sealer of the other end.
 fn linked() -> (Forwarder, Sealer) {
     let mut forwarder = Forwarder::new(OWN);
-    let ((own_sealer, _), (peer_sealer, opener)) = (session(), session());
+    let ((own_sealer, _), (peer_sealer, opener)) = (session(Suite::Aes256Gcm), session(Suite::Aes256Gcm));
     let route = Route {
         sealer: Arc::new(own_sealer),
         remote: REMOTE.into(),
@@ -107,7 +183,7 @@ fn linked() -> (Forwarder, Sealer) {
 }
 
 /// The sending half of one end and the receiving half of the other, addressed to [`INDEX`].
-fn session() -> (Sealer, Opener) {
+fn session(suite: Suite) -> (Sealer, Opener) {
     let mut rng = Rng::from_seed([1; 32]);
     let (own, peer) = (StaticSecret::from_bytes([1; 32]), StaticSecret::from_bytes([2; 32]));
     let psk = Secret([3; 32]);
@@ -117,12 +193,19 @@ fn session() -> (Sealer, Opener) {
     let received = Received::new(&peer, context, &body, &mut rng).expect("it is whole");
     let (response, peer_keys) = received.answer(INDEX, &[]).expect("it is short");
     let (_, own_keys) = initiation.complete(&response[4..]).expect("it is whole");
-    let (sealer, _) = own_keys.into_halves(Suite::Aes256Gcm);
-    let (_, opener) = peer_keys.into_halves(Suite::Aes256Gcm);
+    let (sealer, _) = own_keys.into_halves(suite);
+    let (_, opener) = peer_keys.into_halves(suite);
     (sealer, opener)
 }
 
-/// A TCP packet of so many bytes, its checksums not counted: nothing here looks at them.
+/// Piece number `index`.
+fn piece(cut: &TcpCut<'_>, index: usize) -> Vec<u8> {
+    let mut out = vec![0; cut.packet_bytes(index)];
+    cut.write(index, &mut out);
+    out
+}
+
+/// A TCP packet of so many bytes, its checksums not counted: cutting counts them, and nothing else here looks.
 fn tcp(source: Ipv4Addr, destination: Ipv4Addr, bytes: usize) -> Vec<u8> {
     let mut packet = vec![0; bytes];
     packet[0] = 0x45;

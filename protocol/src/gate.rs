@@ -212,6 +212,11 @@ impl Gate {
         self.remember(question.nonce, now)
     }
 
+    /// Notes a question that cost a trial of proofs and failed: sent again, it costs no other. The trials bound how many.
+    pub fn on_failed(&mut self, nonce: [u8; 24], now: Instant) {
+        let _ = self.remember(nonce, now);
+    }
+
     /// Says whether the question, or one that `peer` made later, came when it was one of too many.
     fn was_unanswered(&mut self, question: &Question, peer: &StaticKey, now: Instant) -> bool {
         self.unanswered.retain(|_, (_, at)| now < *at + REMEMBER);
@@ -363,6 +368,16 @@ mod tests {
         let (mut gate, now) = gate();
         assert_eq!(gate.answer(&question(1, WALL), &MEMBER, false, now), Err(DropReason::NotMember));
         assert!(gate.seen.is_empty() && gate.peers.buckets.is_empty());
+    }
+
+    #[test]
+    fn what_failed_once_is_not_looked_at_again() {
+        let (mut gate, now) = gate();
+        assert_eq!(gate.look(Lane::Newest, &question(1, WALL), WALL, now), Ok(()));
+        gate.on_failed(question(1, WALL).nonce, now);
+        let again = gate.look(Lane::Newest, &question(1, WALL), WALL, now);
+        assert_eq!(again, Err(DropReason::VeilReplayed));
+        assert_eq!(gate.look(Lane::Newest, &question(2, WALL), WALL, now), Ok(()), "its next attempt");
     }
 
     #[test]

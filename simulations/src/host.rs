@@ -2,7 +2,7 @@
 //!
 //! The order is that of [`Engine`]: one input; then every output until `None`; then `poll_timeout`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound};
 use protocol::identity::{DeviceId, SigningSecret, StaticSecret, VpiId};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::token::Token;
+use protocol::path::Remote;
 use protocol::wire::hello::Suites;
 
 use crate::chance::Chance;
@@ -22,6 +23,9 @@ use crate::disk::{Disk, Write};
 const PREFIX: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 0);
 /// A link without applications is not renewed after this long.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
+
+/// The ports of sockets beside the own one, from here on.
+const SIDE_PORTS: u16 = 50_000;
 
 /// Wall clocks differ by less than this, unless a story sets them: what a freshly started node answers after it ran
 /// that long.
@@ -37,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     /// Its address on the near network, if it is on it.
     pub(crate) near: Option<SocketAddr>,
+    /// Its sockets beside the own one.
+    pub(crate) sides: BTreeSet<u32>,
     pub(crate) rekey_after: Duration,
     pub(crate) suites: Suites,
     pub(crate) clock: Clock,
@@ -76,7 +82,7 @@ pub(crate) struct Node {
 /// What may come to a node.
 pub(crate) enum Input {
     Datagram {
-        from: SocketAddr,
+        from: Remote,
         bytes: Vec<u8>,
     },
     /// What came to the multicast group's port.
@@ -111,6 +117,7 @@ impl Host {
             former_statics: Vec::new(),
             address,
             near: None,
+            sides: BTreeSet::new(),
             rekey_after,
             suites: *chance.pick(&[Suites::CHACHA, Suites::BOTH]),
             clock: Clock::off_by(chance.between(Duration::ZERO, MAX_AHEAD).as_millis() as i64),
@@ -133,6 +140,22 @@ impl Host {
     /// Where its node says that it is, the best first.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.near.into_iter().chain([self.address]).collect()
+    }
+
+    /// The address of one of its sockets.
+    pub(crate) fn socket(&self, side: Option<u32>) -> SocketAddr {
+        // Numbers are given one after the other, and few are open at once.
+        let port = side.map_or(self.address.port(), |side| SIDE_PORTS + (side % 10_000) as u16);
+        SocketAddr::new(self.address.ip(), port)
+    }
+
+    /// The far end of a datagram from `from` that came to `to`, if that is a socket of this host.
+    pub(crate) fn heard_at(&self, to: SocketAddr, from: SocketAddr) -> Option<Remote> {
+        if self.addresses().contains(&to) {
+            return Some(Remote::Udp(from));
+        }
+        let socket = self.sides.iter().find(|side| self.socket(Some(**side)) == to)?;
+        Some(Remote::Side { address: from, socket: *socket })
     }
 
     /// The device's key, by which members know it.
@@ -253,8 +276,14 @@ impl Node {
         outputs
     }
 
-    fn datagram(&mut self, from: SocketAddr, bytes: &mut [u8], outputs: &mut Outputs, time: Time) {
-        let verdict = match self.forwarder.inbound(from, bytes, time.now) {
+    fn datagram(&mut self, from: Remote, bytes: &mut [u8], outputs: &mut Outputs, time: Time) {
+        let inbound = match from {
+            Remote::Circuit(_) => self.forwarder.passed_on(from, bytes, time.now),
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Relayed { .. } => {
+                self.forwarder.inbound(from, bytes, time.now)
+            }
+        };
+        let verdict = match inbound {
             Inbound::Packet(packet) => {
                 outputs.packets.push(packet.to_vec());
                 Ok(())
@@ -278,7 +307,7 @@ impl Node {
     }
 
     fn packet(&mut self, mut packet: Vec<u8>, outputs: &mut Outputs, time: Time) {
-        let mut datagrams = Datagrams(&mut outputs.transmits);
+        let mut datagrams = Datagrams { transmits: &mut outputs.transmits, side: None };
         match self.forwarder.outbound(&mut packet, Offload::default(), &mut datagrams, time.now) {
             Outbound::Sent => {}
             Outbound::Hold => self.engine.handle_packet(packet, time),
@@ -310,14 +339,22 @@ impl Node {
 }
 
 /// Sealed datagrams, collected.
-struct Datagrams<'t>(&'t mut Vec<Transmit>);
+struct Datagrams<'t> {
+    transmits: &'t mut Vec<Transmit>,
+    side: Option<u32>,
+}
 
 impl Egress for Datagrams<'_> {
+    fn leave_by(&mut self, side: Option<u32>) {
+        self.side = side;
+    }
+
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let mut datagram = vec![0; bytes];
         let filled = fill(&mut datagram);
         if filled {
-            self.0.push(Transmit { to: to.into(), datagram });
+            let to = self.side.map_or(Remote::Udp(to), |socket| Remote::Side { address: to, socket });
+            self.transmits.push(Transmit { to, datagram });
         }
         filled
     }
@@ -327,6 +364,7 @@ impl Host {
     /// The node dies; of what was under way the disk keeps the first `survivors` records.
     pub(crate) fn crash(&mut self, survivors: usize) {
         self.node = None;
+        self.sides.clear();
         self.disk.tear(survivors);
     }
 

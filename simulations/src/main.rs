@@ -11,6 +11,7 @@ mod action;
 mod adversary;
 mod chance;
 mod clock;
+mod dht;
 mod disk;
 mod host;
 mod invariant;

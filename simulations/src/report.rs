@@ -9,6 +9,7 @@ pub(crate) fn event(event: &Event) -> String {
             let kinds: Vec<_> = objects.iter().map(|object| format!("{:?}", object.kind())).collect();
             format!("store {ticket}: {kinds:?} and {} secrets", epochs.len())
         }
+        Event::EpochEnded { number, .. } => format!("a secret of epoch {number} ended"),
         Event::Pinned => "pinned".to_owned(),
         Event::Joined => "joined".to_owned(),
         Event::JoinFailed(failure) => format!("join failed: {failure}"),
@@ -24,6 +25,8 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Lookup { key } => format!("look up {:02x?}", &key[..4]),
         Event::Publish { key, value, .. } => format!("publish {:02x?}, {} bytes", &key[..4], value.len()),
         Event::OpenCircuit { circuit, .. } => format!("open circuit {circuit:08x}"),
+        Event::Socket { number, is_open } => format!("socket {number} open: {is_open}"),
+        Event::Burst { is_running } => format!("burst runs: {is_running}"),
         Event::Dropped(reason) => format!("dropped: {reason}"),
     }
 }

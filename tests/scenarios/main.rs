@@ -28,6 +28,8 @@ mod labs;
 #[cfg(feature = "netns")]
 mod lan;
 #[cfg(feature = "netns")]
+mod liars;
+#[cfg(feature = "netns")]
 mod loopback;
 #[cfg(feature = "netns")]
 mod machine;
@@ -38,9 +40,17 @@ mod names;
 #[cfg(feature = "netns")]
 mod nats;
 #[cfg(feature = "netns")]
+mod offloads;
+#[cfg(feature = "netns")]
+mod privacy;
+#[cfg(feature = "netns")]
 mod privilege;
 #[cfg(feature = "netns")]
+mod punching;
+#[cfg(feature = "netns")]
 mod reach;
+#[cfg(feature = "netns")]
+mod relay;
 #[cfg(feature = "netns")]
 mod removal;
 #[cfg(feature = "netns")]

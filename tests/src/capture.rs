@@ -92,12 +92,26 @@ impl Capture {
     /// # Errors
     /// tcpdump missed some: nothing can be said about such a capture.
     pub fn finish(mut self) -> Result<Vec<Frame>> {
+        self.end()?;
+        self.frames()
+    }
+
+    /// Ends the capture and returns all IPv4 packets, each from its header on.
+    ///
+    /// # Errors
+    /// As [`Capture::finish`].
+    pub fn finish_packets(mut self) -> Result<Vec<Vec<u8>>> {
+        self.end()?;
+        read_packets(&self.file)
+    }
+
+    fn end(&mut self) -> Result<()> {
         let process = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not zero")?;
         kill_process(process, Signal::INT)?;
         wait::until("tcpdump to end", LIMIT, || Ok(self.child.try_wait()?))?;
         let said = self.said()?;
         ensure!(said.contains("\n0 packets dropped by kernel"), "the capture has holes: {said}");
-        self.frames()
+        Ok(())
     }
 
     fn said(&self) -> Result<String> {
@@ -113,9 +127,13 @@ impl Drop for Capture {
     }
 }
 
-/// Reads a pcap file: header 24 that ends in the link type, then each frame behind 16 bytes with its length at 8. A torn
-/// last frame, as a running capture has it, is left out.
 fn read_frames(path: &Path) -> Result<Vec<Frame>> {
+    Ok(read_packets(path)?.iter().filter_map(|packet| parse_packet(packet)).collect())
+}
+
+/// Reads a pcap file: header 24 that ends in the link type, then each frame behind 16 bytes with its length at 8. A torn
+/// last frame, as a running capture has it, is left out, and so is what is not IPv4.
+fn read_packets(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = fs::read(path)?;
     let Some((header, mut rest)) = bytes.split_at_checked(24) else { return Ok(Vec::new()) };
     ensure!(
@@ -125,15 +143,17 @@ fn read_frames(path: &Path) -> Result<Vec<Frame>> {
     );
     let link = u32::from_ne_bytes([header[20], header[21], header[22], header[23]]);
     ensure!(matches!(link, ETHERNET | RAW), "{} has frames of link type {link}", path.display());
-    let mut frames = Vec::new();
+    let mut packets = Vec::new();
     while let Some((record, tail)) = rest.split_at_checked(16) {
         let length = u32::from_ne_bytes([record[8], record[9], record[10], record[11]]);
         let Some((frame, tail)) = tail.split_at_checked(usize::try_from(length)?) else { break };
         let packet = if link == RAW { Some(frame) } else { packet_of(frame) };
-        frames.extend(packet.and_then(parse_packet));
+        packets.extend(
+            packet.filter(|packet| packet.first().is_some_and(|first| *first >> 4 == 4)).map(<[u8]>::to_vec),
+        );
         rest = tail;
     }
-    Ok(frames)
+    Ok(packets)
 }
 
 /// The IPv4 packet in an Ethernet frame.
@@ -141,9 +161,8 @@ fn packet_of(frame: &[u8]) -> Option<&[u8]> {
     frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))
 }
 
-/// An IPv4 packet, complete or cut by the capture; anything else is not looked at.
+/// An IPv4 packet, complete or cut by the capture.
 fn parse_packet(packet: &[u8]) -> Option<Frame> {
-    packet.first().filter(|first| **first >> 4 == 4)?;
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let length = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
     let address = |at: usize| {

@@ -11,6 +11,7 @@
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
 //!                ├── service  sshd, PostgreSQL, redis
 //!                ├── Capture  tcpdump at a switch port, read back as frames
+//!                ├── privacy  what can be read at a beacon
 //!                ├── nat      kinds of NAT, and what each one is measured to do
 //!                ├── probe    what a stranger sends, and the check that nothing answers
 //!                └── Rogue    what a member sends that misuses its keys (bin/rogue; it, bin/stranger and bin/liar alone link the protocol)
@@ -27,6 +28,7 @@ pub mod liar;
 pub mod member;
 pub mod nat;
 pub mod node;
+pub mod privacy;
 pub mod probe;
 pub mod process;
 pub mod rogue;

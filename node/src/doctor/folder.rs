@@ -10,10 +10,10 @@ use protocol::membership::object::Object;
 
 use super::repair::Repair;
 use super::{Facts, Finding};
-use crate::store::StoreError;
 use crate::store::journal::Journal;
 use crate::store::objects;
 use crate::store::settings::VpiSettings;
+use crate::store::{StoreError, aside};
 
 /// *Specified* (protocol/README): what is sealed for strangers is taken for this long before and after its time.
 const TOLERATED: Duration = Duration::from_secs(120);
@@ -52,7 +52,28 @@ fn is_denied(error: &StoreError) -> bool {
 /// Judges modes and times.
 pub(super) fn examine(dir: &Path, facts: &Facts, findings: &mut Vec<Finding>) {
     modes(dir, findings);
+    damaged(dir, &facts.vpis, findings);
     clock(dir, &facts.vpis, findings);
+}
+
+/// Files that a person got wrong, and those that were set aside because they were damaged.
+fn damaged(dir: &Path, vpis: &[VpiSettings], findings: &mut Vec<Finding>) {
+    let mut found: Vec<Finding> = aside::of_node(dir)
+        .iter()
+        .map(|aside| Finding::note("state", aside.what(), aside.advice()))
+        .collect();
+    for vpi in vpis {
+        found.extend(vpi.mistake(dir).map(|mistake| {
+            let advice = "it is left as it is, and the settings of the last start are in force: mend it, then start the node \
+                          again";
+            Finding::problem(&vpi.name, mistake.to_string(), advice)
+        }));
+        let aside = aside::of_vpi(dir, &vpi.id);
+        found.extend(aside.iter().map(|aside| Finding::note(&vpi.name, aside.what(), aside.advice())));
+    }
+    // The node says the same of what it may look at.
+    findings.retain(|known| !found.iter().any(|other| known.what.starts_with(&other.what)));
+    findings.append(&mut found);
 }
 
 /// The same widths as the node accepts (node/README, *What survives*).

@@ -20,6 +20,7 @@ mod node;
 mod ping;
 mod reach;
 mod resolve;
+mod sides;
 mod statics;
 mod status;
 mod vpi;
@@ -104,6 +105,7 @@ async fn serve(
     vpis: Vec<VpiSettings>,
     dns: Option<Sockets>,
 ) -> anyhow::Result<Exit> {
+    state.keys().mend()?;
     let server = Server::bind(&options.control)?;
     let watch = AddressWatch::start().await.context("cannot watch this machine's addresses")?;
     let mut node = Node::new(options, state, watch);

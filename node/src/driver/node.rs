@@ -1,13 +1,14 @@
 //! All VPIs of the node, and its main loop.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use protocol::alias::Pin;
+use protocol::alias::{Pin, assign::SUFFIXES};
 use protocol::engine::{Command, Engine, Ticket, Time};
-use protocol::identity::{StaticSecret, VpiId};
+use protocol::identity::{DeviceId, StaticSecret, VpiId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
 use tracing::trace;
@@ -19,9 +20,9 @@ use super::vpi::{self, Files, Happening, Secrets, Vpi};
 use super::{enter, lan, statics, time, way};
 use crate::beacon::beside::Beside;
 use crate::config::NodeOptions;
-use crate::control::Exit;
 use crate::control::protocol::Reply;
 use crate::control::server::Call;
+use crate::control::{Exit, Failure};
 use crate::lan::Lan;
 use crate::pump::{Queues, Seen};
 use crate::store::index::{Index, Recalled};
@@ -107,11 +108,14 @@ impl Node {
     pub(super) fn open(&mut self, settings: VpiSettings) -> anyhow::Result<()> {
         let (time, id) = (time(), settings.id);
         let mut files = Files::open(&self.state, id, time)?;
+        self.state.keys().settle(&id, &files.objects)?;
         let epochs = files.epochs(id)?;
-        let (pins, objects) = (std::mem::take(&mut files.pins), files.objects.clone());
+        let (mut pins, objects) = (std::mem::take(&mut files.pins), files.objects.clone());
+        pin_own(&mut pins, self.state.keys().device_in(&id)?.public(), settings.alias);
         let config = self.config(&settings, pins, None)?;
         let engine =
             Engine::member(config, objects, epochs, time).context("the aliases contradict each other")?;
+        check_alias(&settings, engine.own_alias())?;
         let socket = Arc::new(Socket::bind(settings.port)?);
         let mut vpi = Vpi::start(settings, engine, files, socket, self.queues.clone())?;
         vpi.attach()?;
@@ -277,6 +281,7 @@ impl Node {
             }
             Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
             Happening::Left(outcome) => self.on_left(id, outcome)?,
+            Happening::Burst(is_running) => self.on_burst(id, is_running),
             Happening::Announce(datagram) => self.announce(&datagram),
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),
         }
@@ -290,6 +295,27 @@ impl Node {
         let own = [Some(self.look_at_statics_at), self.index.due_at()].into_iter().flatten();
         engines.chain(pings).chain(joins).chain(own).min()
     }
+}
+
+/// Sees to it that this device keeps its alias where the file of aliases has lost it: the settings have it, too.
+fn pin_own(pins: &mut Vec<Pin>, device: DeviceId, alias: Ipv4Addr) {
+    let [_, _, high, low] = alias.octets();
+    let suffix = u16::from_be_bytes([high, low]);
+    if (1..=SUFFIXES).contains(&suffix) && pins.iter().all(|pin| pin.device != device && pin.suffix != suffix)
+    {
+        pins.push(Pin { suffix, device, removed_at: None });
+    }
+}
+
+/// Refuses settings that name another own alias than the one that is pinned: the machine would be set up for the former.
+fn check_alias(settings: &VpiSettings, pinned: Ipv4Addr) -> Result<(), Failure> {
+    let VpiSettings { name, alias, .. } = settings;
+    if *alias == pinned {
+        return Ok(());
+    }
+    let message =
+        format!("vpi.toml of {name} has the alias {alias}, and the file of aliases {pinned} for this device");
+    Err(Failure::new(Exit::Failed, message, format!("write alias = \"{pinned}\" there, and start again")))
 }
 
 async fn wait_until(deadline: Option<Instant>) {

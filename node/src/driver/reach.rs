@@ -84,6 +84,7 @@ impl Node {
         let vpi = self.vpis.get_mut(&id).context("a VPI that was just found is there")?;
         let mut settings = vpi.settings.clone();
         change(&mut settings)?;
+        vpi.settings.check_untouched(&path)?;
         settings.save(&path)?;
         vpi.settings = settings.clone();
         vpi.engine.handle_command(Command::Reach(settings.reach()), time());

@@ -12,6 +12,7 @@ use super::node::Node;
 use super::vpi::Vpi;
 use crate::control::Failure;
 use crate::control::status::{self, MemberStatus, PathKind, PathStatus, Status, Time, VpiStatus};
+use crate::store::aside;
 use crate::swarm::BeaconStatus;
 
 impl Node {
@@ -50,6 +51,23 @@ impl Node {
                  admin, or clear what is left with `vpi leave {name}`"
             ));
         }
+        if vpi.engine.went_back() {
+            let name = &vpi.settings.name;
+            notices.push(format!(
+                "the records of {name} on this disk were damaged, or older than they once were, when the node started: \
+                 what members know comes back by itself; until one of them was met, an admin here signs only with \
+                 --offline"
+            ));
+        }
+        let dir = self.state.dir();
+        notices.extend(vpi.settings.mistake(dir).map(|mistake| {
+            format!(
+                "{mistake}; it is left as it is, and the settings of the last start are in force: mend it, then start \
+                 the node again"
+            )
+        }));
+        let aside = aside::of_vpi(dir, id).into_iter().chain(aside::of_node(dir));
+        notices.extend(aside.map(|aside| format!("{}; {}", aside.what(), aside.advice())));
         notices.extend(clock_notice(vpi));
         let alarms = vpi.engine.status(Instant::now()).alarms;
         notices.extend(alarms.iter().map(|alarm| self.describe_alarm(id, alarm)));
@@ -147,7 +165,7 @@ fn of_member(member: &engine::MemberStatus, all: &engine::Status, port: u16) -> 
 
 pub(super) fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
     let (kind, outside) = match remote {
-        Remote::Udp(address) => (PathKind::Host, Some(address)),
+        Remote::Udp(address) | Remote::Side { address, .. } => (PathKind::Host, Some(address)),
         Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
         Remote::Circuit(_) => (PathKind::Tcp, None),
     };

@@ -17,6 +17,7 @@ use protocol::path::Remote;
 use protocol::wire::hello::Suites;
 use tracing::{debug, info, warn};
 
+use super::sides::Sides;
 use super::way::Way;
 use crate::config::{Cipher, Settings};
 use crate::metrics::Drops;
@@ -46,6 +47,8 @@ pub(super) enum Happening {
     Left(Result<u32, AdminError>),
     /// This device is to be announced on its networks.
     Announce(Vec<u8>),
+    /// Guessed ports are tried, or no more.
+    Burst(bool),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -62,9 +65,10 @@ pub(super) struct Vpi {
     pub(super) engine: Engine,
     pub(super) drops: Arc<Drops>,
     /// Dropped before the device that it reads.
-    pump: Pump,
+    pub(super) pump: Pump,
     tun: Option<Arc<Tun>>,
     socket: Arc<Socket>,
+    pub(super) sides: Sides,
     outgoing: Batch,
     log: ObjectLog,
     /// The engine began with all that is in the log.
@@ -73,6 +77,8 @@ pub(super) struct Vpi {
     floor: Floor,
     keys: Keys,
     pub(super) way: Way,
+    /// It was told that the disk went back.
+    has_told_back: bool,
     /// Who is a member, or an alias, may be another than when names were looked at last.
     pub(super) has_news: bool,
     /// Members may say that they are reached over other beacons than when these were looked at last.
@@ -104,11 +110,20 @@ impl Files {
         if !damage.is_none() {
             warn!(%vpi, ?damage, "the object log was damaged; what is missing comes back from other members");
         }
-        let (aliases, pins, bad) = Aliases::open(&files.aliases, time.wall_ms / 1_000)?;
-        for line in bad {
+        let (aliases, pins, mended) = Aliases::open(&files.aliases, &vpi, time.wall_ms / 1_000)?;
+        if mended.is_copy_bad {
+            warn!(%vpi, "the copy of the aliases was damaged: set aside, and written again");
+        }
+        for line in &mended.bad {
             warn!(%vpi, %line, "an alias was set aside");
         }
-        let floor = Floor::open(&files.floor)?;
+        if mended.recovered > 0 {
+            warn!(%vpi, aliases = mended.recovered, "aliases came back from the copy");
+        }
+        if !mended.edited.is_empty() {
+            warn!(%vpi, lines = ?mended.edited, "aliases without a sum, as a person writes them, are taken");
+        }
+        let floor = Floor::open(&files.floor, &vpi)?;
         Ok(Self { log, objects, aliases, pins, floor, keys: state.keys() })
     }
 
@@ -141,12 +156,14 @@ impl Vpi {
             pump,
             tun: None,
             socket,
+            sides: Sides::default(),
             outgoing: Batch::small(),
             log: files.log,
             aliases: files.aliases,
             floor: files.floor,
             keys: files.keys,
             way: Way::default(),
+            has_told_back: false,
             has_news: true,
             has_other_beacons: true,
         })
@@ -177,6 +194,7 @@ impl Vpi {
     pub(super) fn check_floor(&mut self) -> anyhow::Result<()> {
         if let Some(rolled_back) = self.floor.check(self.reached_state()) {
             self.engine.handle_command(Command::WentBack, super::time());
+            self.has_told_back = true;
             warn!(
                 vpi = self.settings.name, cause = %rolled_back,
                 "the state folder is older than it once was; what is missing comes back from other members"
@@ -191,7 +209,8 @@ impl Vpi {
     }
 
     fn reached_state(&self) -> Reached {
-        Reached { charter: 0, epoch: self.engine.epoch(), objects: self.objects() }
+        let engine = &self.engine;
+        Reached { charter: engine.charter_version(), epoch: engine.epoch(), objects: self.objects() }
     }
 
     /// Hands the engine what the pump saw, and counts what it drops.
@@ -236,6 +255,12 @@ impl Vpi {
         while let Some(event) = self.engine.poll_event() {
             happenings.extend(self.on_event(event, index, time)?);
         }
+        if self.engine.went_back() && !std::mem::replace(&mut self.has_told_back, true) {
+            warn!(
+                vpi = self.settings.name,
+                "the state folder is older than it once was: a member had what this device signed later"
+            );
+        }
         // The forwarder must know a session before the other end may use it.
         while let Some(update) = self.engine.poll_update() {
             self.pump.update(update);
@@ -246,6 +271,10 @@ impl Vpi {
             }
             let to = match transmit.to {
                 Remote::Udp(to) => to,
+                Remote::Side { address, socket } => {
+                    self.send_by(socket, address, &transmit.datagram);
+                    continue;
+                }
                 Remote::Circuit(circuit) if self.send_over(circuit, transmit.datagram.clone()) => continue,
                 Remote::Circuit(_) | Remote::Relayed { .. } => {
                     self.drops.count(DropReason::SendFailed);
@@ -276,6 +305,9 @@ impl Vpi {
                 self.store(&objects, &epochs).context("cannot write to the state folder")?;
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
+            Event::EpochEnded { number, tag } => {
+                self.keys.remove_epoch(&self.engine.vpi(), EpochName { number, tag })?;
+            }
             Event::Pinned => {
                 self.has_news = true;
                 let pins: Vec<_> = self.engine.pins().collect();
@@ -296,6 +328,8 @@ impl Vpi {
                 self.has_other_beacons = true;
                 warn!(vpi = self.settings.name, "this device was removed by another member");
             }
+            Event::Socket { number, is_open } => self.set_side(number, is_open),
+            Event::Burst { is_running } => return Ok(Some(Happening::Burst(is_running))),
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Presence(object) => {

@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use protocol::engine::{Command, Event, Time};
+use protocol::engine::{Command, Event, Leave, Time};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
 use protocol::wire::header;
@@ -120,6 +120,8 @@ impl Vpi {
             self.ask_time(time);
         }
         self.engine.handle_command(Command::Addresses(addresses), time);
+        let leave = Leave { may_foretell: true, may_birthday: settings.birthday };
+        self.engine.handle_command(Command::Bursts(leave), time);
         if !self.way.has_stun {
             self.engine.handle_command(Command::StunServers(settings.stun.clone()), time);
         }

@@ -77,7 +77,7 @@ fn again(attempt: u32) -> String {
 
 fn by(remote: Remote) -> String {
     match remote {
-        Remote::Udp(address) => format!("at {address}"),
+        Remote::Udp(address) | Remote::Side { address, .. } => format!("at {address}"),
         Remote::Relayed { via, .. } => format!("by way of the member at {via}"),
         Remote::Circuit(_) => "by way of its beacon".to_owned(),
     }

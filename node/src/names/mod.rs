@@ -100,7 +100,7 @@ pub(crate) fn on_disk(dir: &Path) -> Result<Vec<Entry>, StoreError> {
             }
         }
         let membership = reduce(&set);
-        let pins = Aliases::peek(&files.aliases)?;
+        let pins = Aliases::peek(&files.aliases, &vpi.id)?;
         let [first, second, ..] = vpi.prefix.octets();
         let members = pins.iter().filter_map(|pin| {
             let [high, low] = pin.suffix.to_be_bytes();

@@ -14,9 +14,9 @@
 //! batch, and it has no timer.
 
 mod run;
+mod sides;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -57,7 +57,7 @@ pub(crate) enum Seen {
     /// What may answer a STUN request, from anybody.
     Stun {
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
         /// The whole datagram.
         bytes: Vec<u8>,
     },
@@ -80,6 +80,8 @@ pub(crate) struct Queues {
 enum Order {
     Update(Update),
     PassOn(u32, Vec<u8>),
+    /// Another socket of this number, or none any more.
+    Side(u32, Option<Arc<Socket>>),
     Attach(Arc<Tun>),
     Detach(mpsc::SyncSender<()>),
     Stop,
@@ -120,6 +122,11 @@ impl Pump {
     /// Hands the forwarder a datagram of a session that came over the circuit of this number.
     pub(crate) fn pass_on(&self, circuit: u32, datagram: Vec<u8>) {
         self.order(Order::PassOn(circuit, datagram));
+    }
+
+    /// Gives the pump another socket, by which datagrams of this number's far ends come and go; or takes it away.
+    pub(crate) fn side(&self, number: u32, socket: Option<Arc<Socket>>) {
+        self.order(Order::Side(number, socket));
     }
 
     /// Gives the pump a TUN device to read from and to write to.

@@ -7,14 +7,15 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, whole_packets};
+use protocol::forward::{Egress, Forwarder, Inbound, Note, Offload, Outbound, whole_packets};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
-use protocol::tunnel::coalesce::{Coalesced, Coalescer};
+use protocol::tunnel::coalesce::Coalesced;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
+use super::sides::Sides;
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
 use crate::tun::{PACKET_BYTES_MAX, Tun};
@@ -36,16 +37,22 @@ enum End {
 pub(super) struct Runner {
     vpi: VpiId,
     forwarder: Forwarder,
-    socket: Arc<Socket>,
+    pub(super) socket: Arc<Socket>,
+    /// Sockets beside that one, by their numbers.
+    pub(super) sides: Sides,
     queues: Queues,
     drops: Arc<Drops>,
-    tun: Option<Arc<Tun>>,
+    pub(super) tun: Option<Arc<Tun>>,
     incoming: Received,
     outgoing: Batch,
+    /// The socket by which what is in `outgoing` leaves, if not the own one.
+    pub(super) leaves_by: Option<u32>,
+    /// A note that found no room in the queue.
+    unreported: Option<Note>,
     /// Room for what is read from the device.
     packet: Box<[u8]>,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
-    is_blocked: bool,
+    pub(super) is_blocked: bool,
 }
 
 impl Runner {
@@ -59,11 +66,14 @@ impl Runner {
             vpi,
             forwarder,
             socket,
+            sides: Sides::new(),
             queues,
             drops,
             tun: None,
             incoming: Received::new(),
             outgoing: Batch::new(),
+            leaves_by: None,
+            unreported: None,
             packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             is_blocked: false,
         }
@@ -89,15 +99,16 @@ impl Runner {
         let ready = self.sleep(wake).map_err(End::Failed)?;
         if ready.wake {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);
+            self.take_orders(orders)?;
         }
-        self.take_orders(orders)?;
         if self.is_blocked {
             self.flush();
         }
-        if ready.socket {
-            self.receive(orders)?;
+        let mut may_be_answered = ready.socket && self.receive(None, orders)?;
+        for number in ready.sides {
+            may_be_answered |= self.receive(Some(number), orders)?;
         }
-        if ready.device {
+        if ready.device || may_be_answered {
             self.send();
         }
         self.report();
@@ -106,6 +117,9 @@ impl Runner {
 
     /// Waits for a datagram, a packet, an order, or room to send.
     fn sleep(&self, wake: &OwnedFd) -> io::Result<Ready> {
+        if !self.sides.is_empty() {
+            return self.sleep_with_sides(wake);
+        }
         let mut udp = PollFlags::IN;
         udp.set(PollFlags::OUT, self.is_blocked);
         let wake = PollFd::new(wake, PollFlags::IN);
@@ -122,7 +136,7 @@ impl Runner {
             }
         };
         match polled {
-            Ok([wake, socket, device]) => Ok(Ready { wake, socket, device }),
+            Ok([wake, socket, device]) => Ok(Ready { wake, socket, device, sides: Vec::new() }),
             Err(rustix::io::Errno::INTR) => Ok(Ready::default()),
             Err(error) => Err(error.into()),
         }
@@ -134,6 +148,7 @@ impl Runner {
             match orders.try_recv() {
                 Ok(Order::Update(update)) => self.forwarder.apply(update),
                 Ok(Order::PassOn(circuit, mut datagram)) => self.take_passed_on(circuit, &mut datagram),
+                Ok(Order::Side(number, socket)) => self.set_side(number, socket),
                 Ok(Order::Attach(tun)) => self.tun = Some(tun),
                 Ok(Order::Detach(done)) => {
                     self.tun = None;
@@ -162,22 +177,40 @@ impl Runner {
 
     /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
     /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
-    fn receive(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
-        match self.socket.recv_batch(&mut self.incoming) {
+    ///
+    /// Returns whether anything was handed over: the kernel answers an echo request, or TCP's data, before it returns,
+    /// and the answer can be taken from the device without waiting for it.
+    fn receive(&mut self, side: Option<u32>, orders: &mpsc::Receiver<Order>) -> Result<bool, End> {
+        let socket = match side {
+            None => &self.socket,
+            Some(number) => match self.sides.get(&number) {
+                Some(socket) => socket,
+                None => return Ok(false),
+            },
+        };
+        match socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(false),
+            // One socket of many is lost, and with it one way to one member.
+            Err(_) if side.is_some() => return Ok(false),
             Err(cause) => return Err(End::Failed(cause)),
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;
         (0..self.incoming.left_out()).for_each(|_| self.drops.count(DropReason::Malformed));
         let now = Instant::now();
-        let mut device = Device { tun: self.tun.as_deref(), drops: &self.drops, failed: None };
-        let mut coalescer =
-            self.tun.as_ref().filter(|tun| tun.takes_super_packets()).map(|_| Coalescer::default());
-        let mut outgoing =
-            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+        let mut device =
+            Device { tun: self.tun.as_deref(), drops: &self.drops, has_written: false, failed: None };
+        let mut coalescer = self.tun.as_ref().and_then(|tun| tun.coalescer());
+        let mut outgoing = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         for (from, datagram) in self.incoming.datagrams() {
+            let from = side.map_or(Remote::Udp(from), |socket| Remote::Side { address: from, socket });
             match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {
                 (Inbound::Packet(packet), Some(coalescer)) => {
                     coalescer.take(packet, &mut |packet| device.write(packet));
@@ -196,6 +229,7 @@ impl Runner {
                     offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
                 }
                 (Inbound::PassOn { to, bytes }, _) => {
+                    outgoing.leave_by(None);
                     if !outgoing.datagram(to, bytes.len(), |slot| {
                         slot.copy_from_slice(bytes);
                         true
@@ -212,11 +246,12 @@ impl Runner {
             coalescer.finish(&mut |packet| device.write(packet));
         }
         outgoing.flush();
-        self.is_blocked = outgoing.blocked;
+        (self.is_blocked, self.leaves_by) = (outgoing.blocked, outgoing.leaves_by);
+        let has_written = device.has_written;
         if let Some(cause) = device.failed {
             self.on_device_error(&cause);
         }
-        Ok(())
+        Ok(has_written)
     }
 
     /// Takes packets from the device until there are none or it is the socket's turn. For each datagram that they
@@ -249,10 +284,15 @@ impl Runner {
     /// Seals the first `bytes` bytes of what was read.
     fn send_one(&mut self, tun: &Tun, bytes: usize, offload: Offload, now: Instant) {
         let Some(packet) = self.packet.get_mut(..bytes) else { return };
-        let mut egress =
-            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+        let mut egress = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         let outcome = self.forwarder.outbound(packet, offload, &mut egress, now);
-        self.is_blocked = egress.blocked;
+        (self.is_blocked, self.leaves_by) = (egress.blocked, egress.leaves_by);
         match outcome {
             Outbound::Sent => {}
             Outbound::Hold => whole_packets(packet, offload, |packet| {
@@ -268,18 +308,25 @@ impl Runner {
     }
 
     /// Hands what is sealed to the kernel.
-    fn flush(&mut self) {
-        let mut egress =
-            Outgoing { batch: &mut self.outgoing, socket: &self.socket, drops: &self.drops, blocked: false };
+    pub(super) fn flush(&mut self) {
+        let mut egress = Outgoing {
+            batch: &mut self.outgoing,
+            sockets: (&self.socket, &self.sides),
+            leaves_by: self.leaves_by,
+            drops: &self.drops,
+            blocked: false,
+        };
         egress.flush();
         self.is_blocked = egress.blocked;
     }
 
     /// Tells the engine what the forwarder saw; what finds no room is told the next time.
     fn report(&mut self) {
-        while let Ok(place) = self.queues.seen.try_reserve() {
-            let Some(note) = self.forwarder.poll_note() else { return };
-            place.send((self.vpi, Seen::Note(note)));
+        while let Some(note) = self.unreported.take().or_else(|| self.forwarder.poll_note()) {
+            if self.queues.seen.try_send((self.vpi, Seen::Note(note))).is_err() {
+                self.unreported = Some(note);
+                return;
+            }
         }
     }
 
@@ -295,25 +342,32 @@ impl Runner {
 }
 
 /// What there is to do.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ready {
-    wake: bool,
-    socket: bool,
-    device: bool,
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    pub(super) wake: bool,
+    pub(super) socket: bool,
+    pub(super) device: bool,
+    /// The sockets beside the own one.
+    pub(super) sides: Vec<u32>,
 }
 
 /// The TUN device, if there is one, as the end of what is received.
 struct Device<'r> {
     tun: Option<&'r Tun>,
     drops: &'r Drops,
+    has_written: bool,
     failed: Option<io::Error>,
 }
 
 impl Device<'_> {
     fn write(&mut self, packet: &Coalesced<'_, '_>) {
-        if let Some(Err(cause)) = self.tun.map(|tun| tun.write(packet)) {
-            self.drops.count(DropReason::SendFailed);
-            self.failed = Some(cause);
+        match self.tun.map(|tun| tun.write(packet)) {
+            Some(Err(cause)) => {
+                self.drops.count(DropReason::SendFailed);
+                self.failed = Some(cause);
+            }
+            Some(Ok(())) => self.has_written = true,
+            None => {}
         }
     }
 }
@@ -321,7 +375,10 @@ impl Device<'_> {
 /// The batch of outgoing datagrams, flushed whenever it is full.
 struct Outgoing<'r> {
     batch: &'r mut Batch,
-    socket: &'r Socket,
+    /// The own one, and those beside it.
+    sockets: (&'r Socket, &'r Sides),
+    /// By which the batch leaves; one that is closed takes it along.
+    leaves_by: Option<u32>,
     drops: &'r Drops,
     blocked: bool,
 }
@@ -332,12 +389,33 @@ impl Outgoing<'_> {
             self.blocked = false;
             return;
         }
+        let (own, sides) = self.sockets;
+        let socket = self.leaves_by.map_or(Some(own), |number| sides.get(&number).map(|side| &**side));
+        let Some(socket) = socket else {
+            self.drops.count(DropReason::SendFailed);
+            self.batch.clear();
+            self.blocked = false;
+            return;
+        };
         let refused = |_, _, _| self.drops.count(DropReason::SendFailed);
-        self.blocked = self.socket.send_batch(self.batch, refused).is_err();
+        self.blocked = socket.send_batch(self.batch, refused).is_err();
     }
 }
 
 impl Egress for Outgoing<'_> {
+    fn leave_by(&mut self, side: Option<u32>) {
+        if self.leaves_by != side {
+            self.flush();
+            if self.blocked {
+                // The kernel takes no more by the other socket: what it was given is lost, as on a full line.
+                self.drops.count(DropReason::SendFailed);
+                self.batch.clear();
+                self.blocked = false;
+            }
+            self.leaves_by = side;
+        }
+    }
+
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         if self.batch.is_full() && !self.blocked {
             self.flush();

@@ -56,9 +56,7 @@ impl State {
 
     fn sweep(&self, vpi: &VpiId) -> Result<(), StoreError> {
         let keys = self.keys().folder(vpi);
-        for path in entries(&keys)? {
-            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-        }
+        entries(&keys)?.iter().try_for_each(|path| remove_whole(path))?;
         match fs::remove_dir(&keys) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => {
@@ -67,9 +65,8 @@ impl State {
             }
         }
         let folder = self.folder_of(vpi);
-        for path in entries(&folder)?.into_iter().filter(|path| !path.ends_with(MARK)) {
-            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-        }
+        let mut others = entries(&folder)?.into_iter().filter(|path| !path.ends_with(MARK));
+        others.try_for_each(|path| remove_whole(&path))?;
         sync_folder_of(&folder.join(MARK))
     }
 
@@ -80,6 +77,13 @@ impl State {
 
 fn id_of(folder: &Path) -> Option<VpiId> {
     VpiId::from_hex(folder.file_name()?.to_str()?)
+}
+
+/// Removes a file, or a folder that a damaged disk made of one.
+fn remove_whole(path: &Path) -> Result<(), StoreError> {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(StoreError::io("remove", path))
 }
 
 /// What stands in a folder; nothing when there is none.
@@ -162,6 +166,9 @@ mod tests {
         let (_root, state) = state();
         // What a crash right after the first write leaves.
         fs::write(state.folder_of(&LEFT).join(MARK), "").unwrap();
+        // What a damaged disk may have left before.
+        fs::create_dir(state.keys().folder(&LEFT).join("static-0.damaged")).unwrap();
+        fs::create_dir(state.folder_of(&LEFT).join("floor.damaged")).unwrap();
 
         state.finish_departures().unwrap();
 

@@ -69,6 +69,11 @@ pub(crate) enum StoreError {
     /// A secret that others belong to is gone.
     #[error("{} is gone, and the VPIs here know this device by it: restore it from a backup", .0.display())]
     Lost(PathBuf),
+    /// A secret is not the one by which the VPI knows this device.
+    #[error(
+        "{} is another device's key than the one the VPI knows here: restore this device's own from a backup", .0.display()
+    )]
+    Foreign(PathBuf),
     /// A secret stands already under this name and is another one.
     #[error("{} already holds another key: it is never overwritten", .0.display())]
     Exists(PathBuf),

@@ -8,10 +8,12 @@
 //! charter 2
 //! epoch 5
 //! objects 117
-//! sum <CRC32C of the lines before, 8 hexadecimal digits>
+//! sum <CRC32C of the VPI and the lines before, 8 hexadecimal digits>
 //! ```
 
 use std::path::{Path, PathBuf};
+
+use protocol::identity::VpiId;
 
 use super::StoreError;
 use super::replace::{make_way, read, replace, set_aside};
@@ -63,27 +65,28 @@ pub(crate) enum RolledBack {
 #[derive(Debug)]
 pub(crate) struct Floor {
     path: PathBuf,
+    vpi: VpiId,
     /// `None` when the file was damaged.
     reached: Option<Reached>,
 }
 
 impl Floor {
-    /// Reads the floor at `path`; no file is a floor of zeros, a damaged one is set aside.
+    /// Reads the floor of `vpi` at `path`; no file is a floor of zeros, one that is damaged or another VPI's is set aside.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path, vpi: &VpiId) -> Result<Self, StoreError> {
         if make_way(path)? {
-            return Ok(Self { path: path.to_owned(), reached: None });
+            return Ok(Self { path: path.to_owned(), vpi: *vpi, reached: None });
         }
         let reached = match read(path)? {
             None => Some(Reached::default()),
-            Some(bytes) => decode(&bytes),
+            Some(bytes) => decode(vpi, &bytes),
         };
         if reached.is_none() {
             set_aside(path)?;
         }
-        Ok(Self { path: path.to_owned(), reached })
+        Ok(Self { path: path.to_owned(), vpi: *vpi, reached })
     }
 
     /// Says how `current` falls short of what was once reached.
@@ -107,7 +110,7 @@ impl Floor {
     pub(crate) fn lower_objects(&mut self, objects: u64) -> Result<(), StoreError> {
         let Some(reached) = self.reached.filter(|reached| objects < reached.objects) else { return Ok(()) };
         let lowered = Reached { objects, ..reached };
-        replace(&self.path, encode(lowered).as_bytes())?;
+        replace(&self.path, encode(&self.vpi, lowered).as_bytes())?;
         self.reached = Some(lowered);
         Ok(())
     }
@@ -124,27 +127,27 @@ impl Floor {
             objects: floor.objects.max(current.objects),
         };
         if self.reached != Some(raised) {
-            replace(&self.path, encode(raised).as_bytes())?;
+            replace(&self.path, encode(&self.vpi, raised).as_bytes())?;
             self.reached = Some(raised);
         }
         Ok(())
     }
 }
 
-fn encode(reached: Reached) -> String {
+fn encode(vpi: &VpiId, reached: Reached) -> String {
     let Reached { charter, epoch, objects } = reached;
     let text = format!("charter {charter}\nepoch {epoch}\nobjects {objects}\n");
-    let sum = crc32c::crc32c(text.as_bytes());
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&vpi.0), text.as_bytes());
     format!("{text}sum {sum:08x}\n")
 }
 
-fn decode(bytes: &[u8]) -> Option<Reached> {
+fn decode(vpi: &VpiId, bytes: &[u8]) -> Option<Reached> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut lines = text.lines();
     let mut number = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
     let reached =
         Reached { charter: number("charter")?, epoch: number("epoch")?, objects: number("objects")? };
-    (encode(reached) == text).then_some(reached)
+    (encode(vpi, reached) == text).then_some(reached)
 }
 
 #[cfg(test)]
@@ -154,19 +157,20 @@ mod tests {
     use super::*;
     use crate::store::replace::beside;
 
+    const VPI: VpiId = VpiId([7; 32]);
     const HIGH: Reached = Reached { charter: 2, epoch: 5, objects: 117 };
 
     #[test]
     fn a_floor_only_rises_and_outlives_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("floor");
-        let mut floor = Floor::open(&path).unwrap();
+        let mut floor = Floor::open(&path, &VPI).unwrap();
         assert_eq!(floor.check(Reached::default()), None);
 
         floor.raise(HIGH).unwrap();
         floor.raise(Reached { charter: 1, epoch: 9, objects: 0 }).unwrap();
 
-        let floor = Floor::open(&path).unwrap();
+        let floor = Floor::open(&path, &VPI).unwrap();
         assert_eq!(floor.check(Reached { epoch: 9, ..HIGH }), None);
         assert_eq!(floor.check(HIGH), Some(RolledBack::Epoch { floor: 9, current: 5 }));
     }
@@ -175,12 +179,12 @@ mod tests {
     fn objects_that_are_given_up_are_not_missed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("floor");
-        let mut floor = Floor::open(&path).unwrap();
+        let mut floor = Floor::open(&path, &VPI).unwrap();
         floor.raise(HIGH).unwrap();
         floor.lower_objects(200).unwrap();
         assert!(floor.check(Reached { objects: 116, ..HIGH }).is_some(), "it was lower");
         floor.lower_objects(40).unwrap();
-        let floor = Floor::open(&path).unwrap();
+        let floor = Floor::open(&path, &VPI).unwrap();
         assert_eq!(floor.check(Reached { objects: 40, ..HIGH }), None);
         assert!(floor.check(Reached { objects: 39, ..HIGH }).is_some());
         assert!(floor.check(Reached { objects: 40, epoch: 4, ..HIGH }).is_some());
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn each_fact_that_went_back_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let mut floor = Floor::open(&dir.path().join("floor")).unwrap();
+        let mut floor = Floor::open(&dir.path().join("floor"), &VPI).unwrap();
         floor.raise(HIGH).unwrap();
 
         let check = |current| floor.check(current);
@@ -207,39 +211,52 @@ mod tests {
     fn a_damaged_floor_counts_as_rolled_back_until_it_is_raised() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("floor");
-        for damaged in [
-            "",
-            "charter 2\nepoch 5\n",
-            "charter 2\nepoch x\nobjects 1\n",
-            "charter +2\nepoch 5\nobjects 1\n",
+        for (damaged, aside) in [
+            ("", "damaged"),
+            ("charter 2\nepoch 5\n", "damaged-2"),
+            ("charter 2\nepoch x\nobjects 1\n", "damaged-3"),
+            ("charter +2\nepoch 5\nobjects 1\n", "damaged-4"),
         ] {
             fs::write(&path, damaged).unwrap();
 
-            let mut floor = Floor::open(&path).unwrap();
+            let mut floor = Floor::open(&path, &VPI).unwrap();
 
             assert_eq!(floor.check(HIGH), Some(RolledBack::Unknown));
-            assert_eq!(fs::read_to_string(beside(&path, "damaged")).unwrap(), damaged);
+            assert_eq!(fs::read_to_string(beside(&path, aside)).unwrap(), damaged);
             floor.raise(HIGH).unwrap();
             assert_eq!(floor.check(HIGH), None);
         }
     }
 
     #[test]
+    fn the_floor_of_another_vpi_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floor");
+        Floor::open(&path, &VpiId([8; 32])).unwrap().raise(HIGH).unwrap();
+
+        assert_eq!(Floor::open(&path, &VPI).unwrap().check(HIGH), Some(RolledBack::Unknown));
+    }
+
+    #[test]
     fn every_flipped_bit_and_truncation_of_a_floor_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("floor");
-        Floor::open(&path).unwrap().raise(HIGH).unwrap();
+        Floor::open(&path, &VPI).unwrap().raise(HIGH).unwrap();
         let whole = fs::read(&path).unwrap();
-        assert_eq!(decode(&whole), Some(HIGH));
+        assert_eq!(decode(&VPI, &whole), Some(HIGH));
 
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&bytes), None, "bit {bit}");
+            assert_eq!(decode(&VPI, &bytes), None, "bit {bit}");
         }
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            assert_eq!(Floor::open(&path).unwrap().check(HIGH), Some(RolledBack::Unknown), "cut at {length}");
+            assert_eq!(
+                Floor::open(&path, &VPI).unwrap().check(HIGH),
+                Some(RolledBack::Unknown),
+                "cut at {length}"
+            );
         }
     }
 
@@ -250,7 +267,7 @@ mod tests {
         for _ in 0..3 {
             fs::create_dir(&path).unwrap();
             fs::write(path.join("kept"), "").unwrap();
-            let mut floor = Floor::open(&path).unwrap();
+            let mut floor = Floor::open(&path, &VPI).unwrap();
             assert_eq!(floor.check(HIGH), Some(RolledBack::Unknown));
             floor.raise(HIGH).unwrap();
             fs::remove_file(&path).unwrap();

@@ -197,18 +197,23 @@ mod tests {
     fn a_damaged_journal_is_told_and_set_aside_by_the_next_change() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        for damage in ["device = 1".to_owned(), "\0".to_owned(), "#".repeat(70_000)] {
+        let damages = [
+            ("device = 1".to_owned(), "damaged"),
+            ("\0".to_owned(), "damaged-2"),
+            ("#".repeat(70_000), "damaged-3"),
+        ];
+        for (damage, aside) in damages {
             fs::write(&path, &damage).unwrap();
             assert!(matches!(Journal::read(dir.path()), Err(StoreError::Damaged { .. })));
             Journal::begin(dir.path(), &installed("home")).unwrap();
             assert_eq!(Journal::read(dir.path()).unwrap().vpi, [installed("home")]);
-            assert_eq!(fs::read_to_string(beside(&path, "damaged")).unwrap(), damage);
+            assert_eq!(fs::read_to_string(beside(&path, aside)).unwrap(), damage);
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         Journal::begin(dir.path(), &installed("home")).unwrap();
         assert_eq!(Journal::read(dir.path()).unwrap().vpi, [installed("home")]);
-        assert!(beside(&path, "damaged-2").is_dir());
+        assert!(beside(&path, "damaged-4").is_dir());
     }
 
     #[test]

@@ -18,10 +18,13 @@
 //! DIR/beacon/                     of a beacon: lock, key, table, records/ (sled)           beacon
 //! ```
 //!
+//! Beside what cannot be made anew stands `NAME.copy`; beside what was damaged, `NAME.damaged` (aside).
+//!
 //! In: bytes and facts to keep. Out: the same after any crash, or a word about what was lost. Whatever is damaged
 //! is set aside and reported, never silently dropped and never trusted. Nothing here decides who belongs.
 
 pub(crate) mod aliases;
+pub(crate) mod aside;
 pub(crate) mod beacon;
 pub(crate) mod departure;
 mod error;

@@ -102,24 +102,26 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Earlier damaged files of one name that are kept beside the newest.
+/// Damaged files of one name that are kept (chosen: a disk that damages more often than a person looks is to be replaced).
 const ASIDE_MAX: usize = 9;
 
-/// Renames what stands at `path` to `NAME.damaged`, or to a numbered name where that one cannot be replaced.
+/// Renames what stands at `path` to `NAME.damaged`, or to a numbered name where others stand already. When all names are
+/// taken the newest makes way, which is told.
 ///
 /// # Errors
 /// [`StoreError::Io`]; `path` is then as before.
 pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
-    let first = beside(path, "damaged");
-    let mut renamed = fs::rename(path, &first).map(|()| first);
-    for number in 2..=ASIDE_MAX {
-        if renamed.is_ok() {
-            break;
-        }
-        let next = beside(path, &format!("damaged-{number}"));
-        renamed = fs::rename(path, &next).map(|()| next);
+    let numbered = (2..=ASIDE_MAX).map(|number| beside(path, &format!("damaged-{number}")));
+    let names: Vec<PathBuf> = std::iter::once(beside(path, "damaged")).chain(numbered).collect();
+    let free = names.iter().find(|name| fs::symlink_metadata(name).is_err());
+    let Some(aside) = free.or(names.last()).cloned() else { return Ok(path.to_owned()) };
+    if free.is_none() {
+        tracing::warn!(path = %aside.display(), "too many damaged files: this one makes way for the next");
+        let is_folder = fs::symlink_metadata(&aside).is_ok_and(|found| found.is_dir());
+        let removed = if is_folder { fs::remove_dir_all(&aside) } else { fs::remove_file(&aside) };
+        removed.map_err(StoreError::io("remove", &aside))?;
     }
-    let aside = renamed.map_err(StoreError::io("set aside", path))?;
+    fs::rename(path, &aside).map_err(StoreError::io("set aside", path))?;
     sync_folder_of(path)?;
     Ok(aside)
 }
@@ -153,4 +155,33 @@ fn write_next(next: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()>
     }
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_aside_is_replaced_only_when_all_names_are_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("floor");
+        let mut aside = Vec::new();
+        for number in 0..=ASIDE_MAX {
+            if number % 2 == 1 {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("number"), number.to_string()).unwrap();
+            } else {
+                fs::write(&path, number.to_string()).unwrap();
+            }
+            aside.push(set_aside(&path).unwrap());
+            assert!(!path.exists());
+        }
+
+        assert_eq!(aside[0], beside(&path, "damaged"));
+        assert_eq!(aside[ASIDE_MAX], aside[ASIDE_MAX - 1], "the newest made way");
+        for (number, at) in aside.iter().enumerate().take(ASIDE_MAX - 1) {
+            let file = if number % 2 == 1 { at.join("number") } else { at.clone() };
+            assert_eq!(fs::read_to_string(file).unwrap(), number.to_string());
+        }
+    }
 }

@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::StoreError;
 use super::reach::{self, Exposure, Policy};
-use super::replace::{beside, make_way, read, replace, replace_for, set_aside};
-use super::state::Owner;
+use super::replace::{beside, read, replace, replace_for, set_aside};
+use super::state::{Owner, State};
 
 /// Name of the file in the folder of its VPI.
 pub(super) const FILE: &str = "vpi.toml";
@@ -72,13 +72,14 @@ impl VpiSettings {
         Reach { policy: self.policy.to_filter(), exposures }
     }
 
-    /// The settings of all VPIs below the state folder `dir`, by name; needs no lock.
+    /// The settings of all VPIs below the state folder `dir`, by name; needs no lock. For a file that cannot be read those
+    /// of its copy stand ([`VpiSettings::mistake`] tells).
     ///
     /// A VPI without the file was being created or joined when the node died; it is left out.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] without a state folder; [`StoreError::Settings`] that names the key when one is unknown, missing or senseless; [`StoreError::Io`]. For the
-    /// first file that fails.
+    /// [`StoreError::Missing`] without a state folder; [`StoreError::Settings`] that names the key when one is unknown, missing or senseless
+    /// and no copy is better; [`StoreError::Io`]. For the first file that fails.
     pub(crate) fn list(dir: &Path) -> Result<Vec<Self>, StoreError> {
         let folder = dir.join("vpi");
         let mut found = Vec::new();
@@ -98,8 +99,32 @@ impl VpiSettings {
         Ok(found)
     }
 
-    /// Makes every file below the state folder of `owner` and its copy equal: a file that cannot be understood is set
-    /// aside, and the settings as they were at the last start, or as a command wrote them since, stand in its place.
+    /// What a person got wrong in the file of this VPI below the state folder `dir`, in whose place its copy is in force.
+    pub(crate) fn mistake(&self, dir: &Path) -> Option<StoreError> {
+        Self::load(&State::vpi_files(dir, &self.id).settings).err()
+    }
+
+    /// Makes sure that the file at `path` may be written over: it has what these settings were made of.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] when a person has changed it meanwhile, or got it wrong; [`StoreError::Io`].
+    pub(crate) fn check_untouched(&self, path: &Path) -> Result<(), StoreError> {
+        match Self::load(path) {
+            Ok(found) if found.as_ref().is_none_or(|found| found == self) => Ok(()),
+            Ok(_) => {
+                let reason = "it was changed since the node started: start the node again, so that it counts";
+                Err(settings_error(path, reason.to_owned()))
+            }
+            Err(StoreError::Settings { path, reason }) => {
+                Err(settings_error(&path, format!("{reason}; mend it, then start the node again")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes every file below the state folder of `owner` and its copy equal: a file that a disk has spoilt is set
+    /// aside, and the settings as they were at the last start, or as a command wrote them since, stand in its place. One
+    /// that a person got wrong is theirs to mend, and stays; the copy is in force meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -109,15 +134,17 @@ impl VpiSettings {
             let path = entry.map_err(StoreError::io("list", &folder))?.path().join(FILE);
             let copy = beside(&path, COPY);
             match (Self::load(&path), Self::load(&copy)) {
-                (Ok(None), Ok(None)) => {}
-                (Ok(Some(settings)), kept)
-                    if !kept.as_ref().is_ok_and(|kept| kept.as_ref() == Some(&settings)) =>
-                {
-                    make_way(&copy)?;
+                (Ok(Some(settings)), Ok(Some(kept))) if settings == kept => {}
+                (Ok(Some(_)), kept) => {
+                    if kept.is_err() {
+                        let aside = set_aside(&copy)?;
+                        warn!(path = %copy.display(), aside = %aside.display(), "the copy of the settings was damaged: set aside");
+                    } else if let Ok(Some(_)) = kept {
+                        warn!(path = %path.display(), "the settings were changed since the last start, and count as they are");
+                    }
                     replace_for(&copy, &read(&path)?.unwrap_or_default(), owner)?;
                 }
-                (Ok(Some(_)), _) => {}
-                (bad, Ok(Some(_))) => {
+                (bad, Ok(Some(_))) if is_spoilt(&path, &copy)? => {
                     let why = bad.err().map_or("it is gone".to_owned(), |error| error.to_string());
                     warn!(path = %path.display(), %why, "set aside: the settings of the last start are in force");
                     if path.exists() {
@@ -125,20 +152,27 @@ impl VpiSettings {
                     }
                     replace_for(&path, &read(&copy)?.unwrap_or_default(), owner)?;
                 }
-                // Told by whoever lists them.
-                (_, _) => {}
+                (Err(why), Ok(Some(_))) => {
+                    warn!(%why, "left as it is: the settings of the last start are in force");
+                }
+                // Neither is whole, which is told by whoever lists them; or neither is there.
+                (Ok(None) | Err(_), _) => {}
             }
         }
         Ok(())
     }
 
     fn load(path: &Path) -> Result<Option<Self>, StoreError> {
+        let is_other = fs::metadata(path).is_ok_and(|found| !found.is_file());
+        if is_other {
+            return Err(settings_error(path, "it is no plain file".to_owned()));
+        }
         read(path)?.map(|bytes| Self::decode(path, &bytes)).transpose()
     }
 
     fn decode(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
         let settings: Self =
-            toml::from_slice(bytes).map_err(|error| settings_error(path, error.message().to_owned()))?;
+            toml::from_slice(bytes).map_err(|error| settings_error(path, at_line(&error, bytes)))?;
         let problem = settings.problem(path);
         problem.map_or(Ok(settings), |problem| Err(settings_error(path, problem.to_owned())))
     }
@@ -156,6 +190,30 @@ impl VpiSettings {
             reach::problem(&self.exposures)
         }
     }
+}
+
+/// What TOML makes of the file, with the line where it stopped.
+fn at_line(error: &toml::de::Error, bytes: &[u8]) -> String {
+    let before = error.span().and_then(|span| bytes.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    format!("line {line}: {}", one_line(error.message()))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a disk and no person made the file at `path` what it is: it is gone, empty, no file, the beginning of its copy
+/// and no more, or holds bytes that no text has.
+fn is_spoilt(path: &Path, copy: &Path) -> Result<bool, StoreError> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Ok(true);
+    }
+    let (Some(bytes), copy) = (read(path)?, read(copy).ok().flatten().unwrap_or_default()) else {
+        return Ok(true);
+    };
+    let is_text = |text: &str| text.chars().all(|letter| !letter.is_control() || letter.is_whitespace());
+    Ok(copy.starts_with(&bytes) || !std::str::from_utf8(&bytes).is_ok_and(is_text))
 }
 
 fn settings_error(path: &Path, reason: String) -> StoreError {
@@ -218,6 +276,49 @@ mod tests {
         state.vpi(&VpiId([3; 32])).unwrap();
 
         assert_eq!(VpiSettings::list(state.dir()).unwrap(), [settings("home", 2), settings("work", 1)]);
+    }
+
+    #[test]
+    fn what_a_person_got_wrong_is_told_with_its_line_and_stays_while_the_copy_is_in_force() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        let good = settings("home", 1);
+        good.save(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(good.mistake(state.dir()).is_none());
+
+        for (wrong, line) in [
+            (text.replace("port = 41414", "port = 41414a"), "line 6"),
+            (text.replace("device = \"vpi-home\"", "device = vpi-home"), "line 3"),
+            (format!("{text}[[exposure]]\n"), "exposure"),
+            (text.replace("alias = \"127.80.12.7\"", "alias = \"127.81.12.7\""), "`alias`"),
+        ] {
+            fs::write(&path, &wrong).unwrap();
+            VpiSettings::mend(state.dir(), state.owner()).unwrap();
+            assert_eq!(VpiSettings::list(state.dir()).unwrap(), std::slice::from_ref(&good));
+            let mistake = good.mistake(state.dir()).unwrap().to_string();
+            assert!(mistake.contains(line) && mistake.contains(FILE) && !mistake.contains('\n'), "{mistake}");
+            let refused = good.check_untouched(&path).unwrap_err().to_string();
+            assert!(refused.contains(line) && refused.contains("mend it"), "{refused}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
+        }
+    }
+
+    #[test]
+    fn what_a_person_edits_while_the_node_runs_is_not_written_over() {
+        let root = tempfile::tempdir().unwrap();
+        let state = State::open(&root.path().join("vpi"), None).unwrap();
+        let path = state.vpi(&VpiId([1; 32])).unwrap().settings;
+        let running = settings("home", 1);
+        running.check_untouched(&path).unwrap();
+        running.save(&path).unwrap();
+        running.check_untouched(&path).unwrap();
+
+        VpiSettings { port: 5, ..running.clone() }.save(&path).unwrap();
+
+        let refused = running.check_untouched(&path).unwrap_err().to_string();
+        assert!(refused.contains("start the node again"), "{refused}");
     }
 
     #[test]

@@ -1,20 +1,22 @@
 //! All circuits: who may have one, and which order goes to which.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::futures::io::AsyncWriteExt as _;
 use libp2p::multiaddr::Protocol;
+use libp2p::relay::client::Connection;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::circuit::{Ended, FRAME_BYTES, Orders, carry};
-use super::pipe::{RawDialer, RawIn};
-use super::{INBOUND, Told};
+use super::pipe::{RawDialer, RawIn, is_turned_away};
+use super::{INBOUND, Told, jitter};
 
 /// Circuits that others may have open to this device at once (specified: node/README, Beacons).
 pub(super) const INBOUND_CIRCUITS: usize = 8;
@@ -26,6 +28,9 @@ const OPENING: usize = 8;
 const FRAMES: usize = 32;
 /// How long the way to a member may take: dial a beacon, ask it, have it ask the member.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// Pauses until a circuit is asked for again that was turned away because its beacon is being dialled, in milliseconds (chosen:
+/// a connection takes two round trips; a beacon that is gone is told of within two seconds).
+const AGAIN_AFTER_MS: [u64; 4] = [50, 150, 500, 1_000];
 /// How long it may take to tell the beacon that a circuit is taken.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -101,8 +106,7 @@ impl Circuits {
         self.add(circuit, None, |frames, mut close| async move {
             let opened = async {
                 let _permit = opening.acquire().await.ok()?;
-                let address = beacon.with(Protocol::P2p(peer));
-                match timeout(OPEN_WITHIN, dialer.open(address)).await {
+                match timeout(OPEN_WITHIN, open_again(&dialer, beacon.with(Protocol::P2p(peer)))).await {
                     Ok(Ok(pipe)) => return Some(pipe),
                     Ok(Err(error)) => debug!(%error, "a circuit could not be opened"),
                     Err(_) => debug!("a circuit could not be opened in time"),
@@ -170,6 +174,19 @@ impl Circuits {
             None => std::future::pending().await,
         };
         self.links.retain(|_, link| link.task != task);
+    }
+}
+
+/// Opens one; while the beacon is being dialled for another, that takes a few tries.
+async fn open_again(dialer: &RawDialer, address: Multiaddr) -> io::Result<Connection> {
+    let mut pauses = AGAIN_AFTER_MS.into_iter();
+    loop {
+        match (dialer.open(address.clone()).await, pauses.next()) {
+            (Err(error), Some(pause_ms)) if is_turned_away(&error) => {
+                sleep(jitter(Duration::from_millis(pause_ms))).await;
+            }
+            (opened, _) => return opened,
+        }
     }
 }
 

@@ -59,12 +59,20 @@ impl RawDialer {
     /// Opens a circuit to `<beacon>/p2p/<beacon id>/p2p-circuit/p2p/<member id>`; the beacon is dialled if need be.
     ///
     /// # Errors
-    /// Nobody is there under that id, the beacon refuses or is gone.
+    /// Nobody is there under that id, the beacon refuses or is gone; or it is being dialled for another circuit already
+    /// ([`is_turned_away`]).
     pub(super) fn open(&self, address: Multiaddr) -> BoxFuture<'static, io::Result<Connection>> {
         let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let dial = lock(&self.0).dial(address, opts);
         async move { dial.map_err(io::Error::other)?.await.map_err(io::Error::other) }.boxed()
     }
+}
+
+/// Says whether a circuit was not even asked for: libp2p dials a beacon once at a time, and turns away whoever wants it
+/// meanwhile as if it were gone.
+pub(super) fn is_turned_away(error: &io::Error) -> bool {
+    let relay = error.get_ref().and_then(|inner| inner.downcast_ref::<RelayError>());
+    matches!(relay, Some(RelayError::ResponseFromBehaviourCanceled(_)))
 }
 
 impl Transport for RawRelay {

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use protocol::forward::Offload;
-use protocol::tunnel::coalesce::{Coalesced, PARTS_MAX};
+use protocol::tunnel::coalesce::{Coalesced, Coalescer, PARTS_MAX};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use thiserror::Error;
@@ -111,6 +111,8 @@ pub(crate) struct Tun {
     device: SyncDevice,
     /// A header stands in front of each packet, and super-packets pass.
     has_vnet_header: bool,
+    /// Those of UDP, too.
+    has_udp_offload: bool,
 }
 
 impl Tun {
@@ -139,15 +141,17 @@ impl Tun {
         // A refusal of the device itself comes again without offloads, and is then reported.
         let device = build(true).or_else(|_| build(false)).map_err(|error| cause(name, error))?;
         device.set_nonblocking(true).map_err(|error| cause(name, error))?;
-        let has_vnet_header = device.tcp_gso();
-        tracing::info!(name, tcp = has_vnet_header, udp = device.udp_gso(), "device attached, with offloads");
+        let (has_vnet_header, has_udp_offload) = (device.tcp_gso(), device.udp_gso());
+        tracing::info!(name, tcp = has_vnet_header, udp = has_udp_offload, "device attached, with offloads");
         wait_until_running(name)?;
-        Ok(Self { device, has_vnet_header })
+        Ok(Self { device, has_vnet_header, has_udp_offload })
     }
 
-    /// Whether [`Tun::write`] takes super-packets.
-    pub(crate) fn takes_super_packets(&self) -> bool {
-        self.has_vnet_header
+    /// What puts packets together as [`Tun::write`] takes them, if it takes super-packets.
+    ///
+    /// The kernel that can be told to hand out those of UDP (Linux 6.2) is the first that also takes them.
+    pub(crate) fn coalescer<'d>(&self) -> Option<Coalescer<'d>> {
+        self.has_vnet_header.then(|| Coalescer::new(self.has_udp_offload))
     }
 
     /// Reads one packet into `packet`; returns its length in bytes and what the kernel left undone in it. What
@@ -182,12 +186,12 @@ impl Tun {
     /// One system call, which copies the bytes once.
     ///
     /// # Errors
-    /// As [`Tun::send`]; `EINVAL` also for a super-packet, if [`Tun::takes_super_packets`] is false.
+    /// As [`Tun::send`]; `EINVAL` also for a super-packet, if [`Tun::coalescer`] gives none.
     pub(crate) fn write(&self, packet: &Coalesced<'_, '_>) -> io::Result<()> {
         let header = match packet.segment_bytes {
             None => vnet::PLAIN,
             Some(_) if !self.has_vnet_header => return Err(Errno::INVAL.into()),
-            Some(bytes) => vnet::encode_tcp(packet.headers.len(), bytes),
+            Some(bytes) => vnet::encode(packet.headers, bytes),
         };
         let mut parts = [IoSlice::new(&[]); PARTS_MAX + 2];
         let used = packet.payloads.len().min(PARTS_MAX) + 2;

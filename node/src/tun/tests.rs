@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use protocol::forward::whole_packets;
-use protocol::tunnel::coalesce::{Coalesced, Coalescer};
+use protocol::tunnel::coalesce::Coalesced;
 
 use super::{PACKET_BYTES_MAX, Tun, TunError, create};
 use crate::loopback::lab::{in_own_namespace, run};
@@ -110,7 +110,7 @@ fn every_packet_of_a_transfer_is_valid_and_the_kernel_takes_them_back_as_one() {
                 let mut turn: Vec<Vec<u8>> = Vec::new();
                 supers_in += read_turn(&tun, |packet| turn.push(exchanged(packet)));
                 packets += turn.len();
-                let mut coalescer = Coalescer::default();
+                let mut coalescer = tun.coalescer().unwrap();
                 let mut write = |packet: &Coalesced<'_, '_>| {
                     supers_out += usize::from(packet.segment_bytes.is_some());
                     tun.write(packet).unwrap();

@@ -9,6 +9,7 @@
 use std::num::NonZeroU16;
 
 use protocol::forward::Offload;
+use protocol::wire::ip::UDP;
 
 /// *Specified*: bytes of the header.
 pub(super) const VNET_BYTES: usize = 10;
@@ -20,9 +21,10 @@ const GSO_UDP_L4: u8 = 5;
 /// Set beside the type when the first segment has CWR; the others then lose it, as our cut does anyway.
 const GSO_ECN: u8 = 0x80;
 
-/// Where the transport header begins in an IPv4 packet without options, and TCP's checksum in it.
+/// Where the transport header begins in an IPv4 packet without options, and the checksums in it.
 const CHECKSUM_FROM: u16 = 20;
 const TCP_CHECKSUM_AT: u16 = 16;
+const UDP_CHECKSUM_AT: u16 = 6;
 
 /// The header of an ordinary packet: nothing is left undone.
 pub(super) const PLAIN: [u8; VNET_BYTES] = [0; VNET_BYTES];
@@ -38,14 +40,21 @@ pub(super) fn decode(header: [u8; VNET_BYTES]) -> Option<Offload> {
     Some(Offload { has_partial_checksum: flags & NEEDS_CHECKSUM != 0, segment_bytes })
 }
 
-/// Writes the header of a TCP super-packet, whose checksum is of the pseudo-header only.
-pub(super) fn encode_tcp(header_bytes: usize, segment_bytes: NonZeroU16) -> [u8; VNET_BYTES] {
-    let mut header = [NEEDS_CHECKSUM, GSO_TCPV4, 0, 0, 0, 0, 0, 0, 0, 0];
-    let words = [header_bytes as u16, segment_bytes.get(), CHECKSUM_FROM, TCP_CHECKSUM_AT];
+/// Writes the header of a TCP or UDP super-packet with these headers, whose checksum is of the pseudo-header only.
+pub(super) fn encode(headers: &[u8], segment_bytes: NonZeroU16) -> [u8; VNET_BYTES] {
+    let (kind, checksum_at) =
+        if is_udp(headers) { (GSO_UDP_L4, UDP_CHECKSUM_AT) } else { (GSO_TCPV4, TCP_CHECKSUM_AT) };
+    let mut header = [NEEDS_CHECKSUM, kind, 0, 0, 0, 0, 0, 0, 0, 0];
+    let words = [headers.len() as u16, segment_bytes.get(), CHECKSUM_FROM, checksum_at];
     for (to, from) in header[2..].chunks_exact_mut(2).zip(words) {
         to.copy_from_slice(&from.to_ne_bytes());
     }
     header
+}
+
+/// Whether the IPv4 packet behind these headers is UDP.
+fn is_udp(headers: &[u8]) -> bool {
+    headers.get(9) == Some(&UDP)
 }
 
 #[cfg(test)]
@@ -55,8 +64,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let size = NonZeroU16::new(1_368);
-        let header = encode_tcp(52, size.unwrap());
-        assert_eq!(decode(header), Some(Offload { has_partial_checksum: true, segment_bytes: size }));
+        for protocol in [6, UDP] {
+            let mut headers = [0; 52];
+            headers[9] = protocol;
+            let header = encode(&headers, size.unwrap());
+            assert_eq!(decode(header), Some(Offload { has_partial_checksum: true, segment_bytes: size }));
+        }
         assert_eq!(decode(PLAIN), Some(Offload::default()));
     }
 

@@ -1,7 +1,7 @@
 //! Datagrams that were received in one turn, in memory that is taken once.
 //!
 //! ```text
-//! slab   | slot 0, 64 KiB: 1452 | 1452 | … | slot 1 | … | slot 63 |      entry i: source, and how slot i is divided
+//! slab   | slot 0, 64 KiB: 1452 | 1452 | … | slot 1 | … | slot 31 |      entry i: source, and how slot i is divided
 //! ```
 
 use std::io;
@@ -9,22 +9,28 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::batch::SLOT_BYTES;
 
-/// *Chosen*: messages that one turn of receiving holds; each is one datagram, or a run of one sender's (UDP GRO).
-pub(super) const MESSAGES_MAX: usize = 64;
-/// *Specified*: bytes of the largest message.
-pub(super) const MESSAGE_BYTES: usize = 64 << 10;
+/// *Chosen*: messages that one turn of receiving holds; each is one datagram, or a run of one sender's (UDP GRO). Every
+/// slot is filled sooner or later, whoever sends: they are what a flood can add to the node's memory.
+pub(super) const MESSAGES_MAX: usize = 32;
+/// Bytes of a slot: those of the largest message (*specified*: 64 KiB), and five lines of the cache (*chosen*), so that
+/// not the beginnings of all slots fall into one set of it.
+pub(super) const MESSAGE_BYTES: usize = (64 << 10) + 320;
 /// *Chosen*: bytes after which a turn ends, so that what was received is still in the cache when it is opened.
 const TURN_BYTES: usize = 256 << 10;
+/// *Chosen*: messages that a call asks for at least.
+const ASKED_MIN: usize = 4;
 
 /// Datagrams that were received, to be opened in place.
 pub(crate) struct Received {
-    /// 4 MiB of address space; the kernel gives the pages that datagrams touch.
+    /// 2 MiB of address space; the kernel gives the pages that datagrams touch.
     slab: Box<[u8]>,
     entries: [Entry; MESSAGES_MAX],
     filled: usize,
     bytes: usize,
-    /// Bytes of the largest message of the last call, to foresee the next.
-    largest: usize,
+    /// Mean bytes of the last call's messages, to foresee the next.
+    mean_bytes: usize,
+    /// How many it received.
+    last_count: usize,
 }
 
 /// What is in the slot of the same number.
@@ -43,7 +49,7 @@ impl Received {
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let none = Entry { address: nobody, bytes: 0, segment_bytes: 1 };
         let slab = vec![0; MESSAGES_MAX * MESSAGE_BYTES].into_boxed_slice();
-        Self { slab, entries: [none; MESSAGES_MAX], filled: 0, bytes: 0, largest: 0 }
+        Self { slab, entries: [none; MESSAGES_MAX], filled: 0, bytes: 0, mean_bytes: 0, last_count: 0 }
     }
 
     /// Forgets all datagrams.
@@ -67,17 +73,19 @@ impl Received {
         &mut self,
         receive: impl FnOnce(&mut [u8], &mut [Entry]) -> io::Result<usize>,
     ) -> io::Result<bool> {
-        // As many as end the turn, if they are like the last: none is received that has to wait.
-        let asked =
-            (TURN_BYTES / self.largest.max(1)).clamp(4, MESSAGES_MAX - self.filled.min(MESSAGES_MAX - 4));
+        // As many as end the turn, if they are like the last. And not many more than there were: each costs some
+        // preparation, which a packet alone would wait for.
+        let fitting = TURN_BYTES / self.mean_bytes.max(1);
+        let asked = fitting.min(4 * self.last_count).clamp(ASKED_MIN, MESSAGES_MAX);
         let end = (self.filled + asked).min(MESSAGES_MAX);
         let slots = &mut self.slab[self.filled * MESSAGE_BYTES..end * MESSAGE_BYTES];
         let entries = &mut self.entries[self.filled..end];
         let count = receive(slots, entries)?.min(entries.len());
         let was_all = count == entries.len();
-        let sizes = entries[..count].iter().map(|entry| entry.bytes);
-        self.largest = sizes.clone().max().unwrap_or(0);
-        self.bytes += sizes.sum::<usize>();
+        let bytes: usize = entries[..count].iter().map(|entry| entry.bytes).sum();
+        self.mean_bytes = bytes / count.max(1);
+        self.bytes += bytes;
+        self.last_count = count;
         self.filled += count;
         Ok(was_all)
     }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem::{self, size_of};
+use std::mem::{self, MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
@@ -51,26 +51,30 @@ pub(super) fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// What the kernel says; `WouldBlock` when there is none.
 pub(super) fn receive(socket: BorrowedFd<'_>, slots: &mut [u8], entries: &mut [Entry]) -> io::Result<usize> {
     let mut call = Call::new();
-    let mut count = 0;
-    for (index, slot) in slots.chunks_exact_mut(MESSAGE_BYTES).take(entries.len().min(CALL_MAX)).enumerate() {
-        call.set(index, slot.as_mut_ptr(), slot.len(), size_of::<Name>());
-        call.headers[index].msg_hdr.msg_controllen = CONTROL_BYTES;
-        count += 1;
+    for slot in slots.chunks_exact_mut(MESSAGE_BYTES).take(entries.len().min(CALL_MAX)) {
+        // SAFETY: a name is plain integers, for which all zeros is a valid value: an address of no family.
+        let nobody = unsafe { mem::zeroed() };
+        call.push(
+            (slot.as_mut_ptr(), slot.len()),
+            (nobody, size_of::<Name>()),
+            Some(Control([0; CONTROL_BYTES])),
+        );
     }
-    call.link(count);
+    let count = call.count;
+    let headers = call.link();
     // SAFETY: the first `count` headers point to live, writable names, control buffers and slots, none of them twice,
     // with their lengths in bytes; `call` and `slots` outlive the call.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
-            call.headers.as_mut_ptr(),
+            headers,
             count as libc::c_uint,
             libc::MSG_DONTWAIT,
             ptr::null_mut(),
         )
     };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-    for ((entry, header), name) in entries.iter_mut().zip(&call.headers).zip(&call.names).take(received) {
+    for (entry, (header, name)) in entries.iter_mut().zip(call.filled()).take(received) {
         let is_cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         let bytes = if is_cut { 0 } else { header.msg_len as usize };
         let segment_bytes = segment_bytes(&header.msg_hdr).unwrap_or(bytes);
@@ -94,28 +98,17 @@ pub(super) fn send<'a>(
     messages: impl Iterator<Item = Message<'a>>,
 ) -> io::Result<usize> {
     let mut call = Call::new();
-    let mut count = 0;
-    for (index, message) in messages.take(BATCH_MAX).enumerate() {
-        let (name, name_bytes) = encode(message.to, family);
-        call.names[index] = name;
-        call.set(index, message.bytes.as_ptr().cast_mut(), message.bytes.len(), name_bytes);
-        if let Some(bytes) = message.segment_bytes {
-            call.controls[index] = segment_control(bytes.get());
-            call.headers[index].msg_hdr.msg_controllen = CONTROL_BYTES;
-        }
-        count += 1;
+    for message in messages.take(BATCH_MAX) {
+        let control = message.segment_bytes.map(|bytes| segment_control(bytes.get()));
+        let bytes = (message.bytes.as_ptr().cast_mut(), message.bytes.len());
+        call.push(bytes, encode(message.to, family), control);
     }
-    call.link(count);
+    let count = call.count;
+    let headers = call.link();
     // SAFETY: the first `count` headers point to live names, control buffers and datagrams with their lengths in bytes,
     // which the kernel only reads; `call` and the datagrams outlive the call.
-    let sent = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            call.headers.as_mut_ptr(),
-            count as libc::c_uint,
-            libc::MSG_DONTWAIT,
-        )
-    };
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, libc::MSG_DONTWAIT) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -143,37 +136,69 @@ pub(super) fn always_set_df(socket: BorrowedFd<'_>, family: Family) -> io::Resul
     }
 }
 
-/// The memory of one system call, on the stack.
+/// The memory of one system call, on the stack; only what its messages need is ever written.
 struct Call {
-    headers: [libc::mmsghdr; CALL_MAX],
-    pieces: [libc::iovec; CALL_MAX],
-    names: [Name; CALL_MAX],
-    controls: [Control; CALL_MAX],
+    /// The first so many of each array are initialized.
+    count: usize,
+    headers: [MaybeUninit<libc::mmsghdr>; CALL_MAX],
+    pieces: [MaybeUninit<libc::iovec>; CALL_MAX],
+    names: [MaybeUninit<Name>; CALL_MAX],
+    controls: [MaybeUninit<Control>; CALL_MAX],
 }
 
 impl Call {
     fn new() -> Self {
-        // SAFETY: all four are arrays of plain C data, for which all zeros is a valid value.
-        unsafe { mem::zeroed() }
+        Self {
+            count: 0,
+            headers: [const { MaybeUninit::uninit() }; CALL_MAX],
+            pieces: [const { MaybeUninit::uninit() }; CALL_MAX],
+            names: [const { MaybeUninit::uninit() }; CALL_MAX],
+            controls: [const { MaybeUninit::uninit() }; CALL_MAX],
+        }
     }
 
-    /// Describes message `index`, below [`CALL_MAX`].
-    fn set(&mut self, index: usize, start: *mut u8, bytes: usize, name_bytes: usize) {
-        self.pieces[index] = libc::iovec { iov_base: start.cast(), iov_len: bytes };
-        self.headers[index].msg_hdr.msg_namelen = name_bytes as libc::socklen_t;
-        self.headers[index].msg_hdr.msg_iovlen = 1;
+    /// Describes the next message, one of at most [`CALL_MAX`]: where its bytes are, a name with its length, and a
+    /// control message if there is one.
+    fn push(
+        &mut self,
+        (start, bytes): (*mut u8, usize),
+        (name, name_bytes): (Name, usize),
+        control: Option<Control>,
+    ) {
+        let index = self.count;
+        // SAFETY: a header is plain C data, for which all zeros is a valid value.
+        let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+        header.msg_hdr.msg_namelen = name_bytes as libc::socklen_t;
+        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_controllen = if control.is_some() { CONTROL_BYTES } else { 0 };
+        self.headers[index].write(header);
+        self.pieces[index].write(libc::iovec { iov_base: start.cast(), iov_len: bytes });
+        self.names[index].write(name);
+        self.controls[index].write(control.unwrap_or(Control([0; CONTROL_BYTES])));
+        self.count += 1;
     }
 
-    /// Points the first `count` headers to their names, pieces and controls. This value must not move from here on.
-    fn link(&mut self, count: usize) {
+    /// Points the headers to their names, pieces and controls, and returns the first of them. This value must not move
+    /// from here on.
+    fn link(&mut self) -> *mut libc::mmsghdr {
         let parts = self.names.iter_mut().zip(&mut self.pieces).zip(&mut self.controls);
-        for (header, ((name, piece), control)) in self.headers.iter_mut().zip(parts).take(count) {
-            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
-            header.msg_hdr.msg_iov = piece;
+        for (header, ((name, piece), control)) in self.headers.iter_mut().zip(parts).take(self.count) {
+            // SAFETY: `push` wrote the first `count` headers.
+            let header = unsafe { header.assume_init_mut() };
+            header.msg_hdr.msg_name = name.as_mut_ptr().cast();
+            header.msg_hdr.msg_iov = piece.as_mut_ptr();
             if header.msg_hdr.msg_controllen > 0 {
-                header.msg_hdr.msg_control = ptr::from_mut(control).cast();
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
             }
         }
+        self.headers.as_mut_ptr().cast()
+    }
+
+    /// Headers and names, as the kernel left them.
+    fn filled(&self) -> impl Iterator<Item = (&libc::mmsghdr, &Name)> {
+        let parts = self.headers.iter().zip(&self.names).take(self.count);
+        // SAFETY: `push` wrote the first `count` of both.
+        parts.map(|(header, name)| unsafe { (header.assume_init_ref(), name.assume_init_ref()) })
     }
 }
 

@@ -99,13 +99,15 @@ impl Engine {
         if let Some(epoch) = epoch {
             self.roster.add_epoch(epoch.clone());
             self.store(Vec::new(), vec![epoch]);
+            self.end_epochs();
         }
         self.on_news(taken, Origin::Own, time);
     }
 
     /// A disk that went back would make this admin sign a second history (README §9).
     fn check_settled(&self, offline: bool) -> Result<(), AdminError> {
-        let may_sign = offline || self.has_settled || (self.peers.is_empty() && !self.went_back);
+        let is_alone = self.began_alone || self.peers.is_empty();
+        let may_sign = offline || self.has_settled || (is_alone && !self.went_back);
         if may_sign { Ok(()) } else { Err(AdminError::Unsettled) }
     }
 

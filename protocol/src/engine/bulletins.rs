@@ -192,7 +192,7 @@ impl Engine {
         let objects = part.removes.iter().chain(part.epoch.as_ref().map(|(epoch, _)| epoch));
         let wall_secs = time.wall_secs();
         let taken: Vec<Object> = objects
-            .filter_map(|object| self.roster.receive(object.bytes(), wall_secs).ok().flatten())
+            .flat_map(|object| self.roster.receive(object.bytes(), admin, wall_secs).unwrap_or_default())
             .collect();
         if !taken.is_empty() {
             self.on_news(taken, Origin::Elsewhere, time);

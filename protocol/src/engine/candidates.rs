@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
 
+use super::bursts::Waiting;
 use super::lan::is_sensible;
 use super::outbox::Event;
 use super::peer::{Peer, Quiet};
@@ -17,12 +18,14 @@ use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::forward::Update;
 use crate::identity::DeviceId;
+use crate::path::keepalive::Keepalive;
+use crate::path::nat::Nat;
 use crate::path::punch::{Candidate, Check, Kind, Tempo};
 use crate::path::reflexive::Reflexive;
 use crate::path::{Found, Remote};
 use crate::random::{self, Rng};
 use crate::tunnel::timers::SILENT_AFTER;
-use crate::wire::message::{MAX_CANDIDATES, Message};
+use crate::wire::message::{MAX_CANDIDATES, Message, NatCode};
 
 /// Between two askings while applications use links, ± 20 % (chosen: RFC 4787 REQ-5 lets a mapping live as long).
 const ASK_EVERY: Duration = Duration::from_secs(120);
@@ -56,7 +59,9 @@ impl Patience {
     /// between two notes of what is sent, a dead relay is left within 3 s).
     pub(super) fn of(remote: Remote) -> Self {
         let [silent_after, asked_for] = match remote {
-            Remote::Udp(_) | Remote::Circuit(_) => [SILENT_AFTER, Duration::from_millis(1_500)],
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => {
+                [SILENT_AFTER, Duration::from_millis(1_500)]
+            }
             Remote::Relayed { .. } => [Duration::from_millis(700), Duration::from_millis(500)],
         };
         Self { silent_after, asked_for }
@@ -65,10 +70,12 @@ impl Patience {
 
 /// What this device knows of where it is, and what it told.
 pub(super) struct Candidates {
-    reflexive: Reflexive,
+    pub(super) reflexive: Reflexive,
     /// The set last told, and its number.
     own: Vec<Candidate>,
     set: u32,
+    /// What was said of the NAT with it.
+    nat: NatCode,
     checks: Bucket,
     /// When the servers are asked again.
     ask_at: Option<Instant>,
@@ -83,10 +90,16 @@ impl Candidates {
             own: Vec::new(),
             // A number that a former process used would hide this one's set from members that remember it.
             set: rng.next_u32(),
+            nat: NatCode::default(),
             checks: Bucket::new(CHECKS),
             ask_at: None,
             is_open: false,
         }
+    }
+
+    /// The number of the set last told.
+    pub(super) fn set(&self) -> u32 {
+        self.set
     }
 
     /// When something is due.
@@ -100,14 +113,16 @@ impl Engine {
     ///
     /// # Errors
     /// [`DropReason::StunUnasked`] if it answers none.
-    pub fn handle_stun(&mut self, from: SocketAddr, datagram: &[u8], time: Time) -> Result<(), DropReason> {
+    pub fn handle_stun(&mut self, from: Remote, datagram: &[u8], time: Time) -> Result<(), DropReason> {
         let hosts = self.addresses.as_deref().unwrap_or_default();
-        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        if !self.candidates.reflexive.on_datagram(from, datagram, hosts) {
+        if !self.candidates.reflexive.on_datagram(from, datagram, hosts, time.now) {
             return Err(DropReason::StunUnasked);
         }
         let is_over = !self.candidates.reflexive.is_open();
         self.tell_forwarder();
+        if is_over {
+            self.end_scout(time);
+        }
         self.on_own_candidates(time);
         if is_over && self.publish_at.is_none() {
             self.publish(time);
@@ -128,6 +143,7 @@ impl Engine {
     /// This machine is elsewhere: what others saw is no longer true.
     pub(super) fn on_elsewhere(&mut self, time: Time) {
         self.candidates.reflexive.forget();
+        self.keepalive = Keepalive::default();
         self.ask_servers(Duration::ZERO, time);
         for peer in self.peers.values_mut() {
             peer.punch.start_over();
@@ -143,16 +159,20 @@ impl Engine {
     fn ask_servers(&mut self, not_within: Duration, time: Time) {
         let asked_at = self.candidates.reflexive.asked_at();
         if !self.is_removed && asked_at.is_none_or(|at| time.now >= at + not_within) {
-            self.candidates.reflexive.ask(&mut self.rng, time.now);
+            if self.candidates.reflexive.wants_side() {
+                self.scout(time);
+                return;
+            }
+            self.candidates.reflexive.ask(None, &mut self.rng, time.now);
             self.send_requests(time);
         }
     }
 
-    fn send_requests(&mut self, time: Time) {
+    pub(super) fn send_requests(&mut self, time: Time) {
         // Responses must find the forwarder ready.
         self.tell_forwarder();
         while let Some((server, request)) = self.candidates.reflexive.poll(&mut self.rng, time.now) {
-            self.out.transmit(server.into(), request);
+            self.out.transmit(server, request);
         }
         self.tell_forwarder();
     }
@@ -167,6 +187,7 @@ impl Engine {
     /// Sends the requests that are due; asks again while links are in use.
     pub(super) fn stun_due(&mut self, time: Time) {
         self.send_requests(time);
+        self.end_scout(time);
         if self.candidates.ask_at.take_if(|at| time.now >= *at).is_some() {
             self.plan_asking(time);
             if self.candidates.ask_at.is_some() {
@@ -203,10 +224,12 @@ impl Engine {
         let kept = kept.map(|address| Candidate { address: *address, kind: Kind::Host });
         let seen = seen.iter().map(|address| Candidate { address: *address, kind: Kind::Reflexive });
         let own: Vec<Candidate> = kept.chain(seen).take(MAX_CANDIDATES).collect();
-        if own == self.candidates.own {
+        let nat = self.candidates.reflexive.nat().map(|nat| nat.told()).unwrap_or_default();
+        if own == self.candidates.own && nat == self.candidates.nat {
             return;
         }
-        let has_more = own.iter().any(|candidate| !self.candidates.own.contains(candidate));
+        let is_other_nat = std::mem::replace(&mut self.candidates.nat, nat) != nat;
+        let has_more = is_other_nat || own.iter().any(|candidate| !self.candidates.own.contains(candidate));
         self.candidates.own = own;
         self.candidates.set = self.candidates.set.wrapping_add(1);
         for peer in self.peers.values_mut().filter(|peer| has_more && peer.is_looking) {
@@ -215,10 +238,20 @@ impl Engine {
         }
     }
 
-    /// A member saw a datagram of this device's come from `observed`.
-    pub(super) fn on_observed(&mut self, device: &DeviceId, observed: Option<SocketAddr>, time: Time) {
+    /// A member, heard at `from`, saw a datagram of this device's come from `observed`.
+    pub(super) fn on_observed(
+        &mut self,
+        (device, from): (&DeviceId, Remote),
+        observed: Option<SocketAddr>,
+        time: Time,
+    ) {
         let Some((peer, observed)) = self.peers.get(device).zip(observed.filter(is_sensible)) else { return };
-        if self.candidates.reflexive.on_member(peer.link, observed) {
+        // What it saw of a socket that is not the own one is no use to others.
+        if from.side().is_some() {
+            return;
+        }
+        let hosts = self.addresses.as_deref().unwrap_or_default();
+        if self.candidates.reflexive.on_member((peer.link, from), observed, hosts, time.now) {
             self.on_own_candidates(time);
             if self.is_member() {
                 self.publish_at.get_or_insert(time.now + GATHER_FOR);
@@ -248,10 +281,11 @@ impl Engine {
             Quiet::Asked(_) => peer.quiet,
         };
         let is_asking = peer.quiet == Quiet::Asked(time.now);
+        let is_lost = matches!(peer.quiet, Quiet::Looking(_, since) if since == time.now);
         let wants_direct = match used {
             Remote::Circuit(_) => true,
             Remote::Relayed { .. } => is_in_use,
-            Remote::Udp(_) => false,
+            Remote::Udp(_) | Remote::Side { .. } => false,
         };
         peer.is_looking = wants_direct || peer.is_silent();
         let may_tell = peer.told_at.is_none_or(|at| time.now >= at + TELL_PAUSE);
@@ -259,14 +293,21 @@ impl Engine {
         let is_far = peer.path.rtt().is_some_and(|rtt| rtt >= NEAR);
         let probe = if is_asking { peer.path.ping(&mut self.rng, time.now) } else { None };
         let is_compared = peer.compare_at.is_some_and(|at| time.now < at);
-        if peer.is_looking && is_round_due {
-            self.ask_round(device, Tempo::Punch, time);
+        if peer.is_looking && is_round_due && peer.waiting == Waiting::No {
+            if !self.waits_for_port(device, Waiting::ToAsk, time) {
+                self.ask_round(device, Tempo::Punch, time);
+            }
         } else if !peer.is_looking && !is_compared && is_in_use && peer.is_lower && is_far && may_tell {
             self.ask_round(device, Tempo::Compare, time);
         }
         if let Some(probe) = probe {
             self.send_probe(device, probe, time);
         }
+        self.try_birthday(device, time);
+        if is_lost {
+            self.on_unkept(device);
+        }
+        self.keep_path(device, time);
     }
 
     /// Tells `device` where this one is and asks the same of it; the checks go out when it has heard.
@@ -282,12 +323,15 @@ impl Engine {
         }
     }
 
-    fn tell_candidates(&mut self, device: &DeviceId, is_question: bool, time: Time) {
+    pub(super) fn tell_candidates(&mut self, device: &DeviceId, is_question: bool, time: Time) {
+        let Candidates { set, ref own, nat, .. } = self.candidates;
         if let Some(peer) = self.peers.get_mut(device) {
             peer.told_at = Some(time.now);
+            peer.told_set = Some(set);
         }
-        let Candidates { set, ref own, .. } = self.candidates;
-        self.send_message(device, &Message::Candidates { set, is_question, candidates: own.clone() }, time);
+        let (may_spray, candidates) = (self.may_spray(), own.clone());
+        let message = Message::Candidates { set, is_question, may_spray, nat, candidates };
+        self.send_message(device, &message, time);
     }
 
     /// Takes in where `device` may be reached: for checks, until one is echoed.
@@ -295,7 +339,7 @@ impl Engine {
         &mut self,
         device: &DeviceId,
         (set, is_question): (u32, bool),
-        mut candidates: Vec<Candidate>,
+        (nat, may_spray, mut candidates): (NatCode, bool, Vec<Candidate>),
         time: Time,
     ) -> Result<(), DropReason> {
         candidates.retain(|candidate| is_sensible(&candidate.address));
@@ -303,9 +347,12 @@ impl Engine {
         if !peer.punch.on_told(set, candidates, time.now) {
             return Err(DropReason::RateLimited);
         }
-        let is_direct = peer.path.remote().and_then(Remote::udp).is_some();
-        let tempo = if is_direct && !peer.is_looking { Tempo::Compare } else { Tempo::Punch };
-        if is_question {
+        peer.punch.on_nat(Nat::read(nat), may_spray);
+        let is_looking = peer.is_looking;
+        let is_direct = peer.path.remote().is_some_and(Remote::is_direct);
+        let tempo = if is_direct && !is_looking { Tempo::Compare } else { Tempo::Punch };
+        let waits = is_question && is_looking && self.waits_for_port(device, Waiting::ToAnswer, time);
+        if is_question && !waits {
             self.tell_candidates(device, false, time);
         }
         let targets = self.targets(device);
@@ -314,6 +361,7 @@ impl Engine {
         if is_question && peer.is_looking {
             peer.punch.plan_next(&mut self.rng, time.now);
         }
+        self.foretell(device, time);
         Ok(())
     }
 
@@ -338,7 +386,7 @@ impl Engine {
     pub(super) fn send_check(&mut self, device: &DeviceId, check: Check, time: Time) {
         if self.candidates.checks.take(time.now) {
             let message = Message::Check { id: check.id, length: check.length };
-            self.send_message_to(device, &message, check.to.into(), time);
+            self.send_message_to(device, &message, check.to, time);
         }
     }
 
@@ -355,35 +403,36 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         let is_asking = length >= crate::path::punch::CHECK_BYTES;
         let is_better = peer.path.remote().is_some_and(|used| from.rank() > used.rank());
-        if let Remote::Udp(source) = from
-            && is_asking
-            && (is_better || peer.is_looking)
-        {
-            peer.punch.on_check(source);
+        if from.is_direct() && is_asking && (is_better || peer.is_looking) {
+            peer.punch.on_check(from);
         }
     }
 
     /// Takes in the echo of a check: its address is a path, and perhaps the better one.
     pub(super) fn on_checked(
         &mut self,
-        device: &DeviceId,
+        (device, from): (&DeviceId, Remote),
         (id, observed): (u64, Option<SocketAddr>),
         time: Time,
     ) {
+        if self.is_of_burst(device, id, from) {
+            return;
+        }
         let Some(peer) = self.peers.get_mut(device) else { return };
         let Some(checked) = peer.punch.on_echo(id, time.now) else {
             return self.on_leg_checked(device, id, time);
         };
         let used = peer.path.remote().and_then(Remote::udp);
+        let checked_at = checked.remote.udp();
         let found = Found {
-            remote: checked.address.into(),
+            remote: checked.remote,
             rtt: checked.rtt,
             sent_at: checked.sent_at,
-            is_nearer: used.is_some_and(|used| peer.kind_of(&checked.address) < peer.kind_of(&used)),
+            is_nearer: checked_at.zip(used).is_some_and(|(at, used)| peer.kind_of(&at) < peer.kind_of(&used)),
             is_silent: peer.is_silent(),
         };
         let is_taken = peer.path.consider(found, peer.is_lower, time.now);
-        self.on_observed(device, observed, time);
+        self.on_observed((device, from), observed, time);
         if is_taken {
             self.on_better_path(device, time);
         }
@@ -403,6 +452,9 @@ impl Engine {
             self.send_probe(device, probe, time);
         }
         self.refresh_route(device, time);
+        self.watch_path(device, time);
+        self.burst_due(time);
+        self.sweep_sockets();
     }
 }
 

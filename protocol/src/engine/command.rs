@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::bursts::Leave;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
@@ -55,6 +56,8 @@ pub enum Command {
     Addresses(Vec<SocketAddr>),
     /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
     StunServers(Vec<SocketAddr>),
+    /// What may be tried towards members that no known address leads to; everything until told.
+    Bursts(Leave),
     /// There are beacons to ask, `true`, or none; none until told.
     Beacons(bool),
     /// Over which beacon this device can be met, as a multiaddress of 1 to 128 bytes, and under which peer id, of 1 to 64;
@@ -128,6 +131,7 @@ impl Engine {
                 self.on_addresses(addresses, time);
             }
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
+            Command::Bursts(leave) => self.on_leave(leave),
             Command::Beacons(are_known) => self.on_beacons(are_known, time),
             Command::Reserved(reserved) => self.on_reserved(reserved, time),
             Command::Found { key, values, answered } => self.on_found(&key, (&values, answered), time),

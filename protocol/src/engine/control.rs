@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::news::{Origin, is_kept_on, is_urgent};
+use super::news::{Origin, is_kept_on, is_urgent, is_wake_worthy};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
 use super::witness::Acknowledgement;
@@ -18,6 +18,10 @@ use crate::wire::message::{Message, MessageError, OBSERVED_BYTES};
 
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
 const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Exchanges begun anew on one session with a member that listed nothing of what this device signed (chosen: it lists that
+/// at the first, if it is honest).
+const MAX_ASKED_AGAIN: u8 = 2;
 
 impl Engine {
     /// Takes in a message that opened with session `index` and came from `from`.
@@ -42,10 +46,12 @@ impl Engine {
         match message {
             Message::Probe { id, length } => self.send_echo(&device, (id, length), from, time),
             Message::Check { id, length } => self.on_check(&device, (id, length), from, time),
-            Message::Echo { id, observed } => self.on_echo(&device, (id, observed), time),
-            Message::Candidates { set, is_question, candidates } => {
-                outcome = self.on_candidates(&device, (set, is_question), candidates, time);
+            Message::Echo { id, observed } => self.on_echo((&device, from), (id, observed), time),
+            Message::Candidates { set, is_question, may_spray, nat, candidates } => {
+                let said = (nat, may_spray, candidates);
+                outcome = self.on_candidates(&device, (set, is_question), said, time);
             }
+            Message::Spray => outcome = self.on_spray(&device, time),
             Message::Ids { kind, page } => {
                 let list = self.roster.list(kind, page);
                 self.send_message(&device, &list, time);
@@ -140,14 +146,31 @@ impl Engine {
                 break;
             }
         }
-        self.has_settled |=
-            self.peers.get(device).is_some_and(|peer| peer.is_settled() && peer.exchange.is_complete());
+        self.settle_history(device, time);
         self.settle(device, time);
         let is_held_up = |peer: &Peer| peer.settlement == Settlement::Rekey || peer.timers.is_dead(time.now);
         if self.peers.get(device).is_some_and(is_held_up) {
             self.wake(device, time);
         }
         self.refresh_route(device, time);
+    }
+
+    /// Notes whether this device's history is known to be whole. A member that has just come in lists nothing at first, and
+    /// is asked again once it has settled.
+    fn settle_history(&mut self, device: &DeviceId, time: Time) {
+        let Some(peer) = self.peers.get_mut(device).filter(|_| !self.has_settled) else { return };
+        if !peer.is_settled() || !peer.exchange.is_complete() || peer.exchange_at.is_none() {
+            return;
+        }
+        self.has_settled = peer.knows_history;
+        if !peer.knows_history && peer.asked_again < MAX_ASKED_AGAIN {
+            peer.asked_again += 1;
+            peer.begin_exchange(time.now);
+            let question = peer.exchange.poll_question(&mut self.rng, time.now);
+            if let Some(question) = question {
+                self.send_message(device, &question, time);
+            }
+        }
     }
 
     /// Says `Settled` if it is true and due.
@@ -201,18 +224,24 @@ impl Engine {
         self.flush(device, time);
     }
 
-    fn on_echo(&mut self, device: &DeviceId, (id, observed): (u64, Option<SocketAddr>), time: Time) {
+    fn on_echo(
+        &mut self,
+        (device, from): (&DeviceId, Remote),
+        (id, observed): (u64, Option<SocketAddr>),
+        time: Time,
+    ) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         if peer.sessions.current(time.now).is_none() {
             return;
         }
         let Some(echo) = peer.path.on_echo(id, time.now) else {
-            return self.on_checked(device, (id, observed), time);
+            return self.on_checked((device, from), (id, observed), time);
         };
         if let Some(ticket) = peer.pings.sent.remove(&id) {
             self.out.events.push_back(Event::Pong { ticket, rtt: echo.rtt });
         }
-        self.on_observed(device, observed, time);
+        self.on_kept(device, observed);
+        self.on_observed((device, from), observed, time);
         let Some(peer) = self.peers.get_mut(device).filter(|_| echo.changed) else { return };
         if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });
@@ -249,13 +278,27 @@ impl Engine {
             false => peer.objects.take(time.now),
         });
         if !may_take {
+            // What is given up here, a later exchange brings.
             if let Some(peer) = self.peers.get_mut(from) {
                 peer.exchange.on_refused();
             }
             return Err(DropReason::ObjectBound);
         }
-        let Some(object) = self.roster.receive(bytes, time.wall_secs())? else { return Ok(()) };
+        let taken = self.roster.receive(bytes, from, time.wall_secs())?;
         let is_last = self.peers.get(from).is_none_or(|peer| peer.exchange.is_done());
+        for object in taken {
+            self.on_taken(from, (object, is_last), time);
+        }
+        Ok(())
+    }
+
+    /// An object of a member's is in the set, and was not before.
+    fn on_taken(&mut self, from: &DeviceId, (object, is_last): (Object, bool), time: Time) {
+        // Others know what this device signed, and it did not: its disk went back to when it was alone.
+        let own = self.config.device.public();
+        let is_own = object.body().link().is_some_and(|link| link.admin == own);
+        self.began_alone &= !is_own;
+        self.went_back |= is_own;
         if is_kept_on(object.kind()) && !is_removal_of(from, &object) {
             // Before anything is done about it: a member that leaves is forgotten by its own word.
             self.send_message(from, &Message::Have { ids: vec![object.id()] }, time);
@@ -265,7 +308,6 @@ impl Engine {
         } else if let Some(arrived) = self.arriving.add(object, *from, (is_last, time.now)) {
             self.on_news(arrived.objects, Origin::Member(arrived.from), time);
         }
-        Ok(())
     }
 
     /// Takes in what arrived and waited for more, if it has waited long enough.
@@ -278,7 +320,13 @@ impl Engine {
     /// Stores objects that are new here, brings everything in line with them, and tells the others. What this device made
     /// itself is told, also to those who ask, once it is on disk: an admin that forgot what others heard would sign a second history.
     pub(super) fn on_news(&mut self, objects: Vec<Object>, origin: Origin, time: Time) {
-        let news: Vec<(Kind, ObjectId)> = objects.iter().map(|object| (object.kind(), object.id())).collect();
+        self.roster.refresh_keys();
+        let mut news: Vec<(Kind, ObjectId)> = Vec::new();
+        for object in &objects {
+            if self.may_tell(object, time) {
+                news.push((object.kind(), object.id()));
+            }
+        }
         if news.iter().any(|(kind, _)| *kind == Kind::Epoch) {
             self.epoch_at = Some(time.now);
         }
@@ -309,7 +357,9 @@ impl Engine {
             Origin::Own | Origin::Elsewhere => None,
         };
         self.tell(news, from.as_ref(), time);
-        if self.joining.is_none() && news.iter().any(|(kind, _)| is_urgent(*kind)) {
+        let is_worth_it =
+            |(_, id): &(Kind, ObjectId)| self.roster.objects().get(id).is_some_and(is_wake_worthy);
+        if self.joining.is_none() && news.iter().any(is_worth_it) {
             self.begin_spread(origin == Origin::Own, time);
         }
     }

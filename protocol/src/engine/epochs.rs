@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::outbox::Event;
 use super::{Engine, Time};
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, ObjectId, Secret};
@@ -142,9 +143,10 @@ impl Engine {
         self.peers.get(device).is_some_and(|peer| peer.asking.is_done(self.roster.missing_secrets()))
     }
 
-    /// Answers a question for a secret. While this device is itself no member it hands none on.
+    /// Answers a member's question for a secret. While this device is itself no member it hands none on.
     pub(super) fn on_ask(&mut self, device: &DeviceId, id: ObjectId, time: Time) {
-        let secret = self.roster.secret_of(&id).filter(|_| self.joining.is_none()).cloned();
+        let may_have = self.joining.is_none() && self.roster.membership().member(device).is_some();
+        let secret = self.roster.secret_of(&id).filter(|_| may_have).cloned();
         self.send_message(device, &Message::Secret { id, secret }, time);
     }
 
@@ -179,11 +181,18 @@ impl Engine {
         // A joiner's secrets are on disk once it is a member.
         if self.joining.is_none() {
             self.store(Vec::new(), vec![epoch]);
+            self.end_epochs();
         }
         if is_newest {
             self.on_newest_epoch(time);
         }
         self.check_joined(time);
+    }
+
+    /// What is kept of secrets that gave way to others can go.
+    pub(super) fn end_epochs(&mut self) {
+        let ended = self.roster.take_ended().into_iter();
+        self.out.events.extend(ended.map(|(number, tag)| Event::EpochEnded { number, tag }));
     }
 
     /// The newest epoch is another than before: links that are held up because they stand under an older one are made

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 
+use super::bursts::Waiting;
 use super::control::is_removal_of;
 use super::epochs::Asking;
 use super::news::News;
@@ -185,7 +186,7 @@ impl Engine {
             Hello::decode_initiation(&received.payload).map_err(|_| DropReason::HandshakeForged)?;
         let suite = Suite::choose(self.config.suites, theirs.suites).ok_or(DropReason::HandshakeForged)?;
         let device = theirs.device;
-        let is_member = self.is_peer((&device, &received.peer), &proofs, time);
+        let is_member = self.is_peer((&device, &received.peer), (&proofs, header.nonce), time);
         self.gate.answer(question, &received.peer, is_member, time.now)?;
 
         let (hello, index) = (self.hello(), self.unused_index());
@@ -299,7 +300,7 @@ impl Engine {
         let is_newest = self.roster.is_newest(&epoch);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let was_up = peer.sessions.current(time.now).is_some();
-        peer.has_met = true;
+        (peer.has_met, peer.asked_again) = (true, 0);
         if is_equal && !is_newest {
             peer.settlement = Settlement::Rekey;
         } else if is_equal {
@@ -331,7 +332,7 @@ impl Engine {
         } else {
             peer.path.select(remote, rtt, time.now);
         }
-        if let Remote::Udp(remote) = used.unwrap_or(remote) {
+        if let Some(remote) = used.unwrap_or(remote).udp() {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }
         if !was_up {
@@ -407,6 +408,7 @@ impl Engine {
         let next = due.map(|attempt| attempt.number + 1);
         let is_keepalive_due = peer.timers.keepalive_at().is_some_and(|at| time.now >= at);
         let is_rekey_due = peer.rekey_at.take_if(|at| time.now >= *at).is_some();
+        let is_forgotten = peer.timers.take_doubt(time.now);
         let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
         let is_alive = peer.sessions.current(time.now).is_some();
         self.forget(expired);
@@ -422,7 +424,7 @@ impl Engine {
                 self.initiate(device, number, time);
             }
             Some(_) => self.give_up(device, time),
-            None if is_rekey_due && is_used => self.wake(device, time),
+            None if is_forgotten || (is_rekey_due && is_used) => self.wake(device, time),
             None => {}
         }
         if is_keepalive_due {
@@ -450,7 +452,10 @@ impl Engine {
             peer.asking = Asking::default();
         }
         peer.rekey_at = None;
+        peer.waiting = Waiting::No;
+        peer.birthday_at = None;
         self.refresh_route(device, time);
+        self.sweep_sockets();
     }
 
     /// Takes in a goodbye that came on session `index`. Of a session that another followed it is late: the other end

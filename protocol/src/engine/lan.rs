@@ -172,7 +172,8 @@ impl Engine {
         self.on_neighbour(heard, time)
     }
 
-    /// A member says that it is near: it is called at the addresses that it names, unless a link with it lives there.
+    /// A member says that it is near: it is called at the addresses that it names, unless a link with it lives there. One
+    /// that was killed and lost its index cannot call by itself, and knows nothing of that link: it is asked whether it does.
     fn on_neighbour(&mut self, heard: Announcement, time: Time) -> Result<(), DropReason> {
         let device = heard.device;
         let Some(peer) = self.peers.get_mut(&device) else { return Err(DropReason::NotMember) };
@@ -180,6 +181,11 @@ impl Engine {
         let is_linked = peer.sessions.current(time.now).is_some() && !peer.timers.is_dead(time.now);
         if is_linked && peer.path.remote().and_then(Remote::udp).is_some_and(|used| addresses.contains(&used))
         {
+            if peer.timers.on_doubt(&mut self.rng, time.now)
+                && let Some(probe) = peer.path.ping(&mut self.rng, time.now)
+            {
+                self.send_probe(&device, probe, time);
+            }
             return Ok(());
         }
         if addresses.is_empty() || !peer.heard.rate.take(time.now) {
@@ -189,8 +195,14 @@ impl Engine {
         peer.heard.until = Some(time.now + TRIED_FOR);
         peer.trail.add(Step::Neighbour, time.now);
         // A handshake under way goes on at the addresses that were missing.
-        let number = peer.attempt.as_ref().map_or(0, |attempt| attempt.number);
+        let (number, retry_at) =
+            peer.attempt.as_ref().map_or((0, None), |attempt| (attempt.number, Some(attempt.retry_at)));
         self.initiate(&device, number, time);
+        // Whoever announces again and again does not put off the next attempt, and the end of all.
+        let attempt = self.peers.get_mut(&device).and_then(|peer| peer.attempt.as_mut());
+        if let Some((attempt, retry_at)) = attempt.zip(retry_at) {
+            attempt.retry_at = retry_at;
+        }
         Ok(())
     }
 

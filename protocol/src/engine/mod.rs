@@ -19,6 +19,7 @@
 mod admin;
 mod arriving;
 mod bulletins;
+mod bursts;
 mod candidates;
 mod circuits;
 mod clocks;
@@ -30,8 +31,10 @@ mod finding;
 mod handshake;
 mod inbound;
 mod joining;
+mod keeping;
 mod lan;
 mod lobbies;
+mod loose;
 mod news;
 mod outbound;
 mod outbox;
@@ -67,9 +70,11 @@ use crate::membership::join::Question;
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
+use crate::path::keepalive::Keepalive;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
+pub use bursts::Leave;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
@@ -78,6 +83,7 @@ pub use trail::{LookedUp, Step};
 use admin::Leaving;
 use arriving::Arriving;
 use bulletins::Bulletins;
+use bursts::Bursts;
 use candidates::Candidates;
 use clocks::Clocks;
 use duty::Duty;
@@ -147,10 +153,12 @@ pub struct Engine {
     next_link: u32,
     storing: witness::Storing,
     let_in: witness::LetIn,
-    /// Since the start, this node has got all objects of another member that it did not have: its own are not older than
-    /// what that one knows.
+    /// Since the start, this node has got all objects that it did not have of another member that knows what this device
+    /// signed: its own are not older than what that one knows.
     has_settled: bool,
-    /// Its own history may be older than it once was.
+    /// At the start no other member was known who could know more.
+    began_alone: bool,
+    /// Its own history may be older than it once was: the disk says so, or a member had what this device signed.
     went_back: bool,
     counters: Counters,
     lan: Lan,
@@ -159,6 +167,8 @@ pub struct Engine {
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
+    bursts: Bursts,
+    keepalive: Keepalive,
     finding: Finding,
     bulletins: Bulletins,
     /// The number of the next own pipe.
@@ -193,6 +203,8 @@ impl Engine {
         let roster = Roster::new(config.vpi, objects, epochs);
         let mut engine = Self::new(config, roster, None, time)?;
         engine.on_membership(time);
+        engine.began_alone = engine.peers.is_empty();
+        engine.end_epochs();
         engine.keep_up(time);
         Ok(engine)
     }
@@ -226,11 +238,14 @@ impl Engine {
             storing: witness::Storing::default(),
             let_in: witness::LetIn::default(),
             has_settled: false,
+            began_alone: false,
             went_back: false,
             counters: Counters::default(),
             lan: Lan::default(),
             is_removed: false,
             addresses: None,
+            bursts: Bursts::default(),
+            keepalive: Keepalive::default(),
             finding: Finding::new(config.vpi),
             bulletins: Bulletins::default(),
             next_circuit: 0,
@@ -331,6 +346,7 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.stun_due(time);
+            self.burst_due(time);
             self.find(time);
             self.do_bulletins(time);
             self.circuits_due(time);
@@ -353,6 +369,7 @@ impl Engine {
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
+            (self.bursts.poll_timeout(), "burst"),
             (self.finding.poll_timeout(), "dht"),
             (self.bulletins.poll_timeout(), "bulletins"),
             (self.relaying.circuits.poll_timeout(), "relay"),
@@ -500,6 +517,7 @@ impl Engine {
             self.indices.retain(|_, holder| holder != device);
             self.out.updates.push_back(Update::Unlink { link: peer.link });
             self.aliases.retire(device, time.wall_secs());
+            self.sweep_sockets();
             self.out.events.push_back(Event::Pinned);
         }
         self.lose_legs_by(device, time);

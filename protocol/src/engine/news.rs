@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Engine, Time};
 use crate::identity::{DeviceId, ObjectId};
-use crate::membership::object::Kind;
+use crate::membership::object::{Body, Kind, Object};
 use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, NEWS_PAGE, PAGE_IDS};
 
@@ -27,6 +27,13 @@ const MAX_ATTEMPTS: u32 = 10;
 /// Says whether objects of this kind decide who may be talked to.
 pub(super) fn is_urgent(kind: Kind) -> bool {
     matches!(kind, Kind::Charter | Kind::Remove | Kind::Epoch)
+}
+
+/// Says whether an object is worth waking others for: one that decides who may be talked to, but for the word of who leaves,
+/// who harms nobody, and could come and go all day.
+pub(super) fn is_wake_worthy(object: &Object) -> bool {
+    let is_leave = matches!(object.body(), Body::Remove(remove) if remove.is_leave());
+    is_urgent(object.kind()) && !is_leave
 }
 
 /// Where objects came from.
@@ -138,6 +145,8 @@ impl Engine {
     ) {
         let Some(peer) = self.peers.get_mut(device) else { return };
         let roster = &self.roster;
+        let own = self.config.device.public();
+        peer.knows_history |= page != NEWS_PAGE && ids.iter().any(|id| roster.is_history_of(&own, id));
         peer.exchange.on_list((kind, page), ids, |id| roster.is_known(id));
         let held: Vec<ObjectId> =
             ids.iter().filter(|id| roster.objects().get(id).is_some()).copied().collect();

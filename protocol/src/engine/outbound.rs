@@ -33,6 +33,10 @@ impl Engine {
 }
 
 impl Egress for Outbox {
+    fn leave_by(&mut self, side: Option<u32>) {
+        self.side = side;
+    }
+
     fn datagram(
         &mut self,
         to: std::net::SocketAddr,
@@ -42,7 +46,8 @@ impl Egress for Outbox {
         let mut datagram = vec![0; bytes];
         let filled = fill(&mut datagram);
         if filled {
-            self.transmit(Remote::Udp(to), datagram);
+            let to = self.side.map_or(Remote::Udp(to), |socket| Remote::Side { address: to, socket });
+            self.transmit(to, datagram);
         }
         filled
     }

@@ -9,7 +9,7 @@ use crate::drop::DropReason;
 use crate::forward::Update;
 use crate::identity::DeviceId;
 use crate::membership::admin::AdminError;
-use crate::membership::epoch::EpochSecret;
+use crate::membership::epoch::{EpochSecret, EpochTag};
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
@@ -18,7 +18,7 @@ use crate::wire::header::{RELAY_HEADER_BYTES, write_relay_header};
 /// Names a request of this machine's or a store, so that its answer is found.
 pub type Ticket = u64;
 
-/// One datagram to send from the data socket.
+/// One datagram to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to; never [`Remote::Relayed`], whose datagrams carry its label.
@@ -38,6 +38,13 @@ pub enum Event {
         objects: Vec<Object>,
         /// Secrets, to be written before the objects.
         epochs: Vec<EpochSecret>,
+    },
+    /// An epoch's secret is held no more: what is on disk of it can go.
+    EpochEnded {
+        /// The epoch's number.
+        number: u64,
+        /// Its tag.
+        tag: EpochTag,
     },
     /// Aliases were given; write them down.
     Pinned,
@@ -93,6 +100,19 @@ pub enum Event {
     },
     /// Send this to the multicast group of announcements, on every network of this machine.
     Announce(Vec<u8>),
+    /// Open another UDP socket, by which datagrams to [`Remote::Side`] of this number leave, and whose datagrams come from
+    /// there; or close it. A node that cannot open it drops what was to leave by it.
+    Socket {
+        /// Its number, given once.
+        number: u32,
+        /// Open, or close.
+        is_open: bool,
+    },
+    /// Many datagrams to guessed ports are being sent, or no more: other VPIs of this node wait meanwhile.
+    Burst {
+        /// Whether they are.
+        is_running: bool,
+    },
     /// Look up every value under a key of the DHT, then say [`super::Command::Found`].
     Lookup {
         /// The key.
@@ -142,6 +162,8 @@ pub(super) struct Outbox {
     pub(super) packets: VecDeque<Vec<u8>>,
     pub(super) updates: VecDeque<Update>,
     pub(super) events: VecDeque<Event>,
+    /// The socket by which held packets leave, if not the own one.
+    pub(super) side: Option<u32>,
 }
 
 impl Outbox {
@@ -154,7 +176,7 @@ impl Outbox {
                 datagram.splice(..0, header);
                 Remote::Udp(via)
             }
-            Remote::Udp(_) | Remote::Circuit(_) => to,
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => to,
         };
         self.transmits.push_back(Transmit { to, datagram });
     }

@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bursts::{FORETELLS, Waiting};
 use super::candidates::Patience;
 use super::circuits::Circuit;
 use super::epochs::Asking;
+use super::keeping::Kept;
 use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
@@ -38,6 +40,10 @@ const OBJECTS: Rate = Rate { per_second: 4.0, burst: 8_192.0 };
 const URGENT_OBJECTS: Rate = Rate { per_second: 4.0, burst: 4_096.0 };
 /// Initiations before their time, because a member turned out to be elsewhere (chosen: it may say so of itself without end).
 const HASTENED: Rate = Rate { per_second: 1.0 / 5.0, burst: 4.0 };
+
+/// Presences of one member of which others are told at once, and once in 20 s: a device that moves all the time is worth no
+/// more, and each goes to everybody (chosen).
+const PRESENCES: Rate = Rate { per_second: 1.0 / 20.0, burst: 8.0 };
 
 /// An initiation that waits for its response.
 pub(super) struct Attempt {
@@ -107,8 +113,21 @@ pub(super) struct Peer {
     pub(super) is_looking: bool,
     /// When the direct path that is used is compared with others again, if it was; asked when an application uses the link.
     pub(super) compare_at: Option<Instant>,
+    /// The path that is used, while it is to be kept in the NATs before this machine.
+    pub(super) kept: Kept,
     /// When it was told this device's candidates.
     pub(super) told_at: Option<Instant>,
+    /// The number of the set that it was told then.
+    pub(super) told_set: Option<u32>,
+    /// What waits until the own NAT's next port is known.
+    pub(super) waiting: Waiting,
+    /// The set of its candidates by which ports were foretold last.
+    pub(super) foretold_set: Option<u32>,
+    pub(super) foretells: Bucket,
+    /// When it is looked whether many sockets are to be opened, while a better path is wanted.
+    pub(super) birthday_at: Option<Instant>,
+    /// When many were last, at either end.
+    pub(super) had_birthday_at: Option<Instant>,
     pub(super) relays: Relays,
     /// Where it announced itself on the LAN.
     pub(super) heard: Heard,
@@ -127,6 +146,10 @@ pub(super) struct Peer {
     pub(super) exchange: Exchange,
     /// When that began.
     pub(super) exchange_at: Option<Instant>,
+    /// In that it listed something of what this device signed.
+    pub(super) knows_history: bool,
+    /// Exchanges that were begun anew on this session because it had not.
+    pub(super) asked_again: u8,
     pub(super) settlement: Settlement,
     pub(super) news: News,
     pub(super) asking: Asking,
@@ -145,6 +168,8 @@ pub(super) struct Peer {
     pub(super) objects: Bucket,
     /// Those of them that decide who may be talked to: they never wait behind others.
     pub(super) urgent_objects: Bucket,
+    /// Words of where it is of which others may still be told.
+    pub(super) presences: Bucket,
 }
 
 /// Pings that somebody asked for.
@@ -187,7 +212,14 @@ impl Peer {
             quiet: Quiet::No,
             is_looking: false,
             compare_at: None,
+            kept: Kept::default(),
             told_at: None,
+            told_set: None,
+            waiting: Waiting::No,
+            foretold_set: None,
+            foretells: Bucket::new(FORETELLS),
+            birthday_at: None,
+            had_birthday_at: None,
             relays: Relays::default(),
             heard: Heard::default(),
             circuit: Circuit::default(),
@@ -200,6 +232,8 @@ impl Peer {
             rekey_at: None,
             exchange: Exchange::default(),
             exchange_at: None,
+            knows_history: false,
+            asked_again: 0,
             settlement: Settlement::Done,
             news: News::default(),
             asking: Asking::default(),
@@ -213,6 +247,7 @@ impl Peer {
             route: None,
             objects: Bucket::new(OBJECTS),
             urgent_objects: Bucket::new(URGENT_OBJECTS),
+            presences: Bucket::new(PRESENCES),
         }
     }
 
@@ -220,6 +255,7 @@ impl Peer {
     pub(super) fn begin_exchange(&mut self, now: Instant) {
         self.exchange = Exchange::start();
         self.exchange_at = Some(now);
+        self.knows_history = false;
         self.asking.begin();
     }
 
@@ -303,10 +339,16 @@ impl Peer {
         [
             (self.attempt.as_ref().map(|attempt| attempt.retry_at), "handshake"),
             (self.timers.keepalive_at(), "keepalive"),
+            (said(self.keep_at()), "keep"),
+            (self.timers.doubted_until(), "doubt"),
             (self.rekey_at, "rekey"),
             (self.path.poll_timeout(), "probe"),
             (said(self.punch.poll_timeout()), "check"),
-            (said(self.punch.again_at().filter(|_| self.is_looking)), "better path"),
+            (
+                said(self.punch.again_at().filter(|_| self.is_looking && self.waiting == Waiting::No)),
+                "better path",
+            ),
+            (said(self.birthday_at), "birthday"),
             (said(self.doubt_at()), "silence"),
             (self.relays.legs.look_at(), "relay"),
             (said(self.exchange.poll_timeout()), "exchange"),

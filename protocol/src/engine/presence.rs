@@ -122,6 +122,13 @@ impl Engine {
         }
     }
 
+    /// Whether others are told of an object: of the Presences of one member, which alone can make a newer one, a few. The
+    /// last of many they get by an exchange.
+    pub(super) fn may_tell(&mut self, object: &Object, time: Time) -> bool {
+        let Body::Presence(presence) = object.body() else { return true };
+        self.peers.get_mut(&presence.device).is_none_or(|peer| peer.presences.take(time.now))
+    }
+
     /// Takes in a Presence that this machine remembered.
     pub(super) fn recall(&mut self, object: &Object) {
         let Body::Presence(presence) = object.body() else { return };

@@ -55,11 +55,12 @@ impl Engine {
             .collect()
     }
 
-    /// Whether `device` is a member whose static key this is; of one that is not known, the envelopes may show it.
+    /// Whether `device` is a member whose static key this is; of one that is not known, the envelopes may show it. A trial
+    /// that fails is remembered by the `nonce` of its veil: who plays it again takes no trial from others.
     pub(super) fn is_peer(
         &mut self,
         (device, key): (&DeviceId, &StaticKey),
-        proofs: &[&[u8]],
+        (proofs, nonce): (&[&[u8]], [u8; 24]),
         time: Time,
     ) -> bool {
         // While this device is itself no member, it knows none and answers nobody.
@@ -72,7 +73,9 @@ impl Engine {
                 return false;
             }
             let taken = self.roster.prove(proofs, (device, key), time.wall_secs());
-            if !taken.is_empty() {
+            if taken.is_empty() {
+                self.gate.on_failed(nonce, time.now);
+            } else {
                 self.on_news(taken, Origin::Member(*device), time);
             }
         }

@@ -20,6 +20,7 @@ use crate::identity::DeviceId;
 use crate::membership::object::RELAYS;
 use crate::path::punch::CHECK_BYTES;
 use crate::path::{Found, Remote};
+use crate::relay::SILENT_FOR;
 use crate::relay::circuits::{Circuits, Complete};
 use crate::relay::consent::Consent;
 use crate::relay::legs::{Act, Leg, Legs, Need, Offer};
@@ -199,10 +200,12 @@ impl Engine {
         ends.iter().for_each(|end| self.use_link(end, time));
     }
 
-    /// The link with `device` is in use for others, or it is by way of it: it lives on, and is renewed.
+    /// The link with `device` is in use for others, or it is by way of it: it lives on and is renewed for as long as a
+    /// circuit does without a word, not as long as after an application's.
     fn use_link(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
-        peer.timers.on_used(time.now);
+        let at = (time.now + SILENT_FOR).checked_sub(self.config.idle_after);
+        peer.timers.on_used(at.unwrap_or(time.now));
         let rekey_after = self.config.rekey_after;
         let is_worn = peer
             .sessions
@@ -337,7 +340,7 @@ impl Engine {
             Some(Remote::Circuit(_)) => Need::Now,
             Some(_) if peer.is_silent() => Need::Now,
             Some(Remote::Relayed { .. }) => Need::Spare,
-            Some(Remote::Udp(_)) => Need::None,
+            Some(Remote::Udp(_) | Remote::Side { .. }) => Need::None,
         }
     }
 

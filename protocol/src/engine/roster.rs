@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::loose::Loose;
 use crate::drop::DropReason;
 use crate::identity::{DeviceId, InviteId, ObjectId, Secret, StaticKey, VpiId};
 use crate::membership::epoch::{EpochSecret, EpochTag, Epochs, MAX_EPOCHS, secret_hash};
@@ -29,12 +30,18 @@ pub(super) struct EpochKeys {
 pub(super) struct Roster {
     objects: ObjectSet,
     epochs: Epochs,
+    /// Secrets that gave way to others, by number and tag: what is kept of them elsewhere can go.
+    ended: Vec<(u64, EpochTag)>,
+    /// Links came since the keys were put in order.
+    has_links: bool,
     /// The keys of each held epoch, the newest first: in the order of the reducer, then those that no Epoch names.
     keys: Vec<EpochKeys>,
     /// The epochs whose secrets are worth asking for, the newest first.
     missing: Vec<ObjectId>,
     /// Objects dated far ahead of this node's clock, as bytes: they count once the clock has come near.
     parked: VecDeque<(ObjectId, Vec<u8>)>,
+    /// Objects that hang on nothing which is here.
+    loose: Loose,
     /// Objects of this device's making that are not on disk yet: whoever asks is not told of them.
     unsaved: BTreeSet<ObjectId>,
 }
@@ -50,8 +57,10 @@ impl Roster {
             set.insert(&object);
         }
         let (keys, missing) = (Vec::new(), Vec::new());
-        let (parked, unsaved) = (VecDeque::new(), BTreeSet::new());
-        let mut roster = Self { objects: set, epochs: Epochs::new(), keys, missing, parked, unsaved };
+        let (parked, loose, unsaved) = (VecDeque::new(), Loose::default(), BTreeSet::new());
+        let (held, ended, has_links) = (Epochs::new(), Vec::new(), false);
+        let mut roster =
+            Self { objects: set, epochs: held, ended, has_links, keys, missing, parked, loose, unsaved };
         // A secret that no Epoch names counts only while none is known: a damaged log comes back from other members.
         let is_named = |epoch: &EpochSecret| {
             let mut known = roster.membership().epochs();
@@ -75,8 +84,14 @@ impl Roster {
 
     /// Takes an epoch's secret.
     pub(super) fn add_epoch(&mut self, epoch: EpochSecret) {
-        self.epochs.insert(epoch);
+        let ended = self.epochs.insert(epoch);
+        self.ended.extend(ended.map(|epoch| (epoch.number(), epoch.tag())));
         self.derive_keys();
+    }
+
+    /// The secrets that gave way to others since the last call, by number and tag.
+    pub(super) fn take_ended(&mut self) -> Vec<(u64, EpochTag)> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Takes these secrets in place of all others: a joiner's one, by a witness's word, or those that proved true.
@@ -210,42 +225,59 @@ impl Roster {
         }
     }
 
-    /// Takes objects that were verified; returns those that are now in the set and were not before.
+    /// Takes objects that were verified; returns those that are now in the set and were not before, with those that waited
+    /// for them.
     pub(super) fn insert(&mut self, objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
         let taken: Vec<Object> = objects
             .into_iter()
             .filter(|object| matches!(self.objects.insert(object), Insertion::Stored { .. }))
             .collect();
-        self.on_taken(&taken);
-        taken
+        self.on_taken(taken)
     }
 
-    /// Takes an object's bytes from a member; returns it if it is now in the set and was not before. One that is dated
-    /// far ahead of `wall_secs` is parked.
-    pub(super) fn receive(&mut self, bytes: &[u8], wall_secs: u64) -> Result<Option<Object>, DropReason> {
+    /// Takes an object's bytes from the member `giver`; returns it if it is now in the set and was not before, with those
+    /// that waited for it. One that is dated far ahead of `wall_secs` is parked, and one that hangs on nothing waits.
+    pub(super) fn receive(
+        &mut self,
+        bytes: &[u8],
+        giver: &DeviceId,
+        wall_secs: u64,
+    ) -> Result<Vec<Object>, DropReason> {
         let object = self.open(bytes)?;
         if object.body().time() > wall_secs.saturating_add(AHEAD_SECONDS) {
             self.park(&object);
             return Err(DropReason::ObjectAhead);
         }
+        if let Some(missing) = self.objects.missing_for(&object) {
+            self.loose.add(object, *giver, missing);
+            return Ok(Vec::new());
+        }
         match self.objects.insert(&object) {
-            Insertion::Known => Ok(None),
+            Insertion::Known => Ok(Vec::new()),
             Insertion::Refused(_) => Err(DropReason::ObjectBound),
-            Insertion::Stored { .. } => {
-                self.on_taken(std::slice::from_ref(&object));
-                Ok(Some(object))
-            }
+            Insertion::Stored { .. } => Ok(self.on_taken(vec![object])),
         }
     }
 
-    /// Whether the object is here, or is kept until its time.
+    /// Whether the object is here, or is kept until its time, or until what it hangs on is here.
     pub(super) fn is_known(&self, id: &ObjectId) -> bool {
-        self.objects.get(id).is_some() || self.parked.iter().any(|(parked, _)| parked == id)
+        let is_parked = || self.parked.iter().any(|(parked, _)| parked == id);
+        self.objects.get(id).is_some() || is_parked() || self.loose.has(id)
     }
 
     /// Takes the parked objects out whose time has come near: to be received again.
     pub(super) fn unpark(&mut self) -> Vec<Vec<u8>> {
         self.parked.drain(..).map(|(_, bytes)| bytes).collect()
+    }
+
+    /// Whether the object shows that who has it knows the history of `device`: it is a link of its chain, or, of a device
+    /// that has signed none, a charter.
+    pub(super) fn is_history_of(&self, device: &DeviceId, id: &ObjectId) -> bool {
+        let Some(object) = self.objects.get(id) else { return false };
+        match object.body().link() {
+            Some(link) => link.admin == *device,
+            None => object.kind() == Kind::Charter && !self.objects.has_links_by(device),
+        }
     }
 
     /// Whether `device` is a member, and this its static key by its own word.
@@ -267,14 +299,15 @@ impl Roster {
         let mut trial = self.objects.clone();
         let mut taken = opened;
         taken.retain(|object| matches!(trial.insert(object), Insertion::Stored { .. }));
+        let is_loose = |object: &Object| trial.missing_for(object).is_some();
         if taken.is_empty()
+            || taken.iter().any(is_loose)
             || trial.membership().member(device).is_none_or(|member| member.static_key != Some(*key))
         {
             return Vec::new();
         }
         self.objects = trial;
-        self.on_taken(&taken);
-        taken
+        self.on_taken(taken)
     }
 
     fn open(&self, bytes: &[u8]) -> Result<Object, DropReason> {
@@ -291,9 +324,30 @@ impl Roster {
         self.parked.push_back((object.id(), object.bytes().to_vec()));
     }
 
-    /// Finds anew which epoch is the newest, if `taken`, which are in the set, may have changed it.
-    fn on_taken(&mut self, taken: &[Object]) {
-        if taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some()) {
+    /// Takes what waited for `taken`, which are in the set; returns all that was taken. Which epoch is the newest
+    /// [`Roster::refresh_keys`] finds.
+    fn on_taken(&mut self, mut taken: Vec<Object>) -> Vec<Object> {
+        let mut at = 0;
+        while let Some(object) = taken.get(at) {
+            at += 1;
+            for (freed, giver) in self.loose.take_for(object) {
+                match self.objects.missing_for(&freed) {
+                    Some(missing) => self.loose.add(freed, giver, missing),
+                    None if matches!(self.objects.insert(&freed), Insertion::Stored { .. }) => {
+                        taken.push(freed);
+                    }
+                    None => {}
+                }
+            }
+        }
+        self.has_links |=
+            taken.iter().any(|object| object.kind() == Kind::Charter || object.body().link().is_some());
+        taken
+    }
+
+    /// Puts the keys in order by what was taken since: once for all that came together, for it takes a run of the reducer.
+    pub(super) fn refresh_keys(&mut self) {
+        if std::mem::take(&mut self.has_links) {
             self.derive_keys();
         }
     }
@@ -330,5 +384,84 @@ impl Roster {
         }
         let told = self.objects.of_kind(kind).map(Object::id).filter(|id| !self.unsaved.contains(id));
         told.skip(page.saturating_mul(PAGE_IDS)).take(PAGE_IDS).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::identity::{SigningSecret, StaticSecret};
+    use crate::membership::admin::{Admin, rekey};
+    use crate::membership::founding::{Addresses, Founding, InviteWish, found, invite};
+    use crate::membership::join::{Joiner, Question};
+    use crate::membership::witness::admit;
+    use crate::random::Rng;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn key(n: u8) -> SigningSecret {
+        SigningSecret::from_seed(&[n; 32])
+    }
+
+    /// The roster of a VPI that device 1 founded.
+    fn founded() -> (Roster, EpochSecret) {
+        let founded = found(&Founding {
+            name: "home",
+            device_name: "founder",
+            root: &key(101),
+            recovery: &key(102),
+            device: &key(1),
+            static_key: StaticSecret::from_bytes([51; 32]).public(),
+            secret: &Secret([9; 32]),
+            nonce: [7; 16],
+            wall_secs: NOW,
+        })
+        .unwrap();
+        let epoch = EpochSecret::new(founded.vpi, 0, Secret([9; 32]));
+        (Roster::new(founded.vpi, founded.objects, [epoch.clone()]), epoch)
+    }
+
+    #[test]
+    fn what_came_before_that_on_which_it_hangs_is_taken_with_it() {
+        let (mut roster, epoch) = founded();
+        let (founder, vpi) = (key(1), *roster.objects().vpi());
+        let at_work = Admin { key: &founder, set: roster.objects(), wall_secs: NOW };
+        let wish = InviteWish { name: None, max_uses: 1, seconds: None, bound_device: None };
+        let addresses = Addresses { members: &[], beacons: &[] };
+        let token = invite(&mut Rng::from_seed([1; 32]), &at_work, &epoch, &wish, addresses).unwrap();
+        let (device, static_key) = (key(2), StaticSecret::from_bytes([52; 32]).public());
+        let joiner = Joiner { device: &device, static_key, name: "friend", nonce: [2; 16], wall_secs: NOW };
+        let question = Question::ask(&token, &joiner).unwrap();
+        let admitted = admit(&vpi, &question, &founder, 0, NOW).unwrap();
+        let rekeyed = rekey(&vpi, &device, 0, static_key, NOW).unwrap();
+        let (join, invite) = (question.join_object(), token.invite_object());
+
+        let giver = key(3).public();
+        for early in [&rekeyed, &admitted, join] {
+            assert_eq!(roster.receive(early.bytes(), &giver, NOW), Ok(Vec::new()));
+            assert!(roster.is_known(&early.id()), "it is asked for once");
+            assert_eq!(roster.objects().get(&early.id()), None);
+        }
+        let mut taken = roster.receive(invite.bytes(), &giver, NOW).unwrap();
+        assert_eq!(taken.first(), Some(invite));
+        let mut expected = vec![rekeyed, admitted, join.clone(), invite.clone()];
+        taken.sort_by_key(Object::id);
+        expected.sort_by_key(Object::id);
+        assert_eq!(taken, expected);
+        assert!(roster.has_static(&device.public(), &static_key));
+    }
+
+    #[test]
+    fn a_secret_that_gives_way_is_named_once() {
+        let (mut roster, _) = founded();
+        let vpi = *roster.objects().vpi();
+        let oldest = roster.newest_epoch().map(|epoch| (epoch.number(), epoch.tag())).unwrap();
+        for number in 1..=MAX_EPOCHS as u64 {
+            roster.add_epoch(EpochSecret::new(vpi, number, Secret([number as u8; 32])));
+        }
+        assert_eq!(roster.take_ended(), [oldest]);
+        assert_eq!(roster.take_ended(), []);
     }
 }

@@ -35,7 +35,8 @@ impl Engine {
     pub(super) fn rekey_static(&mut self, secret: StaticSecret, time: Time) {
         let own = self.config.device.public();
         let newest = self.roster.objects().rekeys_of(&own).first().map(|(_, rekey)| rekey.counter);
-        let counter = newest.map_or(0, |newest| newest.saturating_add(1));
+        // Above every former one, also one that a disk forgot. What a clock far ahead counts to, one more follows.
+        let counter = newest.map_or(0, |newest| newest.saturating_add(1)).max(time.wall_secs());
         let (device, key) = (&self.config.device, secret.public());
         let made = admin::rekey(&self.config.vpi, device, counter, key, time.wall_secs());
         let Ok(object) = made else { return };

@@ -172,6 +172,18 @@ impl Engine {
         self.roster.newest_epoch().map_or(0, crate::membership::epoch::EpochSecret::number)
     }
 
+    /// Whether what this node had at its start was, or may have been, older than what it once had.
+    #[must_use]
+    pub fn went_back(&self) -> bool {
+        self.went_back
+    }
+
+    /// The version of the charter in force; 0 also while there is none.
+    #[must_use]
+    pub fn charter_version(&self) -> u64 {
+        self.roster.membership().charter_version()
+    }
+
     /// Every invite whose admin is in force, by its end.
     #[must_use]
     pub fn invites(&self, wall_secs: u64) -> Vec<InviteStatus> {
@@ -296,7 +308,7 @@ impl Peer {
         if let Some(route) = self.wanted_route(now) {
             match route.remote {
                 Remote::Relayed { .. } => MemberState::Relayed,
-                Remote::Udp(_) | Remote::Circuit(_) => MemberState::Direct,
+                Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => MemberState::Direct,
             }
         } else if self.attempt.is_some() || self.sessions.current(now).is_some() {
             MemberState::Connecting

@@ -97,9 +97,11 @@ impl Engine {
 
     /// Objects that were dated far ahead are looked at again.
     fn receive_parked(&mut self, time: Time) {
+        let own = self.config.device.public();
         for bytes in self.roster.unpark() {
-            if let Ok(Some(object)) = self.roster.receive(&bytes, time.wall_secs()) {
-                self.on_news(vec![object], Origin::Elsewhere, time);
+            let taken = self.roster.receive(&bytes, &own, time.wall_secs()).unwrap_or_default();
+            if !taken.is_empty() {
+                self.on_news(taken, Origin::Elsewhere, time);
             }
         }
     }

@@ -49,6 +49,12 @@ pub type LinkId = u32;
 
 /// Takes datagrams to send.
 pub trait Egress {
+    /// What follows leaves by this socket beside the own one, or again by the own one (`None`); by that at first. Whoever has
+    /// no other may leave this out.
+    fn leave_by(&mut self, side: Option<u32>) {
+        let _ = side;
+    }
+
     /// Lets `fill` write a datagram of `bytes` bytes for `to`; what `fill` leaves with `false` is not sent. Returns
     /// whether there was room.
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool;
@@ -203,7 +209,7 @@ pub enum Inbound<'d> {
     /// What may answer a STUN request, for the engine, as it came.
     Stun {
         /// Where it came from.
-        from: SocketAddr,
+        from: Remote,
         /// The whole datagram.
         bytes: &'d mut [u8],
     },
@@ -324,7 +330,13 @@ impl Forwarder {
     /// Takes in one datagram from `from`: opens, filters and rewrites it in place.
     ///
     /// `datagram` is the whole UDP payload, of any length; the result lies within it.
-    pub fn inbound<'d>(&mut self, from: SocketAddr, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
+    pub fn inbound<'d>(
+        &mut self,
+        from: impl Into<Remote>,
+        datagram: &'d mut [u8],
+        now: Instant,
+    ) -> Inbound<'d> {
+        let from = from.into();
         if stun::is_message(datagram) {
             return match self.is_stun_open {
                 true => Inbound::Stun { from, bytes: datagram },
@@ -332,8 +344,10 @@ impl Forwarder {
             };
         }
         if datagram.first() != Some(&header::RELAYED) {
-            return self.passed_on(Remote::Udp(from), datagram, now);
+            return self.passed_on(from, datagram, now);
         }
+        // A member that relays knows this device by its own socket.
+        let Remote::Udp(from) = from else { return Inbound::Drop(DropReason::Malformed) };
         match self.relayed.look(from, datagram, &mut self.notes, now) {
             Ok(Whose::Others(to)) => Inbound::PassOn { to, bytes: datagram },
             Ok(Whose::Own(label)) => {

@@ -110,10 +110,11 @@ fn send_one(
     egress: &mut impl Egress,
 ) -> Outbound {
     let (to, label) = match route.remote {
-        Remote::Udp(to) => (to, None),
+        Remote::Udp(to) | Remote::Side { address: to, .. } => (to, None),
         Remote::Relayed { via, label } => (via, Some(label)),
         Remote::Circuit(_) => return Outbound::Drop(DropReason::SendFailed),
     };
+    egress.leave_by(route.remote.side());
     let total = bytes + DATA_OVERHEAD_BYTES;
     let before = if label.is_some() { RELAY_HEADER_BYTES } else { 0 };
     let mut sealed = false;

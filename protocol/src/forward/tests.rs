@@ -182,7 +182,7 @@ fn stun_passes_only_while_a_request_waits_and_only_as_stun() {
     assert!(is_dropped(here.forwarder.inbound(REMOTE, &mut response, here.now), DropReason::StunUnasked));
     here.forwarder.apply(Update::Stun { is_open: true });
     let passed = here.forwarder.inbound(REMOTE, &mut response, here.now);
-    assert!(matches!(passed, Inbound::Stun { from, .. } if from == REMOTE));
+    assert!(matches!(passed, Inbound::Stun { from, .. } if from == REMOTE.into()));
     let mut no_cookie = response.clone();
     no_cookie[4] ^= 1;
     let mut long = [&response[..], &[0; 600]].concat();

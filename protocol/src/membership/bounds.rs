@@ -15,6 +15,17 @@ use super::set::{ObjectSet, Refusal};
 use super::standing::Membership;
 use crate::identity::{DeviceId, InviteId, ObjectId};
 
+/// What an object hangs on that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// An Invite with this id.
+    Invite(InviteId),
+    /// This Join.
+    Join(ObjectId),
+    /// A Join of this device that an invite permits, or a charter that names it an admin.
+    Device(DeviceId),
+}
+
 /// Joins kept of one invite beyond its uses (specified: README §15).
 pub const SPARE_JOINS: usize = 8;
 
@@ -55,6 +66,11 @@ impl ObjectSet {
             let is_forged = previous.is_some_and(|(_, previous)| rank(previous, object, charter).is_none());
             return is_forged.then_some(Refusal::NotByRoots);
         }
+        if let Body::Join(join) = object.body()
+            && self.is_unfit(join)
+        {
+            return Some(Refusal::Unfit);
+        }
         if let Body::Remove(remove) = object.body()
             && remove.is_leave()
             && !self.has_asked(&remove.signer)
@@ -64,6 +80,33 @@ impl ObjectSet {
         }
         let (_, charter) = self.charter()?;
         is_strange(charter, object).then_some(Refusal::Stranger)
+    }
+
+    /// What `object` hangs on that is not here: until it is, `object` says nothing, and anybody could have made it.
+    #[must_use]
+    pub fn missing_for(&self, object: &Object) -> Option<Missing> {
+        let of_device = |device: &DeviceId| {
+            let is_admin = self.charter().is_some_and(|(_, charter)| charter.admin(device).is_some());
+            (!is_admin && !self.has_asked(device)).then_some(Missing::Device(*device))
+        };
+        match object.body() {
+            Body::Join(join) => {
+                let is_here = self.invites().any(|(_, invite)| invite.invite_id == join.invite_id);
+                (!is_here).then_some(Missing::Invite(join.invite_id))
+            }
+            Body::Admit(admit) => self.get(&admit.join_id).is_none().then_some(Missing::Join(admit.join_id)),
+            Body::Rekey(rekey) => of_device(&rekey.device),
+            Body::Presence(presence) => of_device(&presence.device),
+            Body::Lease(lease) => of_device(&lease.device),
+            // Departures have a bound of their own: an exchange brings them before Joins.
+            Body::Charter(_) | Body::Invite(_) | Body::Remove(_) | Body::Epoch(_) | Body::Confirm(_) => None,
+        }
+    }
+
+    /// Whether no invite of those here with its id permits `join`, and one is here: whoever knows the id could have made it.
+    fn is_unfit(&self, join: &Join) -> bool {
+        let mut invites = self.invites().filter(|(_, invite)| invite.invite_id == join.invite_id).peekable();
+        invites.peek().is_some() && !invites.any(|(_, invite)| fits(invite, join))
     }
 
     /// Whether a Join by `device` is here that an invite here permits.
@@ -118,6 +161,8 @@ impl ObjectSet {
             Body::Charter(_) => self.excess_charters().into_iter().chain(self.of_strangers()).collect(),
             Body::Invite(invite) => {
                 let mut excess = self.excess_links(object);
+                let unfit = self.joins_by(&invite.invite_id).filter(|(_, join)| self.is_unfit(join));
+                excess.extend(unfit.map(|(object, _)| object.id()));
                 // Which of its joins fit, only the invite itself says.
                 if self
                     .join_room(&invite.invite_id)

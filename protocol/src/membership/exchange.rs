@@ -17,8 +17,10 @@ use crate::random::{Rng, jittered};
 use crate::wire::message::{Message, PAGE_IDS, PIECE_BYTES};
 
 /// What is asked for, step by step: Charter, Remove and Epoch, which decide who may be talked to, with Invite and Confirm,
-/// behind which an Epoch may stand in its chain; then Rekey, Join, Admit, Lease and Presence.
-const STEPS: [&[u8]; 2] = [&[1, 5, 6, 2, 10], &[7, 3, 4, 9, 8]];
+/// behind which an Epoch may stand in its chain; then Join, Rekey, Admit, Lease and Presence.
+const STEPS: [&[u8]; 2] = [&[1, 5, 6, 2, 10], &[3, 7, 4, 9, 8]];
+/// The kind on which the others of its step hang: it is asked for before all that waits.
+const JOIN: u8 = 3;
 /// Steps after which packets may pass.
 const URGENT_STEPS: usize = 1;
 
@@ -112,12 +114,20 @@ impl Exchange {
     ) {
         let asked = self.outstanding.remove(&Question::Ids { kind, page }).is_some();
         if asked && ids.len() == PAGE_IDS && page + 1 < MAX_PAGES {
-            self.waiting.push_back(Question::Ids { kind, page: page + 1 });
+            self.wait(kind, Question::Ids { kind, page: page + 1 });
         }
         for id in ids {
             if self.waiting.len() < MAX_WAITING && !is_known(id) && self.wanted.insert(*id) {
-                self.waiting.push_back(Question::Get { id: *id, offset: 0 });
+                self.wait(kind, Question::Get { id: *id, offset: 0 });
             }
+        }
+    }
+
+    fn wait(&mut self, kind: u8, question: Question) {
+        if kind == JOIN {
+            self.waiting.push_front(question);
+        } else {
+            self.waiting.push_back(question);
         }
     }
 
@@ -273,6 +283,16 @@ mod tests {
             got.sort();
             assert!(exchange.is_done() && got == expected, "one in {lossy} lost");
         }
+    }
+
+    #[test]
+    fn joins_are_asked_for_before_all_that_hangs_on_them() {
+        let mut peer = Peer { objects: objects(500), lossy: 0, asked: 0 };
+        let (_, got, _) = run(&mut peer);
+        // The first byte is the kind; but for what was outstanding when the lists came.
+        let last_join = got.iter().rposition(|bytes| bytes[0] == 3).unwrap();
+        let early = got.iter().take(last_join).filter(|bytes| bytes[0] == 4).count();
+        assert!(early <= MAX_OUTSTANDING, "{early} of what hangs on Joins came before the last of these");
     }
 
     #[test]

@@ -41,7 +41,9 @@ mod tests;
 pub mod token;
 pub mod witness;
 
-pub use bounds::{MAX_ADMITS, MAX_CHAIN_BYTES, MAX_LOOSE_CHARTERS, MAX_REKEYS, MAX_SET_BYTES, SPARE_JOINS};
+pub use bounds::{
+    MAX_ADMITS, MAX_CHAIN_BYTES, MAX_LOOSE_CHARTERS, MAX_REKEYS, MAX_SET_BYTES, Missing, SPARE_JOINS,
+};
 pub use reducer::{reduce, removed_digest};
 pub use set::{Insertion, ObjectSet, PAGE, Refusal};
 pub use standing::{Alarm, EpochState, INVITE_GRACE_SECONDS, InviteState, Member, Membership, Waiting};

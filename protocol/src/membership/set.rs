@@ -38,6 +38,8 @@ pub enum Refusal {
     NotByRoots,
     /// A link of a chain, or a lease, by a device that may sign none.
     Stranger,
+    /// A Join that no invite with its id permits.
+    Unfit,
     /// A bound is reached by objects that stand before it.
     Bound,
 }
@@ -209,6 +211,12 @@ impl ObjectSet {
     /// The links of one signer.
     pub(super) fn links_by(&self, admin: &DeviceId) -> Option<&Links> {
         self.links.get(admin)
+    }
+
+    /// Whether something of this device's chain is here.
+    #[must_use]
+    pub fn has_links_by(&self, device: &DeviceId) -> bool {
+        self.links.contains_key(device)
     }
 
     /// Every Invite.

@@ -283,6 +283,13 @@ impl Membership {
         self.removals.targets.contains(&Target::Device(*device))
     }
 
+    /// Whether this went by its own word alone: no admin removed it.
+    #[must_use]
+    pub fn has_only_left(&self, target: &Target) -> bool {
+        let has_left = matches!(target, Target::Device(device) if self.removals.left.contains_key(device));
+        has_left && !self.removals.by_admins.contains(target)
+    }
+
     /// Whether the invite with this id was revoked, whether or not it is here.
     #[must_use]
     pub fn is_revoked(&self, invite: &InviteId) -> bool {

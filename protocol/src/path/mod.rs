@@ -6,6 +6,8 @@
 //! work; the other follows what it hears, so that they never change places for ever. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
 //! between the two is not done yet.
 
+pub mod burst;
+pub mod keepalive;
 pub mod nat;
 pub mod punch;
 pub mod reflexive;
@@ -141,7 +143,7 @@ pub fn is_candidate(address: &SocketAddr) -> bool {
 fn base_bytes(remote: Remote) -> u16 {
     match remote {
         Remote::Relayed { .. } => BASE_PACKET_BYTES - RELAY_HEADER_BYTES as u16,
-        Remote::Udp(_) | Remote::Circuit(_) => BASE_PACKET_BYTES,
+        Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => BASE_PACKET_BYTES,
     }
 }
 

@@ -1,11 +1,19 @@
 //! What the NAT before this machine does to the addresses of its datagrams, in the terms of RFC 4787 §4.
 //!
-//! In: what servers saw. Out: the class of the mapping. It chooses what is worth trying and forbids nothing. Filtering
-//! (§5) does not show from inside.
+//! In: what servers and members saw. Out: the class of the mapping, and what is worth trying between two such NATs; it forbids
+//! nothing. Filtering (§5) does not show from inside.
+//!
+//! ```text
+//!                 steady or unknown    in sequence             other
+//! steady, unknown checks               foretells the other's   sprays, when asked to
+//! in sequence     checks               both foretell           checks
+//! other           opens many sockets   checks                  checks
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::stun::Sighting;
+use crate::wire::message::NatCode;
 
 /// Sightings that a mapping's class needs (specified: README §14): with fewer, chance decides.
 const LEAST_SIGHTINGS: usize = 3;
@@ -28,6 +36,43 @@ pub enum Mapping {
     },
 }
 
+/// In the number of a class: the port outside was the one inside.
+const PRESERVES_PORT: u8 = 0x10;
+
+/// What is tried towards a member, beside checks of the addresses that it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tactic {
+    /// Nothing: either checks find a way, or nothing does.
+    Checks,
+    /// Sending to the ports that its NAT is likely to give out next; `is_mutual`: it does the same.
+    Foretell {
+        /// Each datagram of this end's takes a port of its own NAT, too.
+        is_mutual: bool,
+    },
+    /// Many sockets, which the member sends to by chance.
+    Open,
+    /// Sending to many ports of its NAT, when it says that it has opened many.
+    Spray,
+}
+
+impl Tactic {
+    /// Chooses by both NATs; `None`: not known.
+    #[must_use]
+    pub fn choose(own: Option<Nat>, theirs: Option<Nat>) -> Self {
+        let is_steady = |nat: Option<Nat>| nat.is_none_or(|nat| nat.is_endpoint_independent());
+        let is_sequence = |nat: Option<Nat>| nat.is_some_and(|nat| nat.step().is_some());
+        match (is_steady(own), is_steady(theirs)) {
+            (true, true) => Self::Checks,
+            (true, false) if is_sequence(theirs) => Self::Foretell { is_mutual: false },
+            (true, false) => Self::Spray,
+            (false, true) if is_sequence(own) => Self::Checks,
+            (false, true) => Self::Open,
+            (false, false) if is_sequence(own) && is_sequence(theirs) => Self::Foretell { is_mutual: true },
+            (false, false) => Self::Checks,
+        }
+    }
+}
+
 /// A NAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nat {
@@ -45,7 +90,7 @@ impl Nat {
         // Families have NATs of their own; the one that is rare is IPv6's.
         let family = |sighting: &&Sighting| sighting.observed.is_ipv4();
         let mut seen: Vec<Sighting> = sightings.iter().filter(family).copied().collect();
-        seen.sort_by_key(|sighting| sighting.place);
+        seen.sort_by_key(|sighting| (sighting.place.is_none(), sighting.place));
         let first = seen.first()?;
         if seen.iter().all(|sighting| hosts.contains(&sighting.observed)) {
             return Some(Self { mapping: Mapping::None, preserves_port: true });
@@ -72,6 +117,37 @@ impl Nat {
         matches!(self.mapping, Mapping::None | Mapping::EndpointIndependent)
     }
 
+    /// From one port to the next, where they follow each other.
+    #[must_use]
+    pub fn step(&self) -> Option<i16> {
+        match self.mapping {
+            Mapping::AddressAndPortDependent { step } => step,
+            Mapping::None | Mapping::EndpointIndependent | Mapping::AddressDependent => None,
+        }
+    }
+
+    /// What a member says of its NAT; `None` where it does not know, or says nothing that is known here.
+    #[must_use]
+    pub fn read(code: NatCode) -> Option<Self> {
+        let step =
+            (code.step != 0 && code.step.unsigned_abs() <= MAX_STEP.unsigned_abs()).then_some(code.step);
+        let mapping = match code.class & !PRESERVES_PORT {
+            1 => Mapping::None,
+            2 => Mapping::EndpointIndependent,
+            3 => Mapping::AddressDependent,
+            4 => Mapping::AddressAndPortDependent { step: Some(step?) },
+            5 => Mapping::AddressAndPortDependent { step: None },
+            _ => return None,
+        };
+        Some(Self { mapping, preserves_port: code.class & PRESERVES_PORT != 0 })
+    }
+
+    /// The same for a member to read.
+    #[must_use]
+    pub fn told(&self) -> NatCode {
+        NatCode { class: self.code(), step: self.step().unwrap_or(0) }
+    }
+
     /// The number in a Presence (README §14); 0 is kept for what is not known.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -82,7 +158,7 @@ impl Nat {
             Mapping::AddressAndPortDependent { step: Some(_) } => 4,
             Mapping::AddressAndPortDependent { step: None } => 5,
         };
-        mapping | if self.preserves_port { 0x10 } else { 0 }
+        mapping | if self.preserves_port { PRESERVES_PORT } else { 0 }
     }
 }
 
@@ -98,9 +174,13 @@ fn is_by_address(seen: &[Sighting]) -> bool {
     has_several && seen.iter().all(|sighting| is_one(sighting.server.ip()))
 }
 
-/// The distance of ports that follow each other in the order of asking.
+/// The distance of ports that follow each other in the order of asking; only who was asked in one go says something of it.
 fn step(seen: &[Sighting]) -> Option<i16> {
-    let pairs = seen.iter().zip(seen.iter().skip(1));
+    let asked = || seen.iter().filter(|sighting| sighting.place.is_some());
+    if asked().count() < LEAST_SIGHTINGS {
+        return None;
+    }
+    let pairs = asked().zip(asked().skip(1));
     // Ports wrap around.
     let steps = pairs.map(|(a, b)| {
         let is_one_host = a.observed.ip() == b.observed.ip();
@@ -123,7 +203,7 @@ mod tests {
         let sighting = |(place, (server, port)): (usize, &(&str, u16))| Sighting {
             server: server.parse().unwrap(),
             observed: SocketAddr::from(([198, 51, 100, 7], *port)),
-            place,
+            place: Some(place),
         };
         let sightings: Vec<_> = seen.iter().enumerate().map(sighting).rev().collect();
         Nat::judge(&sightings, &[HOST.parse().unwrap()])
@@ -166,6 +246,67 @@ mod tests {
     }
 
     #[test]
+    fn what_members_saw_tells_steady_from_other_and_no_sequence() {
+        let judge = |ports: [u16; 3]| {
+            let sightings = (1..).zip(ports).map(|(n, port)| Sighting {
+                server: SocketAddr::from(([192, 0, 2, n], 41_414)),
+                observed: SocketAddr::from(([198, 51, 100, 7], port)),
+                place: None,
+            });
+            let seen: Vec<_> = sightings.collect();
+            Nat::judge(&seen, &[HOST.parse().unwrap()]).unwrap().mapping
+        };
+        assert_eq!(judge([20_000; 3]), Mapping::EndpointIndependent);
+        assert_eq!(judge([20_000, 20_001, 20_002]), Mapping::AddressAndPortDependent { step: None });
+    }
+
+    #[test]
+    fn what_is_told_of_a_nat_is_read_and_nonsense_is_nothing() {
+        for mapping in [
+            Mapping::None,
+            Mapping::EndpointIndependent,
+            Mapping::AddressDependent,
+            Mapping::AddressAndPortDependent { step: Some(-3) },
+            Mapping::AddressAndPortDependent { step: None },
+        ] {
+            for preserves_port in [false, true] {
+                let nat = Nat { mapping, preserves_port };
+                assert_eq!(Nat::read(nat.told()), Some(nat));
+            }
+        }
+        for (class, step) in [(0, 0), (6, 1), (0x20, 1), (255, 1), (4, 0), (4, 65), (4, i16::MIN)] {
+            assert_eq!(Nat::read(NatCode { class, step }), None, "{class} {step}");
+        }
+    }
+
+    #[test]
+    fn a_tactic_is_chosen_where_it_may_help_and_the_two_ends_choose_what_fits() {
+        let nat = |mapping| Some(Nat { mapping, preserves_port: false });
+        let steady = nat(Mapping::EndpointIndependent);
+        let sequence = nat(Mapping::AddressAndPortDependent { step: Some(1) });
+        let random = nat(Mapping::AddressAndPortDependent { step: None });
+        let (alone, mutual) = (Tactic::Foretell { is_mutual: false }, Tactic::Foretell { is_mutual: true });
+        for (one, other, tactics) in [
+            (steady, steady, [Tactic::Checks; 2]),
+            (None, None, [Tactic::Checks; 2]),
+            (steady, sequence, [alone, Tactic::Checks]),
+            (None, sequence, [alone, Tactic::Checks]),
+            (steady, random, [Tactic::Spray, Tactic::Open]),
+            (None, random, [Tactic::Spray, Tactic::Open]),
+            (nat(Mapping::None), nat(Mapping::AddressDependent), [Tactic::Spray, Tactic::Open]),
+            (sequence, sequence, [mutual; 2]),
+            (sequence, random, [Tactic::Checks; 2]),
+            (random, random, [Tactic::Checks; 2]),
+        ] {
+            assert_eq!(
+                [Tactic::choose(one, other), Tactic::choose(other, one)],
+                tactics,
+                "{one:?} {other:?}"
+            );
+        }
+    }
+
+    #[test]
     fn fewer_than_three_sightings_or_two_servers_say_nothing() {
         assert_eq!(judge(&[]), None);
         assert_eq!(judge(&[("192.0.2.1:1", 5), ("192.0.2.2:1", 5)]), None);
@@ -175,7 +316,7 @@ mod tests {
     #[test]
     fn who_is_seen_under_an_own_address_has_no_nat() {
         let observed = HOST.parse().unwrap();
-        let sighting = Sighting { server: "192.0.2.1:1".parse().unwrap(), observed, place: 0 };
+        let sighting = Sighting { server: "192.0.2.1:1".parse().unwrap(), observed, place: Some(0) };
         let nat = Nat::judge(&[sighting], &[observed]).unwrap();
         assert_eq!((nat.mapping, nat.code()), (Mapping::None, 0x11));
     }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
 
+use super::Remote;
+use super::nat::Nat;
 use crate::bucket::{Bucket, Rate};
 use crate::random::{self, Rng};
 pub use crate::wire::address::{Candidate, Kind};
@@ -70,8 +72,8 @@ pub enum Tempo {
 pub struct Check {
     /// Random; the echo repeats it.
     pub id: u64,
-    /// The address under test.
-    pub to: SocketAddr,
+    /// The far end under test.
+    pub to: Remote,
     /// Length of the message in bytes.
     pub length: usize,
 }
@@ -80,7 +82,7 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked {
     /// The member is there.
-    pub address: SocketAddr,
+    pub remote: Remote,
     /// The round trip.
     pub rtt: Duration,
     /// When the check was sent.
@@ -102,13 +104,16 @@ pub struct Punch {
     /// The member's newest set, and its number.
     told: Vec<Candidate>,
     set: Option<u32>,
+    /// What it says of its NAT, and whether it sprays when asked to.
+    nat: Option<Nat>,
+    may_spray: bool,
     heard_at: Option<Instant>,
     round: Option<Round>,
     /// Rounds since the path was another.
     rounds: usize,
     again_at: Option<Instant>,
-    triggered: VecDeque<SocketAddr>,
-    outstanding: Vec<(u64, SocketAddr, Instant)>,
+    triggered: VecDeque<Remote>,
+    outstanding: Vec<(u64, Remote, Instant)>,
     budget: Bucket,
 }
 
@@ -117,6 +122,8 @@ impl Default for Punch {
         Self {
             told: Vec::new(),
             set: None,
+            nat: None,
+            may_spray: false,
             heard_at: None,
             round: None,
             rounds: 0,
@@ -142,6 +149,35 @@ impl Punch {
             self.told.truncate(MAX_CANDIDATES);
         }
         true
+    }
+
+    /// Takes in what the member says of its NAT beside a set that counts.
+    pub fn on_nat(&mut self, nat: Option<Nat>, may_spray: bool) {
+        (self.nat, self.may_spray) = (nat, may_spray);
+    }
+
+    /// The number of the newest set.
+    #[must_use]
+    pub fn set(&self) -> Option<u32> {
+        self.set
+    }
+
+    /// The member's NAT, by its word.
+    #[must_use]
+    pub fn nat(&self) -> Option<Nat> {
+        self.nat
+    }
+
+    /// Says whether the member sends to many ports when it is asked to.
+    #[must_use]
+    pub fn may_spray(&self) -> bool {
+        self.may_spray
+    }
+
+    /// Where others see the member, by its word: the newest; without it, where it says it is.
+    pub fn seen_at(&self) -> Option<SocketAddr> {
+        let seen = self.told.iter().find(|candidate| candidate.kind == Kind::Reflexive);
+        seen.or(self.told.first()).map(|candidate| candidate.address)
     }
 
     /// What the member told, the best first; at most 8.
@@ -180,6 +216,11 @@ impl Punch {
         self.again_at
     }
 
+    /// Begins the next round at `at` and not before.
+    pub fn put_off(&mut self, at: Instant) {
+        self.again_at = Some(at);
+    }
+
     /// Begins the next round at `at`, unless it is due before.
     pub fn hasten(&mut self, at: Instant) {
         self.again_at = self.again_at.map(|planned| planned.min(at));
@@ -194,7 +235,7 @@ impl Punch {
     }
 
     /// Notes that a check came from `source`: it gets one of its own.
-    pub fn on_check(&mut self, source: SocketAddr) {
+    pub fn on_check(&mut self, source: Remote) {
         if self.triggered.len() < MAX_TRIGGERED && !self.triggered.contains(&source) {
             self.triggered.push_back(source);
         }
@@ -222,19 +263,19 @@ impl Punch {
     /// Takes in an echo; `None` if no check of that id is out.
     pub fn on_echo(&mut self, id: u64, now: Instant) -> Option<Checked> {
         let at = self.outstanding.iter().position(|(known, _, _)| *known == id)?;
-        let (_, address, sent_at) = self.outstanding.swap_remove(at);
-        Some(Checked { address, rtt: now.saturating_duration_since(sent_at), sent_at })
+        let (_, remote, sent_at) = self.outstanding.swap_remove(at);
+        Some(Checked { remote, rtt: now.saturating_duration_since(sent_at), sent_at })
     }
 
     /// Whom to check next, and with how many bytes.
-    fn next_target(&mut self, rng: &mut Rng, now: Instant) -> Option<(SocketAddr, usize)> {
+    fn next_target(&mut self, rng: &mut Rng, now: Instant) -> Option<(Remote, usize)> {
         if let Some(source) = self.triggered.pop_front() {
             return Some((source, SHORTEST_BYTES));
         }
         let round = self.round.as_mut().filter(|round| now >= round.due_at)?;
         if let Some(target) = round.targets.get(round.next) {
             round.next += 1;
-            return Some((*target, CHECK_BYTES));
+            return Some((Remote::Udp(*target), CHECK_BYTES));
         }
         match round.pauses.next() {
             Some(pause) => {
@@ -262,7 +303,7 @@ mod tests {
     }
 
     /// All checks until `until`, with their times.
-    fn run(punch: &mut Punch, rng: &mut Rng, from: Instant, until: Instant) -> Vec<(Duration, SocketAddr)> {
+    fn run(punch: &mut Punch, rng: &mut Rng, from: Instant, until: Instant) -> Vec<(Duration, Remote)> {
         let mut sent = Vec::new();
         let mut now = from;
         loop {
@@ -285,7 +326,7 @@ mod tests {
         let sent = run(&mut punch, &mut rng, start, start + Duration::from_secs(60));
         assert_eq!(sent.len(), 2 * 7);
         let times: Vec<u128> =
-            sent.iter().filter(|(_, to)| *to == address(1)).map(|(at, _)| at.as_millis()).collect();
+            sent.iter().filter(|(_, to)| *to == address(1).into()).map(|(at, _)| at.as_millis()).collect();
         assert_eq!(times[0], 25);
         for (time, expected) in times.iter().zip([25.0, 125.0, 225.0, 425.0, 825.0, 1_625.0, 3_225.0]) {
             let spread = (*time as f64 - expected).abs();
@@ -302,7 +343,7 @@ mod tests {
         let rtt = Duration::from_millis(30);
         assert_eq!(punch.on_echo(check.id.wrapping_add(1), now), None);
         let checked = punch.on_echo(check.id, now + rtt).unwrap();
-        assert_eq!((checked.address, checked.rtt), (address(1), rtt));
+        assert_eq!((checked.remote, checked.rtt), (address(1).into(), rtt));
         assert_eq!(punch.on_echo(check.id, now + rtt), None);
     }
 
@@ -320,7 +361,7 @@ mod tests {
                 assert_eq!(told.len(), MAX_CANDIDATES);
                 punch.begin(told, Tempo::Punch, now);
             }
-            punch.on_check(address((ms % 256) as u8));
+            punch.on_check(address((ms % 256) as u8).into());
             while punch.poll(&mut rng, now).is_some() {
                 checks += 1;
             }

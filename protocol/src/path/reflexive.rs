@@ -3,17 +3,31 @@
 //! In: a wish to know, datagrams, the addresses in members' echoes. Out: requests, addresses that are worth telling, the
 //! class of the NAT. A server or a member may lie: what they say is told to members as worth a check, no more.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use super::Remote;
 use super::nat::Nat;
 use super::stun::{Sighting, Stun};
 use crate::random::Rng;
 
 /// Members whose word is kept, the newest.
 const MAX_MEMBERS: usize = 8;
+/// What members saw says something of the NAT for as long (chosen: the shortest life of a mapping that is not used).
+const MEMBERS_WORD_FOR: Duration = Duration::from_secs(30);
 /// Addresses told (chosen: one a family and NAT, and one more).
 const MAX_TOLD: usize = 3;
+
+/// What a member saw.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    /// The member's link.
+    link: u32,
+    observed: SocketAddr,
+    /// Where the member was, if nobody stood between.
+    member: Option<SocketAddr>,
+    at: Instant,
+}
 
 /// What others see.
 #[derive(Debug, Default)]
@@ -21,8 +35,10 @@ pub struct Reflexive {
     stun: Stun,
     /// What the servers said that were asked last, or are being asked.
     seen: Vec<Sighting>,
-    /// What members said, by their links. Their order stays, so that it does not look as if something changed.
-    by_members: Vec<(u32, SocketAddr)>,
+    /// When the newest of it came.
+    seen_at: Option<Instant>,
+    /// What members said. Their order stays, so that it does not look as if something changed.
+    by_members: Vec<Word>,
     /// What is told to all, the former kept where a NAT shows others only another port.
     lasting: Vec<SocketAddr>,
     nat: Option<Nat>,
@@ -35,18 +51,37 @@ impl Reflexive {
         self.stun.set_servers(servers)
     }
 
-    /// Asks the servers, unless they are being asked.
-    pub fn ask(&mut self, rng: &mut Rng, now: Instant) {
-        if self.stun.ask(rng, now) {
+    /// Asks the servers from the own socket or another, unless they are being asked. Returns whether it does.
+    pub fn ask(&mut self, side: Option<u32>, rng: &mut Rng, now: Instant) -> bool {
+        let is_asked = self.stun.ask(side, rng, now);
+        if is_asked {
             self.asked_at = Some(now);
             self.seen.clear();
         }
+        is_asked
+    }
+
+    /// Says whether only a socket that has sent nothing yet shows which port the NAT gives out next.
+    #[must_use]
+    pub fn wants_side(&self) -> bool {
+        self.nat.is_some_and(|nat| nat.step().is_some())
+    }
+
+    /// When a server last said something.
+    #[must_use]
+    pub fn seen_at(&self) -> Option<Instant> {
+        self.seen_at
     }
 
     /// When the servers were asked last.
     #[must_use]
     pub fn asked_at(&self) -> Option<Instant> {
         self.asked_at
+    }
+
+    /// Waits for no response any more; what came stays.
+    pub fn give_up(&mut self) {
+        self.stun.forget();
     }
 
     /// Says whether a response may come.
@@ -56,7 +91,7 @@ impl Reflexive {
     }
 
     /// The next request that is due, and whom to ask.
-    pub fn poll(&mut self, rng: &mut Rng, now: Instant) -> Option<(SocketAddr, Vec<u8>)> {
+    pub fn poll(&mut self, rng: &mut Rng, now: Instant) -> Option<(Remote, Vec<u8>)> {
         self.stun.poll(rng, now)
     }
 
@@ -67,24 +102,50 @@ impl Reflexive {
     }
 
     /// Takes in a datagram that may answer a request; `hosts` are the addresses of this machine. Returns whether it does.
-    pub fn on_datagram(&mut self, from: SocketAddr, datagram: &[u8], hosts: &[SocketAddr]) -> bool {
+    pub fn on_datagram(&mut self, from: Remote, datagram: &[u8], hosts: &[SocketAddr], now: Instant) -> bool {
         let Some(sighting) = self.stun.on_datagram(from, datagram) else { return false };
         self.seen.push(sighting);
-        self.nat = Nat::judge(&self.seen, hosts).or(self.nat);
+        self.seen_at = Some(now);
+        self.judge(hosts, now);
         true
     }
 
-    /// Takes in where a member, known by its link, saw a datagram come from. Returns whether that is news.
-    pub fn on_member(&mut self, link: u32, observed: SocketAddr) -> bool {
-        match self.by_members.iter_mut().find(|(known, _)| *known == link) {
-            Some((_, former)) => std::mem::replace(former, observed) != observed,
+    /// Takes in where a member, known by its link and heard straight at `from` or not, saw a datagram come from. Returns
+    /// whether that is news.
+    pub fn on_member(
+        &mut self,
+        (link, from): (u32, Remote),
+        observed: SocketAddr,
+        hosts: &[SocketAddr],
+        now: Instant,
+    ) -> bool {
+        let word = Word { link, observed, member: from.udp().filter(is_outside), at: now };
+        let is_news = match self.by_members.iter_mut().find(|known| known.link == link) {
+            Some(former) => std::mem::replace(former, word).observed != observed,
             None => {
-                self.by_members.push((link, observed));
+                self.by_members.push(word);
                 let gone = self.by_members.len().saturating_sub(MAX_MEMBERS);
                 self.by_members.drain(..gone);
                 true
             }
-        }
+        };
+        self.judge(hosts, now);
+        is_news
+    }
+
+    /// Where a member, known by its link, last saw this device.
+    #[must_use]
+    pub fn word_of(&self, link: u32) -> Option<SocketAddr> {
+        self.by_members.iter().find(|word| word.link == link).map(|word| word.observed)
+    }
+
+    /// Judges by what servers said and, where they are too few, by what members saw lately.
+    fn judge(&mut self, hosts: &[SocketAddr], now: Instant) {
+        let lately = self.by_members.iter().filter(|word| now < word.at + MEMBERS_WORD_FOR);
+        let seen = lately
+            .filter_map(|word| Some(Sighting { server: word.member?, observed: word.observed, place: None }));
+        let all: Vec<Sighting> = self.seen.iter().copied().chain(seen).collect();
+        self.nat = Nat::judge(&self.seen, hosts).or_else(|| Nat::judge(&all, hosts)).or(self.nat);
     }
 
     /// Forgets everything but the servers: this machine is elsewhere.
@@ -93,6 +154,7 @@ impl Reflexive {
         self.seen.clear();
         self.by_members.clear();
         self.lasting.clear();
+        self.seen_at = None;
         self.nat = None;
     }
 
@@ -105,17 +167,18 @@ impl Reflexive {
     /// Addresses to tell one member, the surest first; none of `hosts`.
     #[must_use]
     pub fn told(&self, hosts: &[SocketAddr]) -> Vec<SocketAddr> {
-        let by_members = self.by_members.iter().map(|(_, observed)| *observed);
+        let by_members = self.by_members.iter().map(|word| word.observed);
         distinct(self.by_servers().chain(by_members), hosts)
     }
 
     /// Addresses to tell everybody: what a server saw, or two members. While the NAT shows each of them another port, the
     /// former ones stay: none of them is right for others.
     pub fn lasting(&mut self, hosts: &[SocketAddr]) -> &[SocketAddr] {
-        let is_shared = |(link, observed): &&(u32, SocketAddr)| {
-            self.by_members.iter().any(|(other, same)| other != link && same == observed)
+        let is_shared = |word: &&Word| {
+            let mut others = self.by_members.iter().filter(|other| other.link != word.link);
+            others.any(|other| other.observed == word.observed)
         };
-        let by_members = self.by_members.iter().filter(is_shared).map(|(_, observed)| *observed);
+        let by_members = self.by_members.iter().filter(is_shared).map(|word| word.observed);
         let mut told = distinct(self.by_servers().chain(by_members), hosts);
         let is_dependent = self.nat.is_some_and(|nat| !nat.is_endpoint_independent());
         if is_dependent {
@@ -129,8 +192,19 @@ impl Reflexive {
         &self.lasting
     }
 
+    /// What servers saw, the last that was asked first: the next port follows that one's, if any follows.
     fn by_servers(&self) -> impl Iterator<Item = SocketAddr> {
-        self.seen.iter().map(|sighting| sighting.observed)
+        let mut seen: Vec<&Sighting> = self.seen.iter().collect();
+        seen.sort_by_key(|sighting| std::cmp::Reverse(sighting.place));
+        seen.into_iter().map(|sighting| sighting.observed)
+    }
+}
+
+/// Says whether who is there stands outside of any network of its own: what it sees is what others see.
+fn is_outside(address: &SocketAddr) -> bool {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => !(ip.is_private() || ip.is_link_local()),
+        IpAddr::V6(_) => false,
     }
 }
 
@@ -164,11 +238,11 @@ mod tests {
     fn ask(reflexive: &mut Reflexive, ports: [u16; 3]) {
         let (mut rng, now) = (Rng::from_seed([1; 32]), Instant::now());
         reflexive.set_servers((1..4).map(|n| SocketAddr::from(([192, 0, 2, n], 3478))));
-        reflexive.ask(&mut rng, now);
+        reflexive.ask(None, &mut rng, now);
         for port in ports {
             let (server, request) = reflexive.poll(&mut rng, now).unwrap();
             let response = stun::response(&stun::read_request(&request).unwrap(), outside(port));
-            assert!(reflexive.on_datagram(server, &response, &[host()]));
+            assert!(reflexive.on_datagram(server, &response, &[host()], now));
         }
         assert!(!reflexive.is_open());
     }
@@ -189,26 +263,44 @@ mod tests {
     fn a_nat_that_shows_each_another_port_does_not_make_a_presence_after_each_asking() {
         let mut reflexive = Reflexive::default();
         ask(&mut reflexive, [20_000, 31_317, 27_511]);
-        assert_eq!(reflexive.lasting(&[host()]), [outside(20_000)]);
+        assert_eq!(reflexive.lasting(&[host()]), [outside(27_511)]);
         ask(&mut reflexive, [40_000, 51_317, 47_511]);
-        assert_eq!(reflexive.lasting(&[host()]), [outside(20_000)]);
-        assert_eq!(reflexive.told(&[host()]).first(), Some(&outside(40_000)));
+        assert_eq!(reflexive.lasting(&[host()]), [outside(27_511)]);
+        assert_eq!(reflexive.told(&[host()]).first(), Some(&outside(47_511)));
     }
 
     #[test]
     fn one_members_word_is_for_members_with_a_link_and_twos_for_all() {
-        let mut reflexive = Reflexive::default();
-        assert!(reflexive.on_member(1, outside(5)) && !reflexive.on_member(1, outside(5)));
-        assert!(reflexive.on_member(1, host()));
-        assert!(reflexive.told(&[host()]).is_empty());
-        assert!(reflexive.on_member(1, outside(6)));
-        assert_eq!(reflexive.told(&[host()]), [outside(6)]);
-        assert!(reflexive.lasting(&[host()]).is_empty());
-        reflexive.on_member(2, outside(6));
-        assert_eq!(reflexive.lasting(&[host()]), [outside(6)]);
+        let (mut reflexive, now) = (Reflexive::default(), Instant::now());
+        let mut heard = |link: u32, observed| {
+            let from = Remote::Udp(SocketAddr::from(([192, 0, 2, link as u8], 41_414)));
+            let is_news = reflexive.on_member((link, from), observed, &[host()], now);
+            (is_news, reflexive.told(&[host()]), reflexive.lasting(&[host()]).to_vec())
+        };
+        assert!(heard(1, outside(5)).0 && !heard(1, outside(5)).0);
+        let (is_news, told, _) = heard(1, host());
+        assert!(is_news && told.is_empty());
+        let (_, told, lasting) = heard(1, outside(6));
+        assert_eq!((told, lasting), (vec![outside(6)], vec![]));
+        assert_eq!(heard(2, outside(6)).2, [outside(6)]);
         for link in 0..100 {
-            reflexive.on_member(link, outside(link as u16 + 1));
+            heard(link, outside(link as u16 + 1));
         }
         assert_eq!((reflexive.by_members.len(), reflexive.told(&[]).len()), (MAX_MEMBERS, MAX_TOLD));
+    }
+
+    #[test]
+    fn three_members_tell_what_the_nat_does_and_those_inside_do_not() {
+        let judge = |members: [[u8; 4]; 3]| {
+            let (mut reflexive, now) = (Reflexive::default(), Instant::now());
+            for (link, ip) in (1..).zip(members) {
+                let from = Remote::Udp(SocketAddr::from((ip, 41_414)));
+                reflexive.on_member((link, from), outside(6), &[host()], now);
+            }
+            reflexive.nat()
+        };
+        let outside = judge([[192, 0, 2, 1], [192, 0, 2, 1], [192, 0, 2, 2]]);
+        assert!(outside.unwrap().is_endpoint_independent());
+        assert_eq!(judge([[192, 0, 2, 1], [192, 168, 1, 9], [192, 0, 2, 2]]), None);
     }
 }

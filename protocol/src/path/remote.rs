@@ -8,6 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub enum Remote {
     /// A socket, straight over the own one.
     Udp(SocketAddr),
+    /// A socket, over another of this machine's than the own one: one that was opened for the moment, or by which the other
+    /// end was found.
+    Side {
+        /// The other end's.
+        address: SocketAddr,
+        /// This end's, by the number that the engine gave it.
+        socket: u32,
+    },
     /// A fellow member that passes datagrams on (README §1, `0x82`).
     Relayed {
         /// Where that member is.
@@ -25,16 +33,31 @@ impl Remote {
     #[must_use]
     pub fn udp(self) -> Option<SocketAddr> {
         match self {
-            Self::Udp(address) => Some(address),
+            Self::Udp(address) | Self::Side { address, .. } => Some(address),
             Self::Relayed { .. } | Self::Circuit(_) => None,
         }
+    }
+
+    /// The number of the socket of this machine's, if it is not the own one.
+    #[must_use]
+    pub fn side(self) -> Option<u32> {
+        match self {
+            Self::Side { socket, .. } => Some(socket),
+            Self::Udp(_) | Self::Relayed { .. } | Self::Circuit(_) => None,
+        }
+    }
+
+    /// Says whether nobody stands between.
+    #[must_use]
+    pub fn is_direct(self) -> bool {
+        self.udp().is_some()
     }
 
     /// How good a path is, whatever its round trip: direct before a member's help, that before a beacon's.
     #[must_use]
     pub fn rank(self) -> u8 {
         match self {
-            Self::Udp(_) => 2,
+            Self::Udp(_) | Self::Side { .. } => 2,
             Self::Relayed { .. } => 1,
             Self::Circuit(_) => 0,
         }
@@ -44,7 +67,9 @@ impl Remote {
     #[must_use]
     pub fn host(self) -> IpAddr {
         match self {
-            Self::Udp(address) | Self::Relayed { via: address, .. } => address.ip(),
+            Self::Udp(address) | Self::Side { address, .. } | Self::Relayed { via: address, .. } => {
+                address.ip()
+            }
             Self::Circuit(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }
@@ -60,6 +85,7 @@ impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Udp(address) => address.fmt(f),
+            Self::Side { address, socket } => write!(f, "{address} by socket {socket}"),
             Self::Relayed { via, label } => write!(f, "{via}#{label:08x}"),
             Self::Circuit(number) => write!(f, "circuit {number:08x}"),
         }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::Remote;
 use crate::random::{self, Rng};
 use crate::wire::stun::{self, TransactionId};
 
@@ -26,6 +27,8 @@ const PAUSES: [Duration; 4] = [
 struct Transaction {
     id: TransactionId,
     server: SocketAddr,
+    /// The socket of this machine's, if not the own one.
+    side: Option<u32>,
     /// Requests sent.
     tries: usize,
     due_at: Instant,
@@ -33,15 +36,24 @@ struct Transaction {
     place: usize,
 }
 
-/// What a server said.
+impl Transaction {
+    fn remote(&self) -> Remote {
+        match self.side {
+            Some(socket) => Remote::Side { address: self.server, socket },
+            None => Remote::Udp(self.server),
+        }
+    }
+}
+
+/// What a server said, or a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// The server.
     pub server: SocketAddr,
     /// Where the request came from, as the server saw it.
     pub observed: SocketAddr,
-    /// The request's place among those sent together, from 0.
-    pub place: usize,
+    /// The request's place among those sent together, from 0; `None` for what somebody saw who was not asked so.
+    pub place: Option<usize>,
 }
 
 /// The servers, and the requests that wait.
@@ -68,15 +80,15 @@ impl Stun {
         !is_same
     }
 
-    /// Asks up to three servers, unless requests wait already. Returns whether it does.
-    pub fn ask(&mut self, rng: &mut Rng, now: Instant) -> bool {
+    /// Asks up to three servers from the own socket or another, unless requests wait already. Returns whether it does.
+    pub fn ask(&mut self, side: Option<u32>, rng: &mut Rng, now: Instant) -> bool {
         if !self.open.is_empty() {
             return false;
         }
         let asked = self.servers.iter().take(MAX_ASKED).enumerate();
         let opened = asked.map(|(place, server)| {
             let id = TransactionId(random::bytes(rng));
-            Transaction { id, server: *server, tries: 0, due_at: now, place }
+            Transaction { id, server: *server, side, tries: 0, due_at: now, place }
         });
         self.open = opened.collect();
         !self.open.is_empty()
@@ -89,13 +101,13 @@ impl Stun {
     }
 
     /// The next request that is due, and whom to ask.
-    pub fn poll(&mut self, rng: &mut Rng, now: Instant) -> Option<(SocketAddr, Vec<u8>)> {
+    pub fn poll(&mut self, rng: &mut Rng, now: Instant) -> Option<(Remote, Vec<u8>)> {
         while let Some(at) = self.open.iter().position(|open| now >= open.due_at) {
             let open = self.open.get_mut(at)?;
             if let Some(pause) = PAUSES.get(open.tries) {
                 open.tries += 1;
                 open.due_at = now + random::jittered(*pause, rng);
-                return Some((open.server, stun::request(&open.id)));
+                return Some((open.remote(), stun::request(&open.id)));
             }
             let silent = self.open.remove(at).server;
             self.put_back(silent);
@@ -110,11 +122,11 @@ impl Stun {
     }
 
     /// Takes in a datagram; `None` unless it answers a request that waits.
-    pub fn on_datagram(&mut self, from: SocketAddr, datagram: &[u8]) -> Option<Sighting> {
+    pub fn on_datagram(&mut self, from: Remote, datagram: &[u8]) -> Option<Sighting> {
         let (id, observed) = stun::read_response(datagram)?;
-        let at = self.open.iter().position(|open| open.id == id && open.server == from)?;
+        let at = self.open.iter().position(|open| open.id == id && open.remote() == from)?;
         let Transaction { server, place, .. } = self.open.remove(at);
-        Some(Sighting { server, observed, place })
+        Some(Sighting { server, observed, place: Some(place) })
     }
 
     /// Forgets what waits.
@@ -144,30 +156,30 @@ mod tests {
     fn asking(servers: u8) -> (Stun, Rng, Instant) {
         let (mut stun, mut rng, now) = (Stun::default(), Rng::from_seed([1; 32]), Instant::now());
         assert_eq!(stun.set_servers((0..servers).map(server)), servers > 0);
-        assert_eq!(stun.ask(&mut rng, now), servers > 0);
+        assert_eq!(stun.ask(None, &mut rng, now), servers > 0);
         (stun, rng, now)
     }
 
-    fn polled(stun: &mut Stun, rng: &mut Rng, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn polled(stun: &mut Stun, rng: &mut Rng, now: Instant) -> Vec<(Remote, Vec<u8>)> {
         std::iter::from_fn(|| stun.poll(rng, now)).collect()
     }
 
     #[test]
     fn three_servers_are_asked_four_times_each_and_then_others() {
         let (mut stun, mut rng, start) = asking(5);
-        let mut requests: Vec<SocketAddr> = Vec::new();
+        let mut requests: Vec<Remote> = Vec::new();
         let mut now = start;
         while let Some(at) = stun.poll_timeout() {
             now = at;
             requests.extend(polled(&mut stun, &mut rng, now).iter().map(|(to, _)| *to));
         }
         assert_eq!(requests.len(), 12);
-        assert!((0..3).all(|n| requests.iter().filter(|to| **to == server(n)).count() == 4));
+        assert!((0..3).all(|n| requests.iter().filter(|to| **to == server(n).into()).count() == 4));
         let lasted = now - start;
         assert!(lasted > Duration::from_secs(6) && lasted < Duration::from_secs(9), "{lasted:?}");
-        assert!(!stun.is_open() && stun.ask(&mut rng, now));
+        assert!(!stun.is_open() && stun.ask(None, &mut rng, now));
         let next: Vec<_> = polled(&mut stun, &mut rng, now).into_iter().map(|(to, _)| to).collect();
-        assert_eq!(next[..2], [server(3), server(4)], "the silent ones come last");
+        assert_eq!(next[..2], [server(3).into(), server(4).into()], "the silent ones come last");
     }
 
     #[test]
@@ -178,11 +190,14 @@ mod tests {
         let (to, request) = &requests[1];
         let id = stun::read_request(request).unwrap();
         let response = stun::response(&id, observed);
-        assert_eq!(stun.on_datagram(server(0), &response), None, "from another server");
+        assert_eq!(stun.on_datagram(server(0).into(), &response), None, "from another server");
         let other = stun::response(&TransactionId([0; 12]), observed);
         assert_eq!(stun.on_datagram(*to, &other), None, "another id");
         assert_eq!(stun.on_datagram(*to, request), None, "a request");
-        assert_eq!(stun.on_datagram(*to, &response), Some(Sighting { server: *to, observed, place: 1 }));
+        let side = Remote::Side { address: server(1), socket: 1 };
+        assert_eq!(stun.on_datagram(side, &response), None, "at another socket");
+        let sighting = Sighting { server: server(1), observed, place: Some(1) };
+        assert_eq!(stun.on_datagram(*to, &response), Some(sighting));
         assert_eq!(stun.on_datagram(*to, &response), None, "again");
     }
 

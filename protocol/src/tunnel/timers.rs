@@ -25,6 +25,9 @@ const RESPONDER_EXTRA: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// Sending for this long without hearing anything means that the session is dead (specified: keepalive + retry).
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// A member that seems to have started again is asked, and called if it says nothing for this long; ± 20 % (chosen: any
+/// round trip on a LAN, where alone it is asked for that reason).
+const DOUBT_FOR: Duration = Duration::from_millis(500);
 /// Sending for this long without hearing anything makes a link doubtful: other paths are looked at (chosen: above the
 /// resolution of what is noted, and far below the time after which the session counts as dead).
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
@@ -48,6 +51,10 @@ pub struct Timers {
     owed_since: Option<Instant>,
     /// The last packet of an application, in either direction.
     used_at: Option<Instant>,
+    /// The last datagram, in either direction.
+    active_at: Option<Instant>,
+    /// When the other end counts as started again, unless it is heard before.
+    doubted_until: Option<Instant>,
 }
 
 impl Timers {
@@ -56,25 +63,47 @@ impl Timers {
         self.unanswered_since.get_or_insert(now);
         self.owed_since = None;
         self.used_at = Some(now);
+        self.active_at = Some(now);
     }
 
     /// Notes that something was sent that asks for an answer, and that no application used the link for it.
     pub fn on_asked(&mut self, now: Instant) {
         self.unanswered_since.get_or_insert(now);
+        self.active_at = Some(now);
     }
 
-    /// Notes that the link serves others' packets.
-    pub fn on_used(&mut self, now: Instant) {
-        self.used_at = Some(now);
+    /// Notes that the link serves others' packets, as if an application had used it at `at`.
+    pub fn on_used(&mut self, at: Instant) {
+        self.used_at = self.used_at.max(Some(at));
     }
 
     /// Notes that something was received lately; `packets` says whether packets were among it.
     pub fn on_received(&mut self, packets: bool, now: Instant) {
         self.unanswered_since = None;
+        self.active_at = Some(now);
+        self.doubted_until = None;
         if packets {
             self.owed_since.get_or_insert(now);
             self.used_at = Some(now);
         }
+    }
+
+    /// Notes that the other end may have forgotten its sessions, and was asked; says whether that is news.
+    pub fn on_doubt(&mut self, rng: &mut Rng, now: Instant) -> bool {
+        let is_news = self.doubted_until.is_none();
+        self.doubted_until.get_or_insert_with(|| now + jittered(DOUBT_FOR, rng));
+        is_news
+    }
+
+    /// When the other end counts as started again, unless it is heard before.
+    #[must_use]
+    pub fn doubted_until(&self) -> Option<Instant> {
+        self.doubted_until
+    }
+
+    /// Says, once, whether a doubt was not answered in time.
+    pub fn take_doubt(&mut self, now: Instant) -> bool {
+        self.doubted_until.take_if(|until| now >= *until).is_some()
     }
 
     /// Notes that a keepalive was sent.
@@ -86,6 +115,12 @@ impl Timers {
     #[must_use]
     pub fn used_at(&self) -> Option<Instant> {
         self.used_at
+    }
+
+    /// When something was last sent that is noted, or received.
+    #[must_use]
+    pub fn active_at(&self) -> Option<Instant> {
+        self.active_at
     }
 
     /// Says whether what was sent has gone unanswered for so long that the session must be dead.
@@ -153,6 +188,20 @@ mod tests {
         assert_eq!(timers.keepalive_at(), None);
         timers.on_received(false, start + Duration::from_secs(3));
         assert_eq!(timers.keepalive_at(), None, "a keepalive is not answered by a keepalive");
+    }
+
+    #[test]
+    fn a_doubt_ends_with_the_first_word_or_after_its_time_once() {
+        let (mut rng, start) = (Rng::from_seed([1; 32]), Instant::now());
+        let mut timers = Timers::default();
+        assert!(timers.on_doubt(&mut rng, start));
+        assert!(!timers.on_doubt(&mut rng, start + DOUBT_FOR / 2), "it is asked once");
+        timers.on_received(false, start + DOUBT_FOR / 2);
+        assert!(!timers.take_doubt(start + DOUBT_FOR * 2));
+
+        timers.on_doubt(&mut rng, start);
+        let until = timers.doubted_until().unwrap();
+        assert!(!timers.take_doubt(start) && timers.take_doubt(until) && !timers.take_doubt(until));
     }
 
     #[test]

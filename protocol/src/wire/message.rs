@@ -5,9 +5,10 @@
 //! ```text
 //! 0x01 probe     id u64 | padding                 0x10 ids      kind u8 | page u16
 //! 0x02 echo      id u64 | [address]               0x11 list     kind u8 | page u16 | n × id 32 (n ≤ 32)
-//! 0x03 candidates  set u32 | flags u8 (1: yours?) | n × address (n ≤ 8)
+//! 0x03 candidates  set u32 | flags u8 (1: yours?; 2: may spray) | nat u8 | step i16 | n × address (n ≤ 8)
 //! 0x04 check     id u64 | padding                 0x12 get      id 32 | offset u16
-//! 0x3f close     reason u8                        0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
+//! 0x05 spray                                      0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
+//! 0x3f close     reason u8
 //! 0x14 settled   flags u8 (1: have yours)         0x16 ask      epoch id 32
 //! 0x15 have      n × id 32 (1 ≤ n ≤ 32)           0x17 secret   epoch id 32 | [secret 32]
 //! 0x20 open      device 32                        0x21 opened   device 32 | label u32 | flags u8 (1: do you want it?)
@@ -40,6 +41,10 @@ pub const CLOSE_STOPS: u8 = 0;
 /// The reason of a close: the receiver was removed, as the sender has learnt.
 pub const CLOSE_REMOVED: u8 = 1;
 
+/// In the flags of `candidates`: the receiver is asked for its own.
+const IS_QUESTION: u8 = 1;
+/// In the flags of `candidates`: the sender sends to many ports when it is asked to.
+const MAY_SPRAY: u8 = 2;
 /// The reason of a refusal: the sender passes nothing on for others, or not to that device.
 pub const REFUSED_UNWILLING: u8 = 0;
 /// The reason of a refusal: the sender has no direct link with that device, or with the receiver; it may have one soon.
@@ -49,6 +54,15 @@ pub const REFUSED_FULL: u8 = 2;
 
 /// The range of first bytes that are in-session messages.
 pub const TYPES: std::ops::RangeInclusive<u8> = 0x01..=0x3f;
+
+/// What a device knows of the NAT before it. Any value is taken: it is a hint (README §14).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatCode {
+    /// The number of its class, 0 while unknown.
+    pub class: u8,
+    /// From one port to the next, where they follow each other; else 0.
+    pub step: i16,
+}
 
 /// One in-session message; borrows from the datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +87,10 @@ pub enum Message<'m> {
         set: u32,
         /// Asks for the receiver's.
         is_question: bool,
+        /// The sender sends to many ports when it is asked to ([`Message::Spray`]).
+        may_spray: bool,
+        /// What the sender knows of its NAT.
+        nat: NatCode,
         /// At most [`MAX_CANDIDATES`], the best first.
         candidates: Vec<Candidate>,
     },
@@ -84,6 +102,9 @@ pub enum Message<'m> {
         /// The whole message's length in bytes, at least 9.
         length: usize,
     },
+    /// The sender has many sockets open at the address that its newest set says others see it at, each behind a port that
+    /// nobody knows: many ports are to be tried.
+    Spray,
     /// Asks for the ids of all objects of a kind, page by page.
     Ids {
         /// The kind's number.
@@ -202,10 +223,12 @@ impl<'m> Message<'m> {
                     address::put(&mut out, &Candidate { address: *address, kind: Kind::Host });
                 }
             }
-            Self::Candidates { set, is_question, candidates } => {
+            Self::Candidates { set, is_question, may_spray, nat, candidates } => {
                 out.push(0x03);
                 out.extend_from_slice(&set.to_be_bytes());
-                out.push(u8::from(*is_question));
+                let question = if *is_question { IS_QUESTION } else { 0 };
+                out.extend([question | if *may_spray { MAY_SPRAY } else { 0 }, nat.class]);
+                out.extend_from_slice(&nat.step.to_be_bytes());
                 candidates
                     .iter()
                     .take(MAX_CANDIDATES)
@@ -216,6 +239,7 @@ impl<'m> Message<'m> {
                 out.extend_from_slice(&id.to_be_bytes());
                 out.resize((*length).max(SHORTEST_BYTES), 0);
             }
+            Self::Spray => out.push(0x05),
             Self::Ids { kind, page } => {
                 out.extend_from_slice(&[0x10, *kind]);
                 out.extend_from_slice(&page.to_be_bytes());
@@ -285,6 +309,7 @@ impl<'m> Message<'m> {
                 reader.0 = &[];
                 Self::Check { id, length: bytes.len() }
             }
+            0x05 => Self::Spray,
             0x10 => Self::Ids { kind: reader.u8()?, page: reader.u16()? },
             0x11 => Self::decode_list(&mut reader)?,
             0x12 => Self::Get { id: ObjectId(reader.array()?), offset: reader.u16()? },
@@ -340,14 +365,16 @@ impl<'m> Message<'m> {
 
     fn decode_candidates(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
         let (set, flags) = (reader.u32()?, reader.u8()?);
+        let nat = NatCode { class: reader.u8()?, step: reader.u16()?.cast_signed() };
         let mut candidates = Vec::new();
         while !reader.0.is_empty() && candidates.len() < MAX_CANDIDATES {
             candidates.push(address::read(reader)?);
         }
-        match flags {
-            0..=1 => Ok(Self::Candidates { set, is_question: flags == 1, candidates }),
-            _ => Err(MessageError::Malformed),
+        if flags & !(IS_QUESTION | MAY_SPRAY) != 0 {
+            return Err(MessageError::Malformed);
         }
+        let (is_question, may_spray) = (flags & IS_QUESTION != 0, flags & MAY_SPRAY != 0);
+        Ok(Self::Candidates { set, is_question, may_spray, nat, candidates })
     }
 
     fn decode_list(reader: &mut Reader<'m>) -> Result<Self, MessageError> {
@@ -404,6 +431,8 @@ impl<'r> Reader<'r> {
 mod tests {
     use super::*;
 
+    const NONE: NatCode = NatCode { class: 0, step: 0 };
+
     fn candidate(text: &str, kind: Kind) -> Candidate {
         Candidate { address: text.parse().unwrap(), kind }
     }
@@ -416,10 +445,19 @@ mod tests {
             Message::Echo { id: 2, observed: None },
             Message::Echo { id: 2, observed: Some("192.0.2.1:41414".parse().unwrap()) },
             Message::Echo { id: 2, observed: Some("[2001:db8::1]:1".parse().unwrap()) },
-            Message::Candidates { set: 3, is_question: true, candidates: vec![] },
+            Message::Candidates {
+                set: 3,
+                is_question: true,
+                may_spray: false,
+                nat: NONE,
+                candidates: vec![],
+            },
+            Message::Spray,
             Message::Candidates {
                 set: 4,
                 is_question: false,
+                may_spray: true,
+                nat: NatCode { class: 4, step: -2 },
                 candidates: vec![
                     candidate("10.0.0.1:5", Kind::Host),
                     candidate("[fd00::1]:6", Kind::Reflexive),
@@ -428,6 +466,8 @@ mod tests {
             Message::Candidates {
                 set: 4,
                 is_question: true,
+                may_spray: true,
+                nat: NatCode { class: 255, step: i16::MIN },
                 candidates: vec![candidate("[2001:db8::1]:1", Kind::Reflexive); MAX_CANDIDATES],
             },
             Message::Check { id: 5, length: SHORTEST_BYTES },
@@ -492,8 +532,12 @@ mod tests {
         let echo = Message::Echo { id: 3, observed }.encode();
         assert_eq!(echo, [0x02, 0, 0, 0, 0, 0, 0, 0, 3, 4, 192, 0, 2, 1, 1, 2]);
         let candidates = vec![candidate("10.0.0.1:5", Kind::Host), candidate("192.0.2.1:6", Kind::Reflexive)];
-        let told = Message::Candidates { set: 7, is_question: true, candidates }.encode();
-        assert_eq!(told, [0x03, 0, 0, 0, 7, 1, 4, 10, 0, 0, 1, 0, 5, 0x14, 192, 0, 2, 1, 0, 6]);
+        let nat = NatCode { class: 0x14, step: -2 };
+        let told =
+            Message::Candidates { set: 7, is_question: true, may_spray: true, nat, candidates }.encode();
+        let addresses = [4, 10, 0, 0, 1, 0, 5, 0x14, 192, 0, 2, 1, 0, 6];
+        assert_eq!(told, [&[0x03, 0, 0, 0, 7, 3, 0x14, 0xff, 0xfe][..], &addresses].concat());
+        assert_eq!(Message::Spray.encode(), [0x05]);
         assert_eq!(Message::Ids { kind: 6, page: 258 }.encode(), [0x10, 6, 1, 2]);
         assert_eq!(Message::decode(&[0x3e]), Err(MessageError::Unknown));
         assert_eq!(Message::decode(&[]), Err(MessageError::Malformed));
@@ -501,7 +545,7 @@ mod tests {
 
     #[test]
     fn an_address_has_one_form_and_a_ninth_is_too_many() {
-        let mut told = vec![0x03, 0, 0, 0, 1, 0];
+        let mut told = vec![0x03, 0, 0, 0, 1, 0, 0, 0, 0];
         for _ in 0..=MAX_CANDIDATES {
             assert!(Message::decode(&told).is_ok());
             told.extend([4, 192, 0, 2, 1, 0, 5]);
@@ -511,7 +555,7 @@ mod tests {
         for address in
             [&[4, 192, 0, 2, 1, 0, 0][..], &[5, 192, 0, 2, 1, 0, 5], &[&[6][..], &mapped, &[0, 5]].concat()]
         {
-            let told = [&[0x03, 0, 0, 0, 1, 0][..], address].concat();
+            let told = [&[0x03, 0, 0, 0, 1, 0, 0, 0, 0][..], address].concat();
             assert_eq!(Message::decode(&told), Err(MessageError::Malformed), "{address:?}");
         }
         let reflexive = [&[0x02, 0, 0, 0, 0, 0, 0, 0, 3][..], &[0x14, 192, 0, 2, 1, 1, 2]].concat();

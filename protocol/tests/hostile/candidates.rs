@@ -7,7 +7,7 @@ use protocol::drop::DropReason;
 use protocol::engine::Command;
 use protocol::membership::object::Body;
 use protocol::wire::address::{Candidate, Kind};
-use protocol::wire::message::Message;
+use protocol::wire::message::{Message, NatCode};
 use protocol::wire::stun;
 
 use crate::lab::{Flight, Lab};
@@ -42,7 +42,9 @@ fn a_member_that_names_others_addresses_makes_no_flood_and_no_path() {
     for turn in 0..seconds * 10_u32 {
         let named = |n| Candidate { address: elsewhere((turn * 8 + n) as u8), kind: Kind::Host };
         let candidates = (0..8).map(named).collect();
-        let said = Message::Candidates { set: turn, is_question: true, candidates }.encode();
+        let nat = NatCode { class: 4, step: 1 };
+        let said = Message::Candidates { set: turn, is_question: true, may_spray: true, nat, candidates };
+        let said = said.encode();
         said_bytes += said.len() + 32;
         say(&mut lab, &said);
         sent.extend(sent_elsewhere(&mut lab, Duration::from_millis(100)));

@@ -10,6 +10,7 @@ use protocol::drop::DropReason;
 use protocol::engine::{Command, Config, Engine, Event, InviteRequest, Time, Transmit};
 use protocol::forward::{Egress, Forwarder, Inbound, Offload, Outbound, Update};
 use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::admin::AdminError;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::founding::{Founding, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
     pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
+    /// What came of the last thing that it was to sign.
+    pub(crate) signed: Option<Result<(), AdminError>>,
     token: Option<Box<Token>>,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Lab {
     pub(crate) heard: Vec<Flight>,
     /// What beacons hold: the newest value of each key.
     pub(crate) dht: BTreeMap<[u8; 32], Vec<u8>>,
+    /// Two nodes that do not hear each other.
+    pub(crate) apart: Option<[usize; 2]>,
     /// Nodes whose machines sleep: they hear, say and do nothing.
     pub(crate) asleep: BTreeSet<usize>,
     start: Instant,
@@ -90,6 +95,7 @@ impl Lab {
             wire: VecDeque::new(),
             heard: Vec::new(),
             dht: BTreeMap::new(),
+            apart: None,
             asleep: BTreeSet::new(),
             start: Instant::now(),
             passed: Duration::ZERO,
@@ -99,10 +105,22 @@ impl Lab {
         let engine = Engine::member(config, founded.objects.clone(), [epoch], lab.time()).unwrap();
         lab.nodes.push(Node::new(address, device, engine));
         lab.nodes[0].stored.extend(founded.objects);
+        // What is made in the first second of a process is not answered.
+        lab.run(Duration::from_secs(1));
         for n in 0..joiners {
             lab.join(n + 2);
         }
         lab
+    }
+
+    /// The founder's process starts anew, from what it stored.
+    pub(crate) fn restart_founder(&mut self) {
+        let (address, stored) = (self.nodes[0].address, std::mem::take(&mut self.nodes[0].stored));
+        let epoch = EpochSecret::new(self.vpi, 0, Secret([9; 32]));
+        let engine = Engine::member(config(self.vpi, 1), stored.clone(), [epoch], self.time()).unwrap();
+        self.nodes[0] = Node::new(address, keys(1).0, engine);
+        self.nodes[0].stored = stored;
+        self.run(Duration::from_secs(1));
     }
 
     /// Makes member `n`, from 2 on, the next node.
@@ -125,6 +143,17 @@ impl Lab {
         self.nodes.push(Node::new(SocketAddr::from(([192, 0, 2, n], 41_414)), device, engine));
         self.run(Duration::from_secs(3));
         assert!(self.nodes[usize::from(n) - 1].is_joined, "member {n} joined");
+    }
+
+    /// Kills member `node` and starts it again on the objects that it stored, without a path to anybody.
+    pub(crate) fn restart_forgetful(&mut self, node: usize) {
+        let n = u8::try_from(node + 1).unwrap();
+        let former = &self.nodes[node];
+        let epoch = EpochSecret::new(self.vpi, 0, Secret([9; 32]));
+        let engine =
+            Engine::member(config(self.vpi, n), former.stored.clone(), [epoch], self.time()).unwrap();
+        let stored = former.stored.clone();
+        self.nodes[node] = Node { stored, ..Node::new(former.address, keys(n).0, engine) };
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -199,7 +228,9 @@ impl Lab {
         while let Some(flight) = self.wire.pop_front() {
             let at = |address| self.nodes.iter().position(|node| node.address == address);
             let is_asleep = |node: Option<usize>| node.is_some_and(|node| self.asleep.contains(&node));
-            if is_asleep(at(flight.from)) || is_asleep(at(flight.to)) {
+            let ends = [at(flight.from), at(flight.to)];
+            let is_cut = self.apart.is_some_and(|apart| apart.iter().all(|node| ends.contains(&Some(*node))));
+            if is_cut || ends.into_iter().any(is_asleep) {
                 continue;
             }
             if let Some(node) = at(flight.to) {
@@ -301,6 +332,7 @@ impl Node {
             presences: Vec::new(),
             announced: Vec::new(),
             sealers: Vec::new(),
+            signed: None,
             token: None,
         }
     }
@@ -323,6 +355,7 @@ impl Node {
                 self.engine.handle_command(Command::Stored(ticket), time);
             }
             Event::Invited { outcome, .. } => self.token = Some(outcome.unwrap()),
+            Event::Signed { outcome, .. } => self.signed = Some(outcome),
             Event::Joined => self.is_joined = true,
             Event::Presence(object) => self.presences.push(object),
             Event::Announce(datagram) => self.announced.push(datagram),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::drop::DropReason;
-use protocol::engine::Command;
+use protocol::engine::{Command, MemberState};
 use protocol::wire::header::VEILED;
 
 use crate::lab::{Lab, STRANGER};
@@ -81,6 +81,42 @@ fn a_member_that_moved_is_called_at_the_addresses_inside_and_not_at_the_source()
     assert_eq!(lab.announcement(A, STRANGER, &announcement), Some(DropReason::VeilReplayed));
 }
 
+/// `B` announces itself where it was.
+fn announced_again(lab: &mut Lab) -> Vec<u8> {
+    let own = lab.nodes[B].address;
+    lab.nodes[B].announced.clear();
+    lab.command(B, Command::Announce(false));
+    lab.command(B, Command::Announce(true));
+    lab.command(B, Command::Addresses(vec![own]));
+    lab.run(Duration::from_millis(200));
+    lab.nodes[B].announced[0].clone()
+}
+
+#[test]
+fn a_member_that_was_killed_and_forgot_where_others_are_is_called_although_its_link_seems_alive() {
+    let mut lab = linked();
+    lab.restart_forgetful(B);
+    let announcement = announced_again(&mut lab);
+    assert_eq!(lab.announcement(A, STRANGER, &announcement), None);
+    lab.run(Duration::from_secs(1));
+    assert!(lab.reaches(B, A) && lab.reaches(A, B));
+}
+
+#[test]
+fn a_linked_member_that_announces_itself_and_answers_is_asked_once_and_not_called() {
+    let mut lab = linked();
+    for _ in 0..3 {
+        let announcement = announced_again(&mut lab);
+        assert_eq!(lab.announcement(A, STRANGER, &announcement), None);
+        let once_more = announced_again(&mut lab);
+        assert_eq!(lab.announcement(A, STRANGER, &once_more), None);
+        let before = lab.heard.len();
+        lab.run(Duration::from_secs(2));
+        let called = lab.heard[before..].iter().any(|flight| flight.bytes.first() == Some(&VEILED));
+        assert!(!called, "the link lives");
+    }
+}
+
 #[test]
 fn both_ends_moved_and_one_announcement_is_enough() {
     let mut lab = linked();
@@ -110,6 +146,26 @@ fn what_is_no_fresh_announcement_of_a_member_is_dropped() {
     }
     lab.run(Duration::from_secs(121));
     assert_eq!(lab.announcement(A, STRANGER, &announcement), Some(DropReason::VeilTime));
+}
+
+#[test]
+fn whoever_announces_another_all_the_time_does_not_put_off_the_end_of_a_handshake() {
+    let mut lab = linked();
+    let mut announcements = moved(&mut lab);
+    lab.nodes[B].address = SocketAddr::from(([192, 0, 2, 99], 41_414));
+    let gone = lab.id(B);
+    lab.command(A, Command::Connect(gone));
+    for round in 0..30u8 {
+        let _ = lab.announcement(A, STRANGER, &announcements);
+        // B says again where it is not.
+        let elsewhere = SocketAddr::from(([198, 51, 100, round + 1], 9));
+        lab.nodes[B].announced.clear();
+        lab.command(B, Command::Addresses(vec![elsewhere]));
+        lab.run(Duration::from_secs(1));
+        announcements = lab.nodes[B].announced.first().cloned().unwrap_or(announcements);
+    }
+    let state = lab.nodes[A].engine.member_state(&gone, lab.time().now);
+    assert_eq!(state, Some(MemberState::Unreachable), "after 30 s");
 }
 
 #[test]

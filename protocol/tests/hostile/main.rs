@@ -10,6 +10,8 @@ mod candidates;
 mod dht;
 mod lab;
 mod lan;
+mod members;
+mod relay;
 mod review;
 
 use std::net::SocketAddr;

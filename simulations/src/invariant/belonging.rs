@@ -10,7 +10,6 @@ use protocol::identity::{DeviceId, ObjectId, sha256};
 use protocol::membership::Alarm;
 use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::{Body, Object, Remove, Target};
-use protocol::path::Remote;
 
 use crate::disk::Write;
 use crate::host::{Host, Node};
@@ -280,7 +279,7 @@ impl Records {
         for transmit in transmits {
             let holder = known
                 .iter()
-                .find(|(address, _)| Remote::Udp(*address) == transmit.to)
+                .find(|(address, _)| Some(*address) == transmit.to.udp())
                 .map(|(_, holder)| *holder);
             let is_gone = |device: &DeviceId| {
                 record.gone.contains(device) && !host.node.as_ref().is_some_and(|node| node.is_member(device))

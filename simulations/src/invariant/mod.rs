@@ -6,7 +6,7 @@
 pub(crate) mod belonging;
 pub(crate) mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::engine::Event;
@@ -18,6 +18,10 @@ use crate::host::Host;
 const MAX_TIMEOUTS_AT_ONCE: u32 = 2;
 /// Timeouts of one host in ten seconds at most, for each host that there is.
 const MAX_TIMEOUTS_IN_TEN_SECONDS: u32 = 100;
+
+/// Datagrams of one host to addresses that nobody was ever seen at, in one second: those of one burst, and a member's
+/// candidates.
+const MAX_GUESSES_A_SECOND: usize = 232;
 
 /// What is known of one host from what it did so far.
 #[derive(Default)]
@@ -32,6 +36,8 @@ pub(crate) struct Watch {
     in_window: u32,
     /// Wake-ups since the last look, by their reason.
     wakes: BTreeMap<&'static str, u32>,
+    /// When datagrams to guessed addresses were sent, in the last second.
+    guesses: VecDeque<Duration>,
 }
 
 impl Watch {
@@ -47,7 +53,8 @@ impl Watch {
         if now > self.window_at + Duration::from_secs(10) {
             (self.window_at, self.in_window) = (now, 0);
         }
-        self.in_window += 1;
+        // A burst ends by itself, and what it sends is bounded.
+        self.in_window += u32::from(why != "burst");
         *self.wakes.entry(why).or_default() += 1;
         if self.timeouts > MAX_TIMEOUTS_AT_ONCE {
             return Err(format!(
@@ -59,6 +66,18 @@ impl Watch {
             return Err(format!("{} timeouts in ten seconds, the last for \"{why}\"", self.in_window));
         }
         Ok(())
+    }
+
+    /// A datagram goes to where nobody was ever seen.
+    pub(crate) fn on_guess(&mut self, now: Duration) -> Result<(), String> {
+        self.guesses.push_back(now);
+        while self.guesses.front().is_some_and(|at| *at + Duration::from_secs(1) <= now) {
+            self.guesses.pop_front();
+        }
+        if self.guesses.len() <= MAX_GUESSES_A_SECOND {
+            return Ok(());
+        }
+        Err(format!("{} datagrams in a second to where nobody ever was", self.guesses.len()))
     }
 
     /// Wake-ups since the last look, by their reason.

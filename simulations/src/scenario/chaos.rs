@@ -14,6 +14,8 @@ use crate::world::World;
 
 /// How long after the faults packets must flow.
 const RECOVERY: Duration = Duration::from_secs(30);
+/// Within this time the epoch that follows a departure is made.
+const LEFT_EPOCH: Duration = Duration::from_secs(620);
 /// If any member has the word of one that left, the founder has it after this time: an exchange with each is had by then.
 const HEARD_WITHIN: Duration = Duration::from_secs(60);
 
@@ -157,7 +159,10 @@ fn recover(world: &mut World, count: usize) -> Result<(), String> {
         talk(world, (from, to), RECOVERY)?;
         talk(world, (to, from), RECOVERY)?;
     }
-    // Where somebody left, an admin's node may have made the next epoch meanwhile.
+    if left.len() < count {
+        // Where somebody left, an admin's node takes its time with the next epoch.
+        world.run_for(LEFT_EPOCH)?;
+    }
     converge(world, left.len())?;
     idle(world, secs(600))
 }

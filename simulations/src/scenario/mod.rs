@@ -3,10 +3,12 @@
 mod backup;
 mod chaos;
 mod clocks;
+mod finding;
 pub(crate) mod idle;
 mod join;
 mod lan;
 mod many;
+mod meet;
 mod nat;
 mod nearer;
 mod partition;
@@ -61,8 +63,10 @@ const STORIES: &[Story] = &[
     Story { name: "static-keys", weight: 3, play: statics::statics },
     Story { name: "neighbours", weight: 3, play: lan::neighbours },
     Story { name: "nat", weight: 3, play: nat::nat },
+    Story { name: "meet", weight: 3, play: meet::meet },
     Story { name: "relay", weight: 3, play: relay::relay },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
+    Story { name: "moved", weight: 3, play: finding::moved },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },
     Story { name: "many", weight: 1, play: many::many },
 ];

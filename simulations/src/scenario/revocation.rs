@@ -106,7 +106,22 @@ pub(super) fn leaving(world: &mut World) -> Result<(), String> {
     }
     one_view(world, count - 1)?;
     let everyone = members(world, count);
-    all_talk(world, &everyone, RECOVERY)
+    all_talk(world, &everyone, RECOVERY)?;
+    if links == Links::CutOff { Ok(()) } else { epoch_follows(world, count - 1) }
+}
+
+/// Behind a departure comes an epoch, and not at once: many are gathered.
+fn epoch_follows(world: &mut World, count: usize) -> Result<(), String> {
+    let epoch = |world: &World| world.hosts[0].view(world.instant(0)).map(|(epoch, _)| epoch);
+    world.run_for(secs(200))?;
+    if epoch(world) != Some(0) {
+        return Err(format!("epoch {:?} soon after somebody left", epoch(world)));
+    }
+    world.run_for(secs(420))?;
+    if epoch(world) != Some(1) {
+        return Err(format!("epoch {:?} long after somebody left", epoch(world)));
+    }
+    one_view(world, count)
 }
 
 /// `host` leaves; returns how many members have its word.

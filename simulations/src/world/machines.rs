@@ -29,6 +29,9 @@ impl World {
         for command in self.hosts[host].start_commands() {
             self.give(host, Input::Command(command))?;
         }
+        if self.dht.is_some() {
+            self.give(host, Input::Command(Command::Beacons(true)))?;
+        }
         Ok(())
     }
 

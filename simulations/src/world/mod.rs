@@ -1,5 +1,6 @@
 //! One clock, one queue, all hosts. Whatever happens, happens in [`World::step`], one thing at a time.
 
+mod beacons;
 mod machines;
 mod nats;
 mod outputs;
@@ -8,11 +9,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use protocol::engine::{Event, Time};
+use protocol::engine::{Command, Event, Time};
+use protocol::path::Remote;
 
 use crate::action::Action;
 use crate::adversary::{self, Adversary};
 use crate::chance::Chance;
+use crate::dht::Dht;
 use crate::host::{Host, Input};
 use crate::invariant::belonging::{Records, View};
 use crate::invariant::{Watch, wire};
@@ -41,6 +44,12 @@ enum Occurrence {
         bytes: Vec<u8>,
         sender: Option<usize>,
     },
+    /// What came through a pipe, under its number at `to`.
+    Piped {
+        to: usize,
+        circuit: u32,
+        bytes: Vec<u8>,
+    },
     Stored {
         host: usize,
         boot: u64,
@@ -50,6 +59,12 @@ enum Occurrence {
         host: usize,
         objects: usize,
         seen: Option<View>,
+    },
+    /// What the DHT told a host, unless it started anew meanwhile.
+    Told {
+        host: usize,
+        boot: u64,
+        command: Command,
     },
     Action(Action),
 }
@@ -66,9 +81,13 @@ pub(crate) struct World {
     pub(crate) cuts: Cuts,
     /// All hosts stand on one network, on which they announce themselves.
     pub(crate) has_lan: bool,
+    /// The DHT, if the hosts know beacons.
+    pub(crate) dht: Option<Dht>,
     /// Places behind NATs, and the one at which hosts are added; without it they have addresses of the internet.
     pub(crate) sites: Vec<Site>,
     pub(crate) site: Option<usize>,
+    /// What stands in for beacons.
+    pub(crate) beacons: beacons::Beacons,
     /// As whom hosts were seen last: who sent, and who heard it.
     pub(crate) seen: BTreeMap<(usize, usize), SocketAddr>,
     /// How long a store takes; zero: it is done before the next thing happens.
@@ -105,8 +124,10 @@ impl World {
             near: Conditions::perfect(Duration::from_millis(1)),
             cuts: Cuts::default(),
             has_lan: false,
+            dht: None,
             sites: Vec::new(),
             site: None,
+            beacons: beacons::Beacons::default(),
             seen: BTreeMap::new(),
             disk_delay: Duration::ZERO,
             heard: Vec::new(),
@@ -244,8 +265,17 @@ impl World {
             Some((_, Occurrence::Announcement { from, to, bytes, sender })) => {
                 self.hear((from, to), bytes, sender)
             }
+            Some((_, Occurrence::Piped { to, circuit, bytes })) => {
+                self.give(to, Input::Datagram { from: Remote::Circuit(circuit), bytes })
+            }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
             Some((_, Occurrence::Look { host, objects, seen })) => self.compare((host, objects), seen),
+            Some((_, Occurrence::Told { host, boot, command }))
+                if self.hosts[host].boot == boot && self.hosts[host].is_awake() =>
+            {
+                self.give(host, Input::Command(command))
+            }
+            Some((_, Occurrence::Told { .. })) => Ok(()),
             Some((_, Occurrence::Action(action))) => self.act(action),
         }
     }
@@ -261,16 +291,20 @@ impl World {
         bytes: Vec<u8>,
         sender: Option<usize>,
     ) -> Result<(), String> {
-        let Some(host) = self.arrives_at((from, to), sender) else { return Ok(()) };
+        if self.beacons.is_at(to) {
+            self.answer((from, to), &bytes);
+            return Ok(());
+        }
+        let Some((host, heard)) = self.arrives_at((from, to), sender) else { return Ok(()) };
         if sender.is_some_and(|sender| self.cuts.has(sender, host)) {
             return Ok(());
         }
         let length = bytes.len();
         self.trace.line(self.now, format_args!("{host} gets {length} from {from}"));
         self.seen.extend(sender.map(|sender| ((sender, host), from)));
-        let heard = sender.map(|_| bytes.clone());
-        let outputs = self.handle(host, Input::Datagram { from, bytes });
-        if let Some(bytes) = heard.filter(|_| wire::is_taken(&outputs.dropped)) {
+        let kept = sender.map(|_| bytes.clone());
+        let outputs = self.handle(host, Input::Datagram { from: heard, bytes });
+        if let Some(bytes) = kept.filter(|_| wire::is_taken(&outputs.dropped)) {
             self.adversary.hear(from, to, &bytes, &mut self.chance);
         }
         self.take(host, outputs)

@@ -2,8 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use protocol::engine::Command;
+use protocol::path::Remote;
+
 use super::World;
-use crate::host::Host;
+use crate::host::{Host, Input};
 use crate::net::nat::{Kind, Site};
 
 impl World {
@@ -17,19 +20,45 @@ impl World {
         }
     }
 
-    /// The host is behind a NAT of this kind from here on, alone.
+    /// `host` stands behind a NAT of this kind from here on, alone, and knows it.
     pub(crate) fn move_behind(&mut self, host: usize, kind: Kind) {
         self.stand_behind(kind);
-        let site = self.site.map_or(0, |site| site as u8);
-        let address = SocketAddr::from(([10, site, 0, host as u8 + 1], 41_414));
-        (self.hosts[host].address, self.hosts[host].site) = (address, self.site);
+        let site = self.site.take();
+        let last = host as u8 + 1;
+        // The same number of an inside leads to different hosts at different sites.
+        let network = site.map_or([198, 51, 100, last], |site| [10, site as u8, 0, last]);
+        let address = SocketAddr::from((network, 41_414));
+        (self.hosts[host].address, self.hosts[host].site) = (address, site);
         self.known.push((address, host));
-        self.trace.line(self.now, format_args!("{host} is at {address} behind {kind:?}"));
+        self.trace.line(self.now, format_args!("{host} is at {address}, behind {kind:?}"));
     }
 
-    /// As whom `host` sends to `to`; none if it is lost at its NAT.
-    pub(super) fn leaves(&mut self, host: usize, to: SocketAddr) -> Option<SocketAddr> {
-        let Host { address, site, .. } = self.hosts[host];
+    /// The node of `host` learns where it is.
+    pub(crate) fn addresses(&mut self, host: usize) -> Result<(), String> {
+        let addresses = self.hosts[host].addresses();
+        self.give(host, Input::Command(Command::Addresses(addresses)))
+    }
+
+    /// By which path one host reaches another, as its node says.
+    pub(crate) fn path(&self, (host, other): (usize, usize)) -> Option<Remote> {
+        let node = self.hosts[host].node.as_ref()?;
+        let device = self.hosts[other].id();
+        let status = node.engine.status(self.instant(host));
+        status.members.into_iter().find(|member| member.device == device)?.remote
+    }
+
+    /// Whether a datagram to `to` goes to a NAT, whoever is behind the port.
+    pub(super) fn is_at_nat(&self, to: SocketAddr) -> bool {
+        self.sites.iter().any(|site| site.is_at(to))
+    }
+
+    /// As whom `host` sends to `to` by the socket at `address`; none if it is lost at its NAT.
+    pub(super) fn leaves(
+        &mut self,
+        (host, address): (usize, SocketAddr),
+        to: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let Host { site, .. } = self.hosts[host];
         let Some(site) = site else { return Some(address) };
         if self.hosts.iter().any(|other| other.site == Some(site) && other.address == to) {
             return Some(address);
@@ -47,12 +76,13 @@ impl World {
         seen
     }
 
-    /// Whom a datagram arrives at that `sender` sent, if a host did; none if nobody is there, or a NAT drops it.
+    /// Whom a datagram arrives at that `sender` sent, if a host did, and the far end as it looks from there; none if nobody is
+    /// there, or a NAT drops it.
     pub(super) fn arrives_at(
         &mut self,
         (from, to): (SocketAddr, SocketAddr),
         sender: Option<usize>,
-    ) -> Option<usize> {
+    ) -> Option<(usize, Remote)> {
         let home = sender.and_then(|sender| self.hosts[sender].site);
         let (site, to) = match self.sites.iter().position(|site| site.is_at(to)) {
             Some(site) => (Some(site), self.sites[site].inward((from, to), self.now)?),
@@ -60,6 +90,7 @@ impl World {
         };
         // An address of an inside leads there only from the same inside.
         let is_near = |host: &Host| host.site == site || (host.site.is_some() && host.site == home);
-        self.hosts.iter().position(|host| host.addresses().contains(&to) && host.is_awake() && is_near(host))
+        let mut near = self.hosts.iter().enumerate().filter(|(_, host)| host.is_awake() && is_near(host));
+        near.find_map(|(number, host)| Some((number, host.heard_at(to, from)?)))
     }
 }

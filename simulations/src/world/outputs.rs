@@ -8,6 +8,7 @@ use protocol::path::Remote;
 use protocol::wire::header::{DATA, VEILED};
 
 use super::{Occurrence, World};
+use crate::dht::Answer;
 use crate::disk::Write;
 use crate::host::{Input, Outputs};
 use crate::invariant::belonging::View;
@@ -63,15 +64,23 @@ impl World {
         for reason in &outputs.dropped {
             self.trace.line(self.now, format_args!("{host} drops: {reason}"));
         }
-        wire::check_transmits(&outputs.transmits, &self.known, self.has_diverted)?;
+        self.on_sockets(host, &outputs.events);
+        let is_guessed = |to| self.is_at_nat(to) || self.beacons.is_at(to);
+        wire::check_transmits(&outputs.transmits, (&self.known, &is_guessed), self.has_diverted)?;
+        self.watch_guesses(host, &outputs.transmits)?;
         self.on_objects(host, &outputs.events)?;
         let sent = (outputs.transmits.as_slice(), self.known.as_slice());
         let stores = |event: &Event| matches!(event, Event::Store { .. });
         let took_objects = outputs.events.iter().any(stores);
         self.records.check_gone(host, &self.hosts, sent, took_objects)?;
         for transmit in outputs.transmits {
-            if let Remote::Udp(to) = transmit.to {
-                self.send(host, to, &transmit.datagram);
+            match transmit.to {
+                Remote::Udp(to) => self.send((host, None), to, &transmit.datagram),
+                Remote::Side { address, socket } => {
+                    self.send((host, Some(socket)), address, &transmit.datagram);
+                }
+                Remote::Circuit(circuit) => self.pipe((host, circuit), transmit.datagram),
+                Remote::Relayed { .. } => {}
             }
         }
         for packet in outputs.packets {
@@ -120,19 +129,20 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, host: usize, to: SocketAddr, bytes: &[u8]) {
+    fn send(&mut self, (host, side): (usize, Option<u32>), to: SocketAddr, bytes: &[u8]) {
         self.sent += 1;
         self.veiled += u64::from(bytes.first() == Some(&VEILED));
         // What goes to the near network comes from there, and from elsewhere it does not arrive.
         let is_inside = self.hosts[host].site.is_some();
         let is_near = !is_inside && matches!(to.ip(), IpAddr::V4(ip) if ip.is_private());
-        let source = if is_near { self.hosts[host].near } else { Some(self.hosts[host].address) };
+        let address = self.hosts[host].socket(side);
+        let source = if is_near { self.hosts[host].near } else { Some(address) };
         let network = if is_near { &self.near } else { &self.internet };
         let arrivals = match source {
             Some(_) => network.arrivals(bytes.len(), &mut self.chance),
             None => Vec::new(),
         };
-        let source = source.unwrap_or(self.hosts[host].address);
+        let source = source.unwrap_or(address);
         let (length, first) = (bytes.len(), bytes.first().copied().unwrap_or(0));
         self.trace.line(
             self.now,
@@ -144,7 +154,7 @@ impl World {
         let from = if diverts {
             Some(adversary::address())
         } else if is_inside {
-            self.leaves(host, to)
+            self.leaves((host, address), to)
         } else {
             Some(source)
         };
@@ -221,11 +231,40 @@ impl World {
             Event::JoinFailed(_) | Event::Pong { .. } => {
                 self.heard.push((host, event));
             }
-            // No host of a simulation knows a beacon.
-            Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {}
+            Event::OpenCircuit { circuit, peer, .. } if self.dht.is_none() => {
+                self.open_pipe((host, circuit), &peer)?;
+            }
+            Event::Lookup { key } if self.dht.is_none() => {
+                let found = Command::Found { key, values: Vec::new(), answered: 1 };
+                self.give(host, Input::Command(found))?;
+            }
+            Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
+                self.ask_dht(host, event);
+            }
+            Event::Socket { .. } | Event::Burst { .. } => {}
+            Event::EpochEnded { number, tag } => {
+                let epochs = &mut self.hosts[host].disk.epochs;
+                epochs.retain(|epoch| (epoch.number(), epoch.tag()) != (number, tag));
+            }
             Event::Link { .. } | Event::Dropped(_) => {}
         }
         Ok(())
+    }
+
+    /// The DHT is asked something; what comes of it, the host is told later. There are no circuits: none comes to be.
+    fn ask_dht(&mut self, host: usize, event: Event) {
+        let Some(dht) = &mut self.dht else { return };
+        let wall_secs = self.hosts[host].clock.wall_ms(self.now) / 1_000;
+        let Answer { after, command } = match event {
+            Event::Lookup { key } => dht.look_up(&key, wall_secs, &mut self.chance),
+            Event::Publish { key, value, .. } => dht.publish((&key, &value), wall_secs, &mut self.chance),
+            Event::OpenCircuit { circuit, .. } => {
+                Answer { after: Duration::from_secs(1), command: Command::CircuitClosed(circuit) }
+            }
+            _ => return,
+        };
+        let boot = self.hosts[host].boot;
+        self.schedule(after, Occurrence::Told { host, boot, command });
     }
 
     pub(super) fn pin(&mut self, host: usize) -> Result<(), String> {

@@ -13,6 +13,8 @@ use super::{IO_LIMIT, anywhere};
 use crate::{Host, wait};
 
 const INTERVAL: Duration = Duration::from_millis(100);
+/// How long nothing may come: TCP doubles its pause, from 0.2 s on, each time that it meets an outage.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One connection; its two ends are read and written by threads of their own.
 pub struct HeldConnection {
@@ -55,13 +57,15 @@ impl HeldConnection {
     pub fn finish(self) -> Result<(u64, Duration)> {
         self.over.store(true, Ordering::Relaxed);
         let (mut sent, mut count, mut longest_gap) = (0, 0, Duration::ZERO);
-        for writer in self.writers {
-            sent += writer.join().map_err(|_| anyhow!("a writer panicked"))?.context("writing")?;
-        }
+        let written: Vec<_> = self.writers.into_iter().map(JoinHandle::join).collect();
+        // What a reader met is the cause of what a writer meets.
         for reader in self.readers {
             let seen = reader.join().map_err(|_| anyhow!("a reader panicked"))?.context("reading")?;
             count += seen.count;
             longest_gap = longest_gap.max(seen.longest_gap);
+        }
+        for writer in written {
+            sent += writer.map_err(|_| anyhow!("a writer panicked"))?.context("writing")?;
         }
         ensure!(sent == count, "{count} of {sent} numbers came");
         Ok((count, longest_gap))
@@ -81,7 +85,7 @@ fn write_numbers(mut stream: TcpStream, over: &AtomicBool) -> Result<u64> {
 }
 
 fn read_numbers(mut stream: TcpStream) -> Result<Seen> {
-    stream.set_read_timeout(Some(IO_LIMIT))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut seen = Seen { count: 0, longest_gap: Duration::ZERO };
     let mut last_at = Instant::now();
     let mut bytes = [0; 8];

@@ -78,7 +78,20 @@ impl Network {
             network.add().await;
         }
         network.acquaint(0).await;
+        network.settle().await;
         network
+    }
+
+    /// Waits until the beacons have looked at their tables, which begin with a look at everybody.
+    async fn settle(&self) {
+        let (mut before, mut quiet) = (0, 0);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        while quiet < 3 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let asked = self.questions("find_node").await;
+            quiet = if asked == before { quiet + 1 } else { 0 };
+            before = asked;
+        }
     }
 
     /// One more, that knows nobody.
@@ -108,11 +121,11 @@ impl Network {
         }
     }
 
-    /// Questions for values that all beacons have heard.
-    async fn questions(&self) -> u64 {
+    /// Questions of one kind that all beacons have heard.
+    async fn questions(&self, kind: &'static str) -> u64 {
         let mut questions = 0;
         for running in self.beacons.iter().filter_map(|beacon| beacon.running.as_ref()) {
-            let asked = |beacon: &mut Beacon| beacon.counts.requests.get("get_value").copied();
+            let asked = move |beacon: &mut Beacon| beacon.counts.requests.get(kind).copied();
             questions += running.ask(asked).await.unwrap_or_default();
         }
         questions
@@ -145,7 +158,7 @@ impl Network {
 
     /// One row: `numbers` are put or looked up by two members that start for it.
     async fn row(&self, (when, what): (&str, &str), numbers: std::ops::Range<u64>, wall: u64, least: usize) {
-        let before = self.questions().await;
+        let before = self.questions("get_value").await;
         let mut members = [self.member(), self.member()];
         let (mut took, mut good, mut answers, mut count) = (Vec::new(), 0, 0, 0);
         for number in numbers {
@@ -157,7 +170,7 @@ impl Network {
             (good, answers, count) = (good + usize::from(is_good), answers + answered as usize, count + 1);
         }
         took.sort();
-        let questions = self.questions().await - before;
+        let questions = self.questions("get_value").await - before;
         let part = |hundredth: usize| took[(took.len() - 1) * hundredth / 100].as_millis();
         println!(
             "{:>7}  {when:<17} {what:<4} {:>3} % {:>7} {:>7} {:>7} {:>7} {:>8.1} {:>9.1}",
@@ -197,6 +210,7 @@ impl Network {
             self.add().await;
         }
         self.acquaint(before).await;
+        self.settle().await;
     }
 
     /// Those that are gone start again on their folders.

@@ -5,8 +5,9 @@
 //! file = 64 hexadecimal digits, '-', 8 digits of CRC32C over file name and secret, '\n'
 //! ```
 //!
-//! A secret is written once and never overwritten by another one. A damaged or renamed file is an error that names it,
-//! never another key: the checksum is strict about every character. Copies in memory are wiped.
+//! A secret is written once and never overwritten by another one, and has a copy beside it ([`copy`]). A damaged or renamed
+//! file is an error that names it, never another key: the checksum is strict about every character. What of it was in
+//! memory is wiped.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -16,12 +17,14 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use protocol::identity::{DeviceId, Secret, SigningSecret, StaticSecret, VpiId};
+use protocol::membership::epoch::EpochSecret;
 use zeroize::Zeroizing;
 
 use super::StoreError;
 use super::replace::{PRIVATE, remove, replace, set_aside};
 use super::state::{check_mode, make_folder};
 
+mod copy;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +36,7 @@ pub(super) const FOLDER: &str = "keys";
 
 const DEVICE: &str = "device";
 const RECOVERY: &str = "recovery";
+const ROOT: &str = "root";
 
 const ADVICE: &str = "restore it from a backup; it is never made anew by itself";
 
@@ -120,7 +124,7 @@ impl Keys {
     /// [`StoreError::Io`].
     pub(crate) fn remove_recovery(&self, vpi: &VpiId) -> Result<(), StoreError> {
         let path = self.folder(vpi).join(RECOVERY);
-        if path.exists() { remove(&path) } else { Ok(()) }
+        if path.exists() { forget(&path) } else { Ok(()) }
     }
 
     /// Keeps the root key of `vpi`.
@@ -128,7 +132,7 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Exists`] when another one is kept.
     pub(crate) fn put_root(&self, vpi: &VpiId, key: &SigningSecret) -> Result<(), StoreError> {
-        self.put(vpi, "root", &Zeroizing::new(key.seed()))
+        self.put(vpi, ROOT, &Zeroizing::new(key.seed()))
     }
 
     /// All static keys of this device in `vpi` with their rekey counters, ascending.
@@ -155,7 +159,7 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Io`].
     pub(crate) fn remove_static(&self, vpi: &VpiId, counter: u64) -> Result<(), StoreError> {
-        remove(&self.folder(vpi).join(static_file(counter)))
+        forget(&self.folder(vpi).join(static_file(counter)))
     }
 
     /// Keeps the static key that Rekey `counter` certifies.
@@ -176,6 +180,7 @@ impl Keys {
         let (mut whole, mut damaged) = (Vec::new(), Vec::new());
         for (name, file) in names(&folder)?.into_iter().filter_map(|file| Some((epoch_name(&file)?, file))) {
             match load(&folder.join(&file)) {
+                Ok(Some(secret)) if !is_epoch(vpi, name, &secret) => damaged.push(folder.join(&file)),
                 Ok(secret) => whole.extend(secret.map(|secret| (name, secret))),
                 Err(StoreError::Damaged { path, .. }) => damaged.push(path),
                 Err(error) => return Err(error),
@@ -190,6 +195,14 @@ impl Keys {
         }
         whole.sort_by_key(|(name, _)| *name);
         Ok(whole)
+    }
+
+    /// Removes an epoch's secret, which is held no more.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn remove_epoch(&self, vpi: &VpiId, name: EpochName) -> Result<(), StoreError> {
+        remove(&self.folder(vpi).join(epoch_file(name)))
     }
 
     /// Keeps an epoch secret; to be called before the Epoch that names it is kept.
@@ -295,6 +308,17 @@ fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
+/// Whether `secret` is that of the epoch `name` of `vpi`, as far as the tag tells.
+fn is_epoch(vpi: &VpiId, name: EpochName, secret: &Secret) -> bool {
+    EpochSecret::new(*vpi, name.number, secret.clone()).tag() == name.tag
+}
+
+/// Removes a secret and its copy; durable when it returns.
+fn forget(path: &Path) -> Result<(), StoreError> {
+    copy::remove_copy(path)?;
+    remove(path)
+}
+
 /// The signing key at `path`, drawn and written if there is none.
 fn drawn(path: &Path) -> Result<SigningSecret, StoreError> {
     drawn_seed(path).map(|seed| SigningSecret::from_seed(&seed.0))
@@ -316,20 +340,28 @@ pub(super) fn drawn_seed(path: &Path) -> Result<Secret, StoreError> {
 
 fn store(path: &Path, secret: &[u8; 32]) -> Result<(), StoreError> {
     match load(path)? {
-        None => replace(path, &encode(path, secret)),
+        None => {
+            replace(path, &encode(path, secret))?;
+            copy::put_copy(path, secret)
+        }
         Some(kept) if kept.0 == *secret => Ok(()),
         Some(_) => Err(StoreError::Exists(path.to_owned())),
     }
 }
 
 fn load(path: &Path) -> Result<Option<Secret>, StoreError> {
+    load_named(path, path)
+}
+
+/// The secret at `path`, which was written as the one at `named`.
+fn load_named(path: &Path, named: &Path) -> Result<Option<Secret>, StoreError> {
     let Some(bytes) = read_private(path, FILE_BYTES)? else { return Ok(None) };
     let damaged = || StoreError::Damaged { path: path.to_owned(), advice: ADVICE };
     let mut secret = Secret([0; 32]);
     let digits = bytes.get(..64).ok_or_else(damaged)?;
     HEXLOWER.decode_mut(digits, &mut secret.0).map_err(|_| damaged())?;
     // Comparing the whole file with what would be written leaves no character unchecked.
-    if *encode(path, &secret.0) == **bytes { Ok(Some(secret)) } else { Err(damaged()) }
+    if *encode(named, &secret.0) == **bytes { Ok(Some(secret)) } else { Err(damaged()) }
 }
 
 fn encode(path: &Path, secret: &[u8; 32]) -> Zeroizing<Vec<u8>> {

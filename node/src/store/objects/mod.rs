@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use protocol::identity::sha256;
 
 use super::StoreError;
-use super::replace::{PRIVATE, append_durably, beside, make_way, read, replace, sync_folder_of};
+use super::replace::{PRIVATE, append_durably, beside, make_way, read, replace, set_aside, sync_folder_of};
 
 #[cfg(test)]
 mod tests;
@@ -77,6 +77,8 @@ pub(crate) struct Damage {
     pub(crate) is_moved: bool,
     /// Records that came back from the copy.
     pub(crate) recovered: usize,
+    /// Whether the copy held what is no record; all of it stands in `objects.log.copy.damaged`.
+    pub(crate) is_copy_bad: bool,
 }
 
 impl Damage {
@@ -123,27 +125,39 @@ impl ObjectLog {
         let mut log = Self { path: path.to_owned(), file, end, is_tail_clean: true, known: BTreeSet::new() };
         log.known = known.iter().map(|payload| sha256(&[payload])).collect();
         // A log that was cut between two records looks whole.
-        damage.recovered = log.recover(&known, &mut read, &mut found)?;
+        (damage.recovered, damage.is_copy_bad) = log.recover(&known, &mut read, &mut found)?;
         log.copy()?;
         Ok((log, found, damage))
     }
 
-    /// Appends what only the copy has. Who belongs is a function of the set: more of it is never worse.
+    /// Appends what only the copy has, and says of how many records; who belongs is a function of the set: more of it is
+    /// never worse. A copy that holds anything else is set aside, and that is said, too.
     fn recover<T>(
         &mut self,
         known: &BTreeSet<Vec<u8>>,
         mut read: impl FnMut(&[u8]) -> Option<T>,
         found: &mut Vec<T>,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<(usize, bool), StoreError> {
         let copy = beside(&self.path, COPY);
-        make_way(&copy)?;
-        let mut lost: BTreeSet<Vec<u8>> = Self::peek(&copy)?.into_iter().collect();
-        lost.retain(|payload| {
-            let made = (!known.contains(payload)).then(|| read(payload)).flatten();
-            made.map(|made| found.push(made)).is_some()
+        let was_moved = make_way(&copy)?;
+        let bytes = super::replace::read(&copy)?.unwrap_or_default();
+        let mut scan = Scan::of(&bytes);
+        let mut lost = BTreeSet::new();
+        scan.judge(&bytes, |payload| {
+            let is_new = !known.contains(payload) && !lost.contains(payload);
+            let Some(made) = is_new.then(|| read(payload)) else { return true };
+            let is_read = made.is_some();
+            if let Some(made) = made {
+                found.push(made);
+                lost.insert(payload.to_vec());
+            }
+            is_read
         });
         self.append(&lost.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        Ok(lost.len())
+        if !scan.bad.is_empty() {
+            set_aside(&copy)?;
+        }
+        Ok((lost.len(), was_moved || !scan.bad.is_empty()))
     }
 
     /// Keeps a second copy of the log as it is, so that a disk that spoils one file does not leave this device without
@@ -151,8 +165,7 @@ impl ObjectLog {
     fn copy(&self) -> Result<(), StoreError> {
         let copy = beside(&self.path, COPY);
         let log = read(&self.path)?.unwrap_or_default();
-        make_way(&copy)?;
-        if read(&copy)?.unwrap_or_default() == log { Ok(()) } else { replace(&copy, &log) }
+        if read(&copy)?.as_ref() == Some(&log) { Ok(()) } else { replace(&copy, &log) }
     }
 
     /// The payloads of all whole records at `path`, in order, for whoever only looks: nothing is made, locked or repaired.

@@ -213,6 +213,35 @@ fn whatever_happens_to_the_log_the_copy_fills_it_up() {
 }
 
 #[test]
+fn a_copy_that_is_no_log_is_set_aside_and_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.log");
+    let whole = written(&path, &records());
+    open(&path).unwrap();
+    let copy = beside(&path, COPY);
+    assert_eq!(fs::read(&copy).unwrap(), whole);
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        for (bytes, is_bad) in
+            [(flipped, true), (whole[..at].to_vec(), !ends(&records()).contains(&at) && at > 0)]
+        {
+            fs::write(&copy, &bytes).unwrap();
+            let (_, read, damage) = open(&path).unwrap();
+            assert_eq!(
+                (read, damage),
+                (records(), Damage { is_copy_bad: is_bad, ..Damage::default() }),
+                "at {at}"
+            );
+            assert_eq!(fs::read(&copy).unwrap(), whole);
+            let aside = beside(&copy, "damaged");
+            assert_eq!(fs::read(&aside).ok(), is_bad.then_some(bytes), "at {at}");
+            let _ = fs::remove_file(aside);
+        }
+    }
+}
+
+#[test]
 fn records_of_others_are_set_aside_and_doubles_are_given_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("objects.log");

@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::identity::sha256;
-use crate::membership::object::{Epoch, Kind};
-use crate::membership::{Alarm, MAX_ADMITS, MAX_SET_BYTES, Refusal, SPARE_JOINS, Waiting, removed_digest};
+use crate::membership::object::{Epoch, Join, Kind};
+use crate::membership::{
+    Alarm, MAX_ADMITS, MAX_SET_BYTES, Missing, Refusal, SPARE_JOINS, Waiting, removed_digest,
+};
 
 const NOW: u64 = START + 100;
 
@@ -256,6 +258,54 @@ fn spare_joins_are_bounded_and_admitted_ones_stay() {
     assert_eq!(home.set.of_kind(Kind::Join).count(), 1 + SPARE_JOINS);
     assert!(home.set.get(&admitted).is_some());
     assert!(home.membership().member(&device(7)).is_some());
+}
+
+#[test]
+fn joins_that_their_invite_does_not_permit_are_not_kept_whatever_comes_first() {
+    let (mut home, mut late) = (Home::new(), Home::new());
+    let token = home.invite(1);
+    let join = question(&token, 7).join_object().clone();
+    let Body::Join(body) = join.body() else { panic!("a question holds a join") };
+    let thief = key(66);
+    for n in 20..60u8 {
+        // Whoever knows the invite's id can make these.
+        let body = Join { device: device(n), invite_key: thief.public(), ..body.clone() };
+        let forged = Object::sign(&home.vpi, &Body::Join(body), &[&key(n), &thief]).unwrap();
+        assert_eq!(home.set.insert(&forged), Insertion::Refused(Refusal::Unfit));
+        assert!(matches!(late.set.insert(&forged), Insertion::Stored { .. }), "the invite may say so yet");
+    }
+    late.set.insert(token.invite_object());
+    assert_eq!(late.set.of_kind(Kind::Join).count(), 0);
+    home.insert(&join);
+    late.insert(&join);
+}
+
+#[test]
+fn what_an_object_hangs_on_is_named_until_it_is_here() {
+    let mut home = Home::new();
+    let token = home.invite(1);
+    let invite = token.invite_object().clone();
+    let join = question(&token, 7).join_object().clone();
+    let vouched = admit(&home.vpi, &join, FOUNDER, NOW);
+    let (known, unknown) =
+        (rekey(&home.vpi, FOUNDER, 9, static_key(9)), rekey(&home.vpi, 7, 0, static_key(7)));
+    let mut set = ObjectSet::new(home.vpi);
+    let Body::Invite(body) = invite.body() else { panic!("a token holds an invite") };
+    assert_eq!(set.missing_for(&join), Some(Missing::Invite(body.invite_id)));
+    assert_eq!(
+        set.missing_for(&known),
+        Some(Missing::Device(device(FOUNDER))),
+        "no charter says who is an admin"
+    );
+    for object in home.set.iter() {
+        set.insert(object);
+    }
+    assert_eq!(set.missing_for(&join), None);
+    assert_eq!(set.missing_for(&known), None);
+    assert_eq!(set.missing_for(&vouched), Some(Missing::Join(join.id())));
+    assert_eq!(set.missing_for(&unknown), Some(Missing::Device(device(7))));
+    set.insert(&join);
+    assert_eq!((set.missing_for(&vouched), set.missing_for(&unknown)), (None, None));
 }
 
 #[test]

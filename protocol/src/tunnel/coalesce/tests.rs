@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::tunnel::segment::TcpCut;
+use crate::tunnel::segment::{TcpCut, UdpCut};
 use crate::wire::ip::samples::counted;
 
 /// One packet to be made: which flow, and how it differs from the one that a sender would write next.
@@ -54,6 +54,48 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn datagrams_cut_again_are_what_went_in(steps in steps(), is_counted in any::<bool>()) {
+        let mut next_ids = BTreeMap::new();
+        let mut packets: Vec<(Vec<u8>, bool)> = steps
+            .iter()
+            .map(|step| {
+                let id = next_ids.entry(step.flow).or_insert(0xfffe_u16);
+                *id = id.wrapping_add(u16::from(is_counted));
+                (datagram(step, *id), step.ends_turn)
+            })
+            .collect();
+        let sent: Vec<_> = packets.iter().map(|(packet, _)| packet.clone()).collect();
+
+        let (out, count) = run(&mut packets);
+
+        prop_assert!(count <= sent.len());
+        prop_assert_eq!(by_flow(&told(&out)), by_flow(&told(&sent)));
+    }
+}
+
+#[test]
+fn a_burst_of_datagrams_becomes_one_packet() {
+    let step = |payload| Step { flow: 1, payload, twist: 0, ends_turn: false };
+    let sizes = std::iter::repeat_n(128, 63).chain([100]);
+    let mut packets: Vec<_> = sizes.map(|bytes| (datagram(&step(bytes), 0), false)).collect();
+    let (out, count) = run(&mut packets);
+    assert_eq!((out.len(), count), (64, 1));
+}
+
+#[test]
+fn datagrams_stay_alone_where_the_kernel_takes_no_others() {
+    let step = Step { flow: 1, payload: 128, twist: 0, ends_turn: false };
+    let mut packets: Vec<_> = (0..3).map(|_| datagram(&step, 0)).collect();
+    let mut alone = 0;
+    let mut coalescer = Coalescer::new(false);
+    let mut emit = |packet: &Coalesced<'_, '_>| alone += usize::from(packet.segment_bytes.is_none());
+    packets.iter_mut().for_each(|packet| coalescer.take(packet, &mut emit));
+    coalescer.finish(&mut emit);
+    assert_eq!(alone, 3);
+}
+
 #[test]
 fn a_burst_becomes_one_packet() {
     let mut next = (7, 7);
@@ -84,15 +126,27 @@ fn run(packets: &mut [(Vec<u8>, bool)]) -> (Vec<Vec<u8>>, usize) {
         if packet.segment_bytes.is_none() {
             return out.push(whole);
         }
-        let cut = TcpCut::new(&whole, usize::MAX, packet.segment_bytes).unwrap();
-        assert_eq!(cut.count(), packet.payloads.len());
-        for index in 0..cut.count() {
-            let mut piece = vec![0; cut.packet_bytes(index)];
-            cut.write(index, &mut piece);
-            out.push(piece);
+        let segment_bytes = packet.segment_bytes.unwrap();
+        let mut cut: Vec<Vec<u8>> = Vec::new();
+        if whole[9] == UDP {
+            let pieces = UdpCut::new(&whole, segment_bytes).unwrap();
+            cut.resize_with(pieces.count(), Vec::new);
+            for (index, piece) in cut.iter_mut().enumerate() {
+                piece.resize(pieces.packet_bytes(index), 0);
+                pieces.write(index, piece);
+            }
+        } else {
+            let pieces = TcpCut::new(&whole, usize::MAX, Some(segment_bytes)).unwrap();
+            cut.resize_with(pieces.count(), Vec::new);
+            for (index, piece) in cut.iter_mut().enumerate() {
+                piece.resize(pieces.packet_bytes(index), 0);
+                pieces.write(index, piece);
+            }
         }
+        assert_eq!(cut.len(), packet.payloads.len());
+        out.append(&mut cut);
     };
-    let mut coalescer = Coalescer::default();
+    let mut coalescer = Coalescer::new(true);
     for (packet, ends_turn) in packets {
         coalescer.take(packet, &mut emit);
         if *ends_turn {
@@ -110,6 +164,52 @@ fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
         flows.entry([&packet[9..10], &packet[FLOW]].concat()).or_default().push(packet.clone());
     }
     flows
+}
+
+/// The packets without what says nothing: the identification of those that may not be fragmented, and the checksum over
+/// it.
+fn told(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut packets = packets.to_vec();
+    for packet in packets.iter_mut().filter(|packet| packet[6] & DONT_FRAGMENT != 0) {
+        assert_eq!(Sum::default().add_bytes(&packet[..20]).checksum(), 0, "a right header");
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+    packets
+}
+
+/// Writes a UDP packet of `step.flow` with this identification.
+fn datagram(step: &Step, id: u16) -> Vec<u8> {
+    let mut packet = vec![0; 28];
+    packet[0] = 0x45;
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    packet[6] = DONT_FRAGMENT;
+    packet[8] = 64;
+    packet[9] = UDP;
+    packet[12..24].copy_from_slice(&[127, 80, 1, 2, 127, 80, 3, 4, 0x12, step.flow, 0, 53]);
+    match step.twist {
+        1 | 2 => packet[6] = 0,
+        3 => packet[6] = 0x20,
+        4 => packet[8] = 63,
+        5 => packet[1] = 2,
+        6 => packet[6] = 0xc0,
+        _ => {}
+    }
+    packet.extend((0..step.payload).map(|at| (at as u8) ^ (id as u8)));
+    let total = packet.len() as u16;
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet[24..26].copy_from_slice(&(total - 20 + u16::from(step.twist == 7)).to_be_bytes());
+    let checksum = counted(&packet[..20]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let pseudo = [&packet[12..20], &[0, UDP][..], &(total - 20).to_be_bytes()].concat();
+    let checksum = match counted(&[&pseudo, &packet[20..]].concat()) {
+        _ if step.twist == 8 => 0,
+        checksum if step.twist == 9 => checksum ^ 0x0100,
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    packet[26..28].copy_from_slice(&checksum.to_be_bytes());
+    packet
 }
 
 /// Writes the next packet of `flow`; `next` is its sequence number and identification.

@@ -5,6 +5,7 @@
 //! | `stranger identify ADDRESS` | connects and prints what identify told |
 //! | `stranger closest ADDRESS` | asks for the peers closest to a random key |
 //! | `stranger put NUMBER ADDRESS...` | puts a valid record to all of them; another NUMBER is another writer |
+//! | `stranger plant TEXT ADDRESS...` | puts a valid record whose box is not sealed: it holds TEXT |
 //! | `stranger get NUMBER ADDRESS` | fetches that record |
 //! | `stranger flood SORT IP:PORT COUNT NETWORKS` | COUNT connections from NETWORKS networks (flood.rs), held until the end of standard input |
 //!
@@ -21,7 +22,7 @@ use libp2p::Multiaddr;
 use protocol::discovery::lobby::{Contact, Lobby};
 use protocol::discovery::record::Record;
 use protocol::discovery::slot::slot_of;
-use protocol::identity::{Secret, VpiId};
+use protocol::identity::{Secret, SigningSecret, VpiId, sha256};
 use protocol::random::Rng;
 use rand_core::SeedableRng as _;
 
@@ -50,6 +51,9 @@ fn run(words: &[&str]) -> Result<()> {
                 let record = record(number.parse()?)?;
                 stock::Node::connect(&addresses(rest)?).await?.put(record).await?
             }
+            ["plant", text, rest @ ..] if !rest.is_empty() => {
+                stock::Node::connect(&addresses(rest)?).await?.put(planted(text)?).await?
+            }
             ["get", number, address] => {
                 let record = record(number.parse()?)?;
                 stock::Node::connect(&addresses(&[address])?).await?.get(&record).await?
@@ -57,7 +61,7 @@ fn run(words: &[&str]) -> Result<()> {
             ["flood", sort, target, count, networks] => {
                 return flood::run(sort, target.parse()?, count.parse()?, networks.parse()?).await;
             }
-            _ => bail!("stranger identify | closest | put | get | flood"),
+            _ => bail!("stranger identify | closest | put | plant | get | flood"),
         };
         println!("{said}");
         Ok(())
@@ -74,4 +78,24 @@ fn record(number: u64) -> Result<Record> {
     let lobby = Lobby::new(&VpiId([5; 32]), &Secret(seed), slot);
     let made = lobby.seal(&Contact::default(), wall_secs, &mut Rng::from_seed(seed));
     made.context("a contact without addresses fits")
+}
+
+/// A record of this hour that every beacon takes, as it can see nothing wrong with it: where the sealed box should be stands
+/// `text`, over and over.
+fn planted(text: &str) -> Result<Record> {
+    // As protocol/README §18 has them.
+    const SEQUENCE_AT: usize = 33;
+    const NONCE_AT: usize = 49;
+    let wall_secs = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let secret = SigningSecret::from_seed(&[9; 32]);
+    let mut value = record(9)?.value;
+    let expiry = record(9)?.expiry;
+    value.truncate(value.len() - 64);
+    value.splice(1..SEQUENCE_AT, secret.public().0);
+    value.splice(SEQUENCE_AT..SEQUENCE_AT + 8, wall_secs.to_be_bytes());
+    let open = text.bytes().cycle();
+    value.iter_mut().skip(NONCE_AT).zip(open).for_each(|(byte, open)| *byte = open);
+    let signature = secret.sign(&[b"vpi/v1 record\0", &value[..]].concat());
+    value.extend(signature);
+    Ok(Record { key: sha256(&[&secret.public().0]), value, expiry })
 }
