@@ -161,7 +161,7 @@ mod tests {
         drop(sign);
         let sign = Sign::put_up(&path, &lines(&["no address", "", TCP, &"x".repeat(5_000)])).unwrap();
         assert_eq!(read(&path).unwrap(), [TCP.parse().unwrap()]);
-        let long = [&"x".repeat(4_000), TCP].join("\n");
+        let long = [&"x".repeat(4_050), TCP].join("\n");
         drop(sign);
         let _sign = Sign::put_up(&path, &[long]).unwrap();
         assert_eq!(read(&path).unwrap(), []);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::drop::DropReason;
-use protocol::engine::{Command, MemberState};
+use protocol::engine::Command;
 use protocol::wire::header::VEILED;
 
 use crate::lab::{Lab, STRANGER};
@@ -146,26 +146,6 @@ fn what_is_no_fresh_announcement_of_a_member_is_dropped() {
     }
     lab.run(Duration::from_secs(121));
     assert_eq!(lab.announcement(A, STRANGER, &announcement), Some(DropReason::VeilTime));
-}
-
-#[test]
-fn whoever_announces_another_all_the_time_does_not_put_off_the_end_of_a_handshake() {
-    let mut lab = linked();
-    let mut announcements = moved(&mut lab);
-    lab.nodes[B].address = SocketAddr::from(([192, 0, 2, 99], 41_414));
-    let gone = lab.id(B);
-    lab.command(A, Command::Connect(gone));
-    for round in 0..30u8 {
-        let _ = lab.announcement(A, STRANGER, &announcements);
-        // B says again where it is not.
-        let elsewhere = SocketAddr::from(([198, 51, 100, round + 1], 9));
-        lab.nodes[B].announced.clear();
-        lab.command(B, Command::Addresses(vec![elsewhere]));
-        lab.run(Duration::from_secs(1));
-        announcements = lab.nodes[B].announced.first().cloned().unwrap_or(announcements);
-    }
-    let state = lab.nodes[A].engine.member_state(&gone, lab.time().now);
-    assert_eq!(state, Some(MemberState::Unreachable), "after 30 s");
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn a_join_with_the_key_of_another_invite_is_refused() {
     let join = Object::sign(&home.vpi, &Body::Join(join), &[&key(7), &second.invite_secret()]).unwrap();
     let mixed = Question::new(join.clone(), first.invite_object().clone()).unwrap();
     assert_eq!(ask(&home, &mixed, NOW), SILENT);
-    home.insert(&join);
+    assert!(matches!(home.set.insert(&join), Insertion::Refused(_)));
     home.insert(&admit(&home.vpi, &join, FOUNDER, NOW));
     assert!(home.membership().member(&device(7)).is_none());
 }
