@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # netns-scripts/demo.sh: the walk-through of the README, on one machine, with the real binary.
 #
-#      a  10.77.0.1 ── node ──┐
-#      b  10.77.0.2 ── node ──┤ switch          two members of the VPI "home"; at the end, b is removed
-#      c  10.77.0.3 ──────────┘                 a stranger
+#      a  192.168.1.2 ── node ──┐ LAN ── NAT 11.0.1.2 ──┐        two members of the VPI "home"; at the end, b is removed
+#      a2 192.168.1.3 ──────────┘                       │        a stranger on a's LAN
+#      b  192.168.2.2 ── node ─── LAN ── NAT 11.0.2.2 ──┤ internet
+#      p1, p2, p3  11.0.201.2 … ── beacon ──────────────┘        by which a and b find each other
+#
+# The hosts know nothing of each other but a token; the address of a in it leads b nowhere.
 #
 #   demo.sh           builds, runs, checks every value it prints, takes the lab down; exit 1 if one is not as expected
 #   demo.sh --keep    leaves the lab up, with both members, and says how to enter it
@@ -15,6 +18,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
 readonly WEB=8080 PRIVATE=8081 MIB=64
+readonly BEACONS=(p1 p2 p3)
+declare -rA INSIDE=([a]=192.168.1.2 [b]=192.168.2.2) OUTSIDE=([a]=11.0.1.2 [b]=11.0.2.2)
 keep=no
 
 # --- the steps ----------------------------------------------------------------------------------------
@@ -27,14 +32,16 @@ main() {
     esac
     build
     ((EUID == 0)) || become_root "$@"
-    need_tools ip ping curl python3 awk
+    need_tools ip nft ping curl python3 awk
     need_tun
     python=$(PATH=/usr/bin:$PATH command -v python3)
     start=$EPOCHREALTIME
     trap finish EXIT
     lay_out
+    three_beacons
     two_nodes
     found_and_join
+    how_they_met
     web
     ping_both
     transfer
@@ -65,9 +72,23 @@ become_root() {
 lay_out() {
     lab=demo$$
     export LAB_TRACE=/dev/null
-    "$here/run.sh" up lan --name "$lab" --hosts 3 >/dev/null
+    "$here/run.sh" up nats --name "$lab" --site port-preserving,hosts=2 --site port-preserving --hosts "${#BEACONS[@]}" >/dev/null
     files=$LABS/$lab
-    tell "three hosts on one switch: a 10.77.0.1, b 10.77.0.2, and c, a stranger"
+    tell "an internet: a at ${INSIDE[a]} behind the NAT ${OUTSIDE[a]}, b at ${INSIDE[b]} behind ${OUTSIDE[b]}, ${#BEACONS[*]} public hosts"
+    check "b: ping ${INSIDE[a]}" "$(pings b "${INSIDE[a]}" 1)" '^0 of 1'
+    check "b: ping ${OUTSIDE[a]}, the NAT itself" "$(pings b "${OUTSIDE[a]}" 1)" '^1 of 1'
+}
+
+three_beacons() {
+    local host since=$EPOCHREALTIME peer=()
+    for host in "${BEACONS[@]}"; do
+        background "$host" beacon "$VPI_BIN" beacon "${peer[@]}"
+        pids[$host]=$!
+        wait_for 10 "the ready line of $host" grep -q ready "$files/$host/beacon.out" || differs "the beacon of $host is not ready"
+        beacons+=(--beacon "$(grep -m 1 /tcp/ "$files/$host/beacon.out")")
+        peer=(--peer "${beacons[1]}")
+    done
+    tell "vpi beacon on ${BEACONS[*]}: ready after $(seconds_since "$since") s"
 }
 
 two_nodes() {
@@ -85,15 +106,16 @@ two_nodes() {
 
 found_and_join() {
     local answer token since
-    answer=$(on a 5 "$VPI_BIN" create home --name a --json) || differs "vpi create failed"
+    answer=$(on a 5 "$VPI_BIN" create home --name a "${beacons[@]}" --json) || differs "vpi create failed"
     own_alias[a]=$(pick alias <<<"$answer")
-    tell "a: vpi create home          own alias ${own_alias[a]}"
+    tell "a: vpi create home --beacon …   own alias ${own_alias[a]}"
     token=$(on a 5 "$VPI_BIN" invite home --json | pick token) || differs "vpi invite failed"
-    tell "a: vpi invite home          a token of ${#token} characters"
+    tell "a: vpi invite home              a token of ${#token} characters"
     since=$EPOCHREALTIME
-    answer=$(on b 10 "$VPI_BIN" join --name b --json <<<"$token") || differs "vpi join failed"
+    answer=$(on b 30 "$VPI_BIN" join --name b --json <<<"$token" 2>"$files/b/join.log") || differs "vpi join failed"
+    check "b: vpi join  (reads it)" "$(head -n 1 "$files/b/join.log")" "^asking at ${INSIDE[a]}:[0-9]+, what ${#BEACONS[*]} beacons know"
     own_alias[b]=$(pick alias <<<"$answer")
-    tell "b: vpi join  (reads it)     own alias ${own_alias[b]}, after $(seconds_since "$since") s"
+    tell "   joined                       own alias ${own_alias[b]}, after $(seconds_since "$since") s"
     alias_of a b
     alias_of b a
 }
@@ -103,6 +125,29 @@ alias_of() {
     wait_for 5 "$1 to know $2" member "$1" "$2" alias || differs "$1 does not see $2 as a member"
     peer_alias[$1]=$(member "$1" "$2" alias)
     check "$1 knows $2 by a loopback alias" "${peer_alias[$1]}" '^127\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.'
+}
+
+# Each says how it found the other. Both met by way of a beacon; the one that leads found the path through the NATs, and
+# the other one followed.
+how_they_met() {
+    local host peer answer found=''
+    for host in a b; do
+        peer=$(other "$host")
+        wait_for 20 "a direct path from $host to $peer" direct "$host" "$peer" || differs "$host has no direct path to $peer"
+    done
+    for host in a b; do
+        peer=$(other "$host")
+        tell "$host: vpi why $peer"
+        on "$host" 5 "$VPI_BIN" why "$peer" | sed 's/^/     /'
+        answer=$(on "$host" 5 "$VPI_BIN" why "$peer" --json) || differs "$host: vpi why failed"
+        [[ $answer == *'"answered by way of its beacon"'* ]] || differs "$host did not meet $peer by way of a beacon"
+        [[ $answer == *"\"a better path was found: at ${OUTSIDE[$peer]}:"* ]] && found+=$host
+    done
+    [[ -n $found ]] || differs "neither found the path through the NATs"
+}
+
+direct() {
+    [[ $(member "$1" "$2" state path.kind path.remote) == "direct host ${OUTSIDE[$2]}:"* ]]
 }
 
 web() {
@@ -126,13 +171,18 @@ web() {
 }
 
 ping_both() {
-    local host answer rtt
+    local host
     for host in a b; do
-        answer=$(on "$host" 10 ping -c 5 -i 0.2 -W 2 "${peer_alias[$host]}") || true
-        rtt=$(sed -n 's|^rtt .* = [^/]*/\([^/]*\)/.*|\1|p' <<<"$answer")
-        check "$host: ping ${peer_alias[$host]}" \
-            "$(sed -n 's/.* \([0-9]*\) received.*/\1/p' <<<"$answer") of 5, mean RTT ${rtt:-?} ms" '^5 of 5, .*[0-9] ms$'
+        check "$host: ping ${peer_alias[$host]}" "$(pings "$host" "${peer_alias[$host]}" 5)" '^5 of 5, mean RTT .*[0-9] ms$'
     done
+}
+
+# pings HOST ADDRESS COUNT: how many of that many pings came back, and how fast.
+pings() {
+    local answer rtt
+    answer=$(on "$1" 10 ping -c "$3" -i 0.2 -W 2 "$2") || true
+    rtt=$(sed -n 's|^rtt .* = [^/]*/\([^/]*\)/.*|\1|p' <<<"$answer")
+    echo "$(sed -n 's/.* \([0-9]*\) received.*/\1/p' <<<"$answer") of $3${rtt:+, mean RTT $rtt ms}"
 }
 
 transfer() {
@@ -167,7 +217,7 @@ status() {
             member "$host" "$peer" state path.kind path.remote path.rtt_ms rx_bytes tx_bytes
         ) || differs "$host: vpi status says too little about $peer"
         check "$host: vpi status" "$peer $state, path $kind to $remote, RTT $rtt ms, bytes in $received, out $sent" \
-            "^$peer direct, path host to 10\.77\.0\.[12]:[0-9]+, RTT [0-9.]+ ms, bytes in [0-9]+, out [0-9]+$"
+            "^$peer direct, path host to ${OUTSIDE[$peer]//./\\.}:[0-9]+, RTT [0-9.]+ ms, bytes in [0-9]+, out [0-9]+$"
         total[$host]=$received
     done
     ((total[a] >= MIB << 20)) || differs "a received $MIB MiB through the tunnel, but counts ${total[a]} bytes"
@@ -176,9 +226,9 @@ status() {
 stranger() {
     local port answers
     port=$(on a 5 "$VPI_BIN" status --json | pick vpis.0.port) || differs "vpi status failed"
-    answers=$(on c 10 "$python" -c "$PROBES" 10.77.0.1 "$port") || true
-    check "c, no member, sends a's node 200 datagrams; answers" "$answers" '^0$'
-    answers=$(on c 10 "$python" -c "$PROBES" 10.77.0.1 9) || true
+    answers=$(on a2 10 "$python" -c "$PROBES" "${INSIDE[a]}" "$port") || true
+    check "a2, no member, sends a's node 200 datagrams; answers" "$answers" '^0$'
+    answers=$(on a2 10 "$python" -c "$PROBES" "${INSIDE[a]}" 9) || true
     check "   the same to a closed port, so that an answer would be seen" "$answers" '^[1-9][0-9]*$'
 }
 
@@ -202,17 +252,20 @@ still_running() {
         kill -0 "${pids[$process]}" 2>/dev/null || differs "$process ended in the middle"
     done
     if [[ $keep == no ]]; then
-        kill -TERM "${pids[a]}" "${pids[b]}"
-        for process in a b; do
+        for process in a b "${BEACONS[@]}"; do
+            kill -TERM "${pids[$process]}"
+        done
+        for process in a b "${BEACONS[@]}"; do
             wait_for 5 "the node of $process to stop" gone "${pids[$process]}" || differs "SIGTERM did not stop $process"
         done
-        tell "both nodes stopped at SIGTERM"
+        tell "nodes and beacons stopped at SIGTERM"
     fi
 }
 
 # --- checking and telling -----------------------------------------------------------------------------
 
 declare -A pids own_alias peer_alias total
+declare -a beacons=()
 
 tell() {
     printf ' ✔ %s\n' "$*"
@@ -236,6 +289,7 @@ finish() {
         for host in a b; do
             printf '\n--- the last lines of the node of %s ---\n' "$host"
             tail -n 15 "$files/$host/node.out" "$files/$host/node.log" 2>/dev/null || true
+            on "$host" 5 "$VPI_BIN" why "$(other "$host")" 2>&1 || true
         done
         printf '\nThe demo failed after %s s.\n' "$(seconds_since "$start")"
     else
@@ -252,10 +306,10 @@ finish() {
 how_to_enter() {
     local sudo=''
     [[ -z ${SUDO_USER:-} ]] || sudo='sudo '
-    for host in a b c; do
-        echo "Enter $host:       $sudo$here/run.sh exec $lab $host"
+    for host in a b a2 p1; do
+        printf 'Enter %-9s %s\n' "$host:" "$sudo$here/run.sh exec $lab $host"
     done
-    echo "   on a:        $VPI_BIN status;  curl http://${peer_alias[a]:-ALIAS}:$WEB/;  $VPI_BIN remove home b"
+    echo "   on a:        $VPI_BIN status;  $VPI_BIN why b;  curl http://${peer_alias[a]:-ALIAS}:$WEB/;  $VPI_BIN remove home b"
     echo "Logs of the nodes: $files/a/node.log, $files/b/node.log"
     echo "Take it down:   $sudo$here/run.sh down $lab"
 }

@@ -88,7 +88,7 @@ step_demo_killed() {
     local demo process
     VPI_BIN=${VPI_BIN:-$target/release/vpi} netns-scripts/demo.sh &
     demo=$!
-    wait_for 20 "the web server of b" test -s "$LABS/demo$demo/b/www/index.html"
+    wait_for 60 "the web server of b" test -s "$LABS/demo$demo/b/www/index.html"
     for process in $(ip netns pids "demo$demo-b"); do
         if grep -qz '^up$' "/proc/$process/cmdline"; then kill -KILL "$process"; fi
     done

@@ -11,8 +11,12 @@
 //!                  0x80 ─► tunnel::Opener ─► packet ─► filter ─► alias::rewrite ─► tunnel::coalesce ─► TUN
 //!                  │                └► in-session message ─► Engine::handle_message ─► path, membership::exchange
 //!                  0x81 ─► Engine::handle_datagram ─► veil ─► gate ─► handshake, or membership::witness ─► an answer, or silence
+//!                  0x82 ─► another member's: its label there, and UDP again; or this node's, and as above
 //!                  STUN ─► Engine::handle_stun, while a request waits
 //!                  else ─► silence
+//!
+//! the way back in  Engine::poll_event: Lookup, Publish, OpenCircuit ─► libp2p ─► handle_command: Found ─► path; frames of a
+//!                  circuit are datagrams in, and never packets
 //! ```
 //!
 //! The engine is the slow path, with one owner; it tells the forwarder what changed by [`forward::Update`]s and hears of

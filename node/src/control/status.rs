@@ -50,7 +50,7 @@ pub(crate) struct VpiStatus {
 pub(crate) struct BeaconStatus {
     /// Its multiaddress.
     pub address: String,
-    /// Whether it is connected.
+    /// How it does: `unknown`, `answers`, `silent` or `reserved`.
     pub state: String,
     /// Round trip in milliseconds, once measured.
     pub rtt_ms: Option<f64>,

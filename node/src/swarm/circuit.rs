@@ -1,7 +1,7 @@
 //! One circuit: a pipe with frames in it, from its acceptance to its end.
 //!
 //! ```text
-//! | length u16 | frame, 1 to 2,048 bytes | length u16 | …      (big-endian; a frame is one datagram of protocol/README §4)
+//! | length u16 | frame, 1 to 2,048 bytes | length u16 | …      (big-endian; a frame is one datagram of protocol/README §2 or §4)
 //! ```
 //!
 //! Bytes that are no frame end the pipe without an answer. Nothing is written but frames that the driver gave.

@@ -5,7 +5,8 @@
 //!                       within 600 s of a slot's start, or of a record's 30 minutes being over
 //!   RESTING ───────────────────────────────────────────────► READING ── a younger one, not outdated ──► RESTING
 //!      ▲  within 60 s of another address, if the one there is   │
-//!      │  this node's                                           │ none, or this node's and no longer true
+//!      │  this node's                                           │ none, one that leads to nobody, or this node's and
+//!      │                                                        │ no longer true
 //!      └──────────────────────────── a record to put ◄──────────┘
 //! ```
 
