@@ -471,7 +471,7 @@ fn messages() -> Vec<(&'static str, Vec<Vec<u8>>, &'static str)> {
     let long = known[1..].iter().map(|(first, bytes)| of(*first, bytes + 1_001)).collect();
     let fields =
         vec![vec![0x14, 2], [of(0x13, 36), vec![1, 9, 9]].concat(), [of(0x11, 3), vec![7; 33 * 32]].concat()];
-    let unknown = (0x20..=0x3e).flat_map(|first| [of(first, 0), of(first, 1_300)]).collect();
+    let unknown = (0x24..=0x3e).flat_map(|first| [of(first, 0), of(first, 1_300)]).collect();
     vec![
         ("messages cut short", short, "message_malformed"),
         ("messages with more behind them", long, "message_malformed"),
