@@ -50,6 +50,11 @@ fn a_beacons_store_log_and_traffic_name_no_vpi_device_alias_or_inner_address() {
         wait::until("the planted record on disk", Duration::from_secs(20), || {
             Ok((first.metric("vpi_beacon_unwritten_records", "")? == 0.0).then_some(()))
         })?;
+        // The kernel hands frames over a while after they passed.
+        wait::until("the planted datagram in the capture", Duration::from_secs(20), || {
+            let frames = capture.frames()?;
+            Ok(frames.iter().any(|frame| frame.payload == PLANTED.as_bytes()).then_some(()))
+        })?;
         let folder = p1.state.join("beacon");
         ensure!(first.stop()? == 0, "a clean end");
         let mut haystack = Haystack::at_rest(p1, &folder)?;
