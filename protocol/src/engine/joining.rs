@@ -20,7 +20,7 @@ use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
 
 /// An exchange with the witness that did not make this device a member by then is begun anew.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
+const STUCK_AFTER: Duration = Duration::from_secs(4);
 /// From becoming a member to telling where this device is.
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 
