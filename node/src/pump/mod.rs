@@ -11,10 +11,12 @@
 //! ```
 //!
 //! The thread sleeps in one `poll` until something arrives, takes all there is, and flushes: it never waits to fill a
-//! batch, and it has no timer.
+//! batch, and it has no timer. What applications send faster than it leaves waits in `waiting`, by flows, and in turns so
+//! short that what arrives meanwhile waits for no more than one call of the kernel.
 
 mod run;
 mod sides;
+mod waiting;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -4,26 +4,34 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Note, Offload, Outbound, whole_packets};
+use protocol::forward::{Egress, Forwarder, Inbound, Note, Outbound, whole_packets};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
 use protocol::tunnel::coalesce::Coalesced;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
 use super::sides::Sides;
+use super::waiting::Waiting;
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
-use crate::tun::{PACKET_BYTES_MAX, Tun};
+use crate::tun::Tun;
 use crate::udp::{Batch, Received, Socket};
 
-/// Packets and super-packets read from the TUN device before the socket gets its turn (chosen: as many small packets
-/// fill one run of datagrams).
-const TUN_TURN: usize = 64;
+/// *Chosen*: packets and super-packets taken from the TUN device in one turn: more than are sent in one, so that none
+/// stays behind in it for long, and no application keeps the pump at it.
+const TAKEN_MAX: usize = 256;
+/// *Chosen*: packets sent before the socket is read again; as many small ones fill one run of datagrams.
+const SENT_MAX: usize = 64;
+/// *Chosen*: where the kernel took what was sent more slowly than that, for each byte (2.7 Gbit/s), the turn ends …
+const SLOW_PER_BYTE: Duration = Duration::from_nanos(3);
+/// *Chosen*: … behind this many bytes: 0.1 ms at 1 Gbit/s, or one super-packet. The kernel often does the line's work while
+/// it takes datagrams, and all that came meanwhile, echo requests and acknowledgements among it, waits for that.
+const SLOW_TURN_BYTES: usize = 16 << 10;
 
 /// Why the thread ends.
 enum End {
@@ -49,8 +57,10 @@ pub(super) struct Runner {
     pub(super) leaves_by: Option<u32>,
     /// A note that found no room in the queue.
     unreported: Option<Note>,
-    /// Room for what is read from the device.
-    packet: Box<[u8]>,
+    /// What was read from the device.
+    waiting: Waiting,
+    /// Bytes that are sent in one turn.
+    turn_bytes: usize,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
     pub(super) is_blocked: bool,
 }
@@ -74,7 +84,8 @@ impl Runner {
             outgoing: Batch::new(),
             leaves_by: None,
             unreported: None,
-            packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
+            waiting: Waiting::new(),
+            turn_bytes: usize::MAX,
             is_blocked: false,
         }
     }
@@ -108,7 +119,7 @@ impl Runner {
         for number in ready.sides {
             may_be_answered |= self.receive(Some(number), orders)?;
         }
-        if ready.device || may_be_answered {
+        if ready.device || may_be_answered || !self.waiting.is_empty() {
             self.send();
         }
         self.report();
@@ -128,7 +139,7 @@ impl Runner {
         let polled = match self.tun.as_ref().filter(|_| !self.is_blocked) {
             Some(tun) => {
                 let mut fds = [wake, socket, PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN)];
-                poll(&mut fds, None).map(|_| fds.map(|fd| ready(&fd)))
+                poll(&mut fds, self.longest_sleep()).map(|_| fds.map(|fd| ready(&fd)))
             }
             None => {
                 let mut fds = [wake, socket];
@@ -142,6 +153,12 @@ impl Runner {
         }
     }
 
+    /// None at all while packets wait and can be sent; else for ever.
+    pub(super) fn longest_sleep(&self) -> Option<&'static Timespec> {
+        const NONE: &Timespec = &Timespec { tv_sec: 0, tv_nsec: 0 };
+        (!self.waiting.is_empty() && !self.is_blocked).then_some(NONE)
+    }
+
     /// Does what was ordered; `Err` means stop.
     fn take_orders(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
         loop {
@@ -152,6 +169,7 @@ impl Runner {
                 Ok(Order::Attach(tun)) => self.tun = Some(tun),
                 Ok(Order::Detach(done)) => {
                     self.tun = None;
+                    self.waiting.clear();
                     let _ = done.send(());
                 }
                 Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Err(End::Told),
@@ -254,36 +272,47 @@ impl Runner {
         Ok(has_written)
     }
 
-    /// Takes packets from the device until there are none or it is the socket's turn. For each datagram that they
-    /// become: one copy with one sum, one AEAD, and a share of one system call a run.
+    /// Takes in what applications sent, then sends as much as one call of the kernel takes, so that no answer waits in the
+    /// socket for longer. For each datagram: one copy with one sum, one AEAD, and a share of one system call a run.
     fn send(&mut self) {
-        let Some(tun) = self.tun.clone() else { return };
+        let Some(tun) = self.tun.clone().filter(|_| !self.is_blocked) else { return };
+        self.take_in(&tun);
         let now = Instant::now();
-        for _ in 0..TUN_TURN {
-            if !self.outgoing.has_room_for_super_packet() {
-                self.flush();
+        let mut bytes = 0;
+        for _ in 0..SENT_MAX {
+            if bytes >= self.turn_bytes || !self.outgoing.has_room_for_super_packet() {
+                break;
             }
-            if self.is_blocked {
-                return;
+            match self.send_one(&tun, now) {
+                Some(sent) => bytes += sent,
+                None => break,
             }
-            match tun.recv(&mut self.packet) {
-                Ok((bytes, offload)) => self.send_one(&tun, bytes, offload, now),
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => break,
+        }
+        let sealed_at = Instant::now();
+        self.flush();
+        let allowed = SLOW_PER_BYTE * bytes.max(SLOW_TURN_BYTES) as u32;
+        let is_slow = self.is_blocked || sealed_at.elapsed() > allowed;
+        self.turn_bytes = if is_slow { SLOW_TURN_BYTES } else { usize::MAX };
+    }
+
+    /// Takes packets from the device until there are none, or as many as one turn takes.
+    fn take_in(&mut self, tun: &Tun) {
+        for _ in 0..TAKEN_MAX {
+            match self.waiting.take(|place| tun.recv(place)) {
+                Ok(dropped) => (0..dropped).for_each(|_| self.drops.count(DropReason::PacketQueue)),
+                Err(cause) if cause.kind() == ErrorKind::WouldBlock => return,
                 Err(cause) if cause.kind() == ErrorKind::InvalidData => {
                     self.drops.count(DropReason::PacketMalformed);
                 }
-                Err(cause) => {
-                    self.on_device_error(&cause);
-                    break;
-                }
+                Err(cause) => return self.on_device_error(&cause),
             }
         }
-        self.flush();
     }
 
-    /// Seals the first `bytes` bytes of what was read.
-    fn send_one(&mut self, tun: &Tun, bytes: usize, offload: Offload, now: Instant) {
-        let Some(packet) = self.packet.get_mut(..bytes) else { return };
+    /// Seals the packet whose turn it is; returns its size in bytes, if there was one.
+    fn send_one(&mut self, tun: &Tun, now: Instant) -> Option<usize> {
+        let (packet, offload) = self.waiting.next()?;
+        let bytes = packet.len();
         let mut egress = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
@@ -305,6 +334,7 @@ impl Runner {
             }
             Outbound::Drop(reason) => self.drops.count(reason),
         }
+        Some(bytes)
     }
 
     /// Hands what is sealed to the kernel.
@@ -336,6 +366,7 @@ impl Runner {
         if cause.raw_os_error() == Some(EBADFD) {
             warn!("the TUN device is gone: run `vpi up` as root to make it again");
             self.tun = None;
+            self.waiting.clear();
             let _ = self.queues.seen.try_send((self.vpi, Seen::Detached));
         }
     }
