@@ -112,7 +112,7 @@ reasons! {
     PacketUnknownAlias => "packet_unknown_alias",
     /// A packet too large for the path that may not be cut.
     PacketTooLarge => "packet_too_large",
-    /// A packet that waited for a link longer or behind more others than the bound.
+    /// A packet that waited, for a link or for the socket, longer or behind more others than the bound.
     PacketQueue => "packet_queue",
     /// The device or the socket did not take it.
     SendFailed => "send_failed",

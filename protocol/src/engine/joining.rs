@@ -55,6 +55,11 @@ impl Joining {
         }
     }
 
+    /// The tag of the epoch that the token was made in: answers have it, too.
+    pub(super) fn epoch_tag(&self) -> EpochTag {
+        self.epoch_tag
+    }
+
     /// When the question is to be asked again.
     pub(super) fn ask_at(&self) -> Instant {
         self.ask_at

@@ -416,7 +416,7 @@ impl Engine {
 
     /// The next change for the forwarder.
     pub fn poll_update(&mut self) -> Option<Update> {
-        self.out.updates.pop_front()
+        self.out.updates.pop_front().or_else(|| self.poll_veils())
     }
 
     /// The next thing for this machine to do or to know.

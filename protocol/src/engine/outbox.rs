@@ -161,6 +161,8 @@ pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) packets: VecDeque<Vec<u8>>,
     pub(super) updates: VecDeque<Update>,
+    /// Tags of veiled datagrams that the forwarder was told.
+    pub(super) told_tags: Vec<EpochTag>,
     pub(super) events: VecDeque<Event>,
     /// The socket by which held packets leave, if not the own one.
     pub(super) side: Option<u32>,

@@ -118,6 +118,11 @@ pub enum Update {
         /// Its receiver index.
         index: u32,
     },
+    /// What is veiled under one of these tags goes to the engine, and nothing else that is veiled.
+    Veils {
+        /// At most 33: of held epochs, and of the token by which this device joins.
+        tags: Vec<[u8; 2]>,
+    },
     /// Requests to STUN servers wait for their responses, or none does any more.
     Stun {
         /// What may be a response goes to the engine.
@@ -261,6 +266,8 @@ pub struct Forwarder {
     flows: Flows,
     notes: VecDeque<Note>,
     relayed: Relayed,
+    /// Of veiled datagrams that the engine may be able to open.
+    tags: Vec<[u8; 2]>,
     /// A STUN request waits for its response.
     is_stun_open: bool,
 }
@@ -277,6 +284,7 @@ impl Forwarder {
             flows: Flows::default(),
             notes: VecDeque::new(),
             relayed: Relayed::default(),
+            tags: Vec::new(),
             is_stun_open: false,
         }
     }
@@ -310,6 +318,7 @@ impl Forwarder {
             Update::Forget { index } => {
                 self.receivers.remove(&index);
             }
+            Update::Veils { tags } => self.tags = tags,
             Update::Stun { is_open } => self.is_stun_open = is_open,
             Update::Join { ends, traffic } => self.relayed.join(ends, &traffic),
             Update::Part { labels } => self.relayed.part(labels),
@@ -362,7 +371,11 @@ impl Forwarder {
     /// come no packets: a beacon is no relay.
     pub fn passed_on<'d>(&mut self, from: Remote, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
         if datagram.first() == Some(&header::VEILED) {
-            return Inbound::Veiled { from, bytes: datagram };
+            return match header::veil_tag(datagram) {
+                Some(tag) if self.tags.contains(&tag) => Inbound::Veiled { from, bytes: datagram },
+                Some(_) => Inbound::Drop(DropReason::UnknownEpoch),
+                None => Inbound::Drop(DropReason::Malformed),
+            };
         }
         let Some((index, _)) = header::read_data_header(datagram) else {
             return Inbound::Drop(DropReason::Malformed);

@@ -194,6 +194,29 @@ fn stun_passes_only_while_a_request_waits_and_only_as_stun() {
 }
 
 #[test]
+fn what_is_veiled_passes_only_under_a_tag_that_the_engine_may_open() {
+    let mut here = End::new(HERE);
+    let [mut veiled, mut other] = [[0x81, 0, 1, 2, 9], [0x81, 0, 2, 1, 9]];
+    let passes = |forwarder: &mut Forwarder, datagram: &mut [u8]| match forwarder.inbound(
+        REMOTE,
+        datagram,
+        Instant::now(),
+    ) {
+        Inbound::Veiled { .. } => true,
+        Inbound::Drop(reason) => {
+            assert_eq!(reason, DropReason::UnknownEpoch);
+            false
+        }
+        outcome => panic!("{outcome:?}"),
+    };
+    assert!(!passes(&mut here.forwarder, &mut veiled), "before the engine said anything");
+    here.forwarder.apply(Update::Veils { tags: vec![[0, 0], [1, 2]] });
+    assert!(passes(&mut here.forwarder, &mut veiled) && !passes(&mut here.forwarder, &mut other));
+    here.forwarder.apply(Update::Veils { tags: vec![[2, 1]] });
+    assert!(!passes(&mut here.forwarder, &mut veiled) && passes(&mut here.forwarder, &mut other));
+}
+
+#[test]
 fn a_message_from_elsewhere_is_no_note_of_a_source_and_a_keepalive_is() {
     let mut here = End::new(HERE);
     let elsewhere = SocketAddr::from(([192, 0, 2, 2], 5));
