@@ -87,7 +87,11 @@ fn when_all_slots_are_taken_nothing_is_read() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(next(&mut waiting), Some((1, 0)));
     put(&mut waiting, &packet(2, 84, 7));
-    assert_eq!(next(&mut waiting), Some((2, 7)));
+    let before = std::iter::from_fn(|| next(&mut waiting)).take_while(|found| *found != (2, 7)).count();
+    assert!(
+        before <= TURN_BYTES as usize / 100 + 1,
+        "it waits for the first turn of the others, and not for all: {before}"
+    );
 }
 
 #[test]
