@@ -30,6 +30,7 @@ mod stun;
 mod swarm;
 mod sys;
 mod time;
+pub(crate) mod within;
 mod writer;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::futures::StreamExt as _;
+use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -59,10 +60,11 @@ pub(super) struct Beacon {
     stun: Vec<SocketAddr>,
     refresh_at: Instant,
     give_back_at: Instant,
+    resident: fn() -> u64,
     written_table: Vec<String>,
     started_at: Instant,
     /// STUN and time; they end with it.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Beacon {
@@ -75,47 +77,61 @@ impl Beacon {
         folder: BeaconFolder,
         bounds: DoorBounds,
     ) -> anyhow::Result<Self> {
+        let make = |keypair, records| swarm::swarm(keypair, records, bounds);
+        let mut beacon = Self::still(folder, options.peers.clone(), memory::resident_bytes, make)?;
+        let listening = listen::at(&mut beacon.swarm, &options).await?;
+        let external = listen::external_addresses(&listening, &options.external).await;
+        external.into_iter().for_each(|address| beacon.swarm.add_external_address(address));
+
+        let stun = listen::stun(&options.stun)?;
+        beacon.stun = stun.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        for socket in stun {
+            beacon.tasks.spawn(stun::serve(socket, Arc::clone(&beacon.shared)));
+        }
+        let streams = beacon.swarm.behaviour().stream.new_control().accept(TIME)?;
+        let port = beacon.stun.first().map(SocketAddr::port);
+        beacon.tasks.spawn(time::serve(streams, port, Arc::clone(&beacon.shared)));
+        Ok(beacon)
+    }
+
+    /// One that listens nowhere yet, with its records and the table of its last run, on the swarm that `make` makes.
+    /// `resident` gives the memory that it answers for, in bytes.
+    ///
+    /// # Errors
+    /// What is damaged, and what to do about it; or those of `make`.
+    pub(super) fn still(
+        folder: BeaconFolder,
+        peers: Vec<(PeerId, Multiaddr)>,
+        resident: fn() -> u64,
+        make: impl FnOnce(Keypair, Records) -> anyhow::Result<Swarm<Behaviour>>,
+    ) -> anyhow::Result<Self> {
         let seed = folder.seed()?;
         let (file, kept, aside) = RecordFile::open(&folder.records_path())?;
         if let Some(aside) = aside {
             warn!(aside = %aside.display(), "the records were damaged: they begin empty");
         }
-        let records = Records::new(&seed, kept, moment());
-        let mut swarm = swarm::swarm(keypair(&seed)?, records, bounds)?;
-        let listening = listen::at(&mut swarm, &options).await?;
-        let external = listen::external_addresses(&listening, &options.external).await;
-        external.into_iter().for_each(|address| swarm.add_external_address(address));
-
-        let (shared, mut tasks) = (Arc::new(Shared::default()), JoinSet::new());
-        let stun = listen::stun(&options.stun)?;
-        let bound: Vec<_> = stun.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        for socket in stun {
-            tasks.spawn(stun::serve(socket, Arc::clone(&shared)));
-        }
-        let streams = swarm.behaviour().stream.new_control().accept(TIME)?;
-        let port = bound.first().map(SocketAddr::port);
-        tasks.spawn(time::serve(streams, port, Arc::clone(&shared)));
-
+        let swarm = make(keypair(&seed)?, Records::new(&seed, kept, moment()))?;
         let table = folder.table()?;
         let own = *swarm.local_peer_id();
         let known = table.iter().filter_map(|line| peer_address(line));
-        let seeds = options.peers.into_iter().chain(known).filter(|(peer, _)| *peer != own).collect();
+        let seeds = peers.into_iter().chain(known).filter(|(peer, _)| *peer != own).collect();
         let now = Instant::now();
         Ok(Self {
             swarm,
             admission: Admission::default(),
             counts: Counts::default(),
             reserved: BTreeSet::new(),
-            shared,
+            shared: Arc::new(Shared::default()),
             writer: Writer::new(file),
             folder,
             seeds,
-            stun: bound,
+            stun: Vec::new(),
             refresh_at: now,
             give_back_at: now,
+            resident,
             written_table: table,
             started_at: now,
-            _tasks: tasks,
+            tasks: JoinSet::new(),
         })
     }
 
@@ -178,13 +194,13 @@ impl Beacon {
     }
 
     fn on_tick(&mut self) {
-        let (mut resident, now) = (memory::resident_bytes(), Instant::now());
+        let (mut resident, now) = ((self.resident)(), Instant::now());
         if resident > memory::SHORT_ABOVE_BYTES
             || resident > memory::GIVE_BACK_ABOVE_BYTES && now >= self.give_back_at
         {
             memory::give_back();
             // What nobody uses is no reason to close anything.
-            resident = memory::resident_bytes();
+            resident = (self.resident)();
             self.give_back_at = now + GIVE_BACK;
         }
         let door = &mut self.swarm.behaviour_mut().door;
@@ -302,7 +318,7 @@ impl Beacon {
             record_bytes: records.bytes(),
             unwritten: records.unwritten_count() + self.writer.under_way(),
             record_networks: records.networks(),
-            resident_bytes: memory::resident_bytes(),
+            resident_bytes: (self.resident)(),
             uptime_s: self.started_at.elapsed().as_secs_f64(),
         };
         metrics::families(standing, &self.counts, behaviour.door.refused(), &self.shared)

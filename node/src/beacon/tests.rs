@@ -1,7 +1,5 @@
 //! Three real beacons on loopback, and a plain client that puts and gets.
 
-mod many;
-
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

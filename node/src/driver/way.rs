@@ -246,11 +246,15 @@ impl Vpi {
             Some(Told::Reserved(place)) => {
                 Command::Reserved(place.map(|(beacon, peer)| (beacon.to_string(), peer.to_bytes())))
             }
-            Some(Told::Found { ticket, values, answered }) => {
+            Some(Told::Found { ticket, values, answered, asked }) => {
                 let Some(key) = self.way.lookups.remove(&ticket) else { return };
+                debug!(vpi = self.settings.name, asked, answered, values = values.len(), "looked up");
                 Command::Found { key, values, answered }
             }
-            Some(Told::Stored { key, copies }) => Command::Published(key, copies),
+            Some(Told::Stored { key, copies, asked }) => {
+                debug!(vpi = self.settings.name, asked, copies, "published");
+                Command::Published(key, copies)
+            }
             Some(Told::Circuit { circuit, .. }) => {
                 debug!(vpi = self.settings.name, circuit, "a pipe over a beacon stands");
                 return;

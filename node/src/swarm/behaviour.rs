@@ -16,7 +16,7 @@ use libp2p::{kad, noise, ping, relay, yamux};
 use tokio::sync::mpsc;
 
 use super::book::Book;
-use super::outward::{Inside, Outward};
+use super::outward::{Outward, Ways};
 use super::pipe::{RawDialer, RawIn, raw_relay};
 use crate::beacon::protocol::{KAD, REPLICATION};
 
@@ -69,13 +69,13 @@ pub(super) struct Built {
 ///
 /// # Errors
 /// Noise has no key; that is a lack of randomness.
-pub(super) fn build(inside: Inside, waiting: usize) -> Result<Built, noise::Error> {
+pub(super) fn build(ways: &Ways, waiting: usize) -> Result<Built, noise::Error> {
     let key = Keypair::generate_ed25519();
     let me = key.public().to_peer_id();
     let (raw, dialer, inbound, relay) = raw_relay(me, waiting);
     let mut mux = yamux::Config::default();
     mux.set_max_num_streams(STREAMS);
-    let tcp = Outward::build(inside)
+    let tcp = Outward::build(ways)
         .authenticate(noise::Config::new(&key)?)
         .multiplex(mux)
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));

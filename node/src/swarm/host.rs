@@ -14,7 +14,7 @@ use super::behaviour::{Built, Member, MemberEvent, build};
 use super::circuits::INBOUND_CIRCUITS;
 use super::clock::{Clock, Reading};
 use super::lookups::{Lookups, Means};
-use super::outward::Inside;
+use super::outward::Ways;
 use super::pipe::{RawDialer, RawIn};
 use super::reservation::Reservation;
 use super::roster::Roster;
@@ -48,8 +48,8 @@ impl Host {
     ///
     /// # Errors
     /// There is no randomness.
-    pub(super) fn new(inside: Inside, roster: &Roster) -> Result<Self, noise::Error> {
-        let Built { mut swarm, dialer, inbound } = build(inside, INBOUND_CIRCUITS)?;
+    pub(super) fn new(ways: &Ways, roster: &Roster) -> Result<Self, noise::Error> {
+        let Built { mut swarm, dialer, inbound } = build(ways, INBOUND_CIRCUITS)?;
         swarm.behaviour_mut().book.set_known(roster.addresses());
         let (reservation, lookups, clock) = (Reservation::new(), Lookups::default(), Clock::default());
         Ok(Self { swarm, dialer, inbound, reservation, lookups, clock })

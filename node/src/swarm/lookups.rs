@@ -54,6 +54,8 @@ struct Running {
     stage: Stage,
     started_at: Instant,
     values: Vec<Vec<u8>>,
+    /// Questions of the stages before.
+    asked: u32,
     is_ending: bool,
 }
 
@@ -114,13 +116,13 @@ impl Lookups {
                     (query(member, roster, &key, closest), Stage::Closest { value, expires_at })
                 }
             };
-            self.run(query, key, stage, now);
+            self.run(query, (key, stage, 0), now);
         }
         told
     }
 
-    fn run(&mut self, query: QueryId, key: [u8; 32], stage: Stage, now: Instant) {
-        let running = Running { key, stage, started_at: now, values: Vec::new(), is_ending: false };
+    fn run(&mut self, query: QueryId, (key, stage, asked): ([u8; 32], Stage, u32), now: Instant) {
+        let running = Running { key, stage, started_at: now, values: Vec::new(), asked, is_ending: false };
         self.running.insert(query, running);
     }
 
@@ -148,19 +150,20 @@ impl Lookups {
             return None;
         }
         let running = self.running.remove(&query)?;
-        let Running { key, stage, values, .. } = running;
+        let Running { key, stage, values, asked, .. } = running;
+        let asked = asked.saturating_add(stats.num_requests());
         let told = match stage {
             Stage::Getting { ticket } => {
-                Some(Told::Found { ticket, values, answered: stats.num_successes() })
+                Some(Told::Found { ticket, values, answered: stats.num_successes(), asked })
             }
             Stage::Closest { value, expires_at } => {
-                self.store((key, value, expires_at), &closest, member, now)
+                self.store(((key, value, expires_at), asked), &closest, member, now)
             }
             Stage::Storing { value } => {
-                self.count((key, value), member, roster, now);
+                self.count((key, value, asked), member, roster, now);
                 None
             }
-            Stage::Counting { copies, .. } => Some(Told::Stored { key, copies }),
+            Stage::Counting { copies, .. } => Some(Told::Stored { key, copies, asked }),
         };
         if self.running.is_empty() {
             member.book.forget_named();
@@ -171,13 +174,13 @@ impl Lookups {
     /// The second step of a put: to those that are closest.
     fn store(
         &mut self,
-        (key, value, expires_at): ([u8; 32], Vec<u8>, Instant),
+        ((key, value, expires_at), asked): (([u8; 32], Vec<u8>, Instant), u32),
         closest: &[PeerInfo],
         member: &mut Member,
         now: Instant,
     ) -> Option<Told> {
         if closest.is_empty() {
-            return Some(Told::Stored { key, copies: 0 });
+            return Some(Told::Stored { key, copies: 0, asked });
         }
         for peer in closest {
             member.book.add_named(peer.peer_id, peer.addrs.clone());
@@ -193,20 +196,20 @@ impl Lookups {
         // With less than all, the first yes would cut off those that are still being dialled.
         let quorum = NonZeroUsize::new(peers.len()).map_or(Quorum::All, Quorum::N);
         let query = member.kad.put_record_to(record, peers.into_iter(), quorum);
-        self.run(query, key, Stage::Storing { value }, now);
+        self.run(query, (key, Stage::Storing { value }, asked), now);
         None
     }
 
     /// The third: what do they hold?
     fn count(
         &mut self,
-        (key, value): ([u8; 32], Vec<u8>),
+        (key, value, asked): ([u8; 32], Vec<u8>, u32),
         member: &mut Member,
         roster: &Roster,
         now: Instant,
     ) {
         let query = query(member, roster, &key, |kad| kad.get_record(kad::RecordKey::new(&key)));
-        self.run(query, key, Stage::Counting { value, copies: 0 }, now);
+        self.run(query, (key, Stage::Counting { value, copies: 0 }, asked), now);
     }
 
     /// When [`Self::tick`] has something to do.
@@ -286,7 +289,7 @@ fn query(
 /// The answer of one that asked nobody.
 fn nothing(job: &Job) -> Told {
     match job.purpose {
-        Purpose::Get { ticket } => Told::Found { ticket, values: Vec::new(), answered: 0 },
-        Purpose::Put { .. } => Told::Stored { key: job.key, copies: 0 },
+        Purpose::Get { ticket } => Told::Found { ticket, values: Vec::new(), answered: 0, asked: 0 },
+        Purpose::Put { .. } => Told::Stored { key: job.key, copies: 0, asked: 0 },
     }
 }

@@ -48,8 +48,11 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::sync::mpsc;
 
+use self::outward::Ways;
+
 pub(crate) use self::address::Beacon;
 pub(crate) use self::circuit::Ended;
+pub use self::outward::{Connections, Pipe};
 pub(crate) use self::roster::{BeaconState, BeaconStatus};
 
 /// Asks that wait for the task (chosen: a burst of frames for all circuits; more is refused at once).
@@ -94,10 +97,10 @@ pub(crate) enum Told {
     /// Where this device is reachable, and under which peer id; `None` while it is not.
     Reserved(Option<(Beacon, PeerId)>),
     /// The distinct values under a key that its owner signed, at whatever time, as they came; and how many beacons answered
-    /// at all: with none, nobody was there to ask.
-    Found { ticket: u64, values: Vec<Vec<u8>>, answered: u32 },
-    /// How many beacons gave the value back.
-    Stored { key: [u8; 32], copies: u32 },
+    /// at all: with none, nobody was there to ask. `asked`: how many questions that took.
+    Found { ticket: u64, values: Vec<Vec<u8>>, answered: u32, asked: u32 },
+    /// How many beacons gave the value back, and how many questions it took.
+    Stored { key: [u8; 32], copies: u32, asked: u32 },
     /// A circuit stands. For an inbound one `peer` is the beacon's word only.
     Circuit { circuit: u32, peer: PeerId },
     /// A frame came, 1 to 2,048 bytes.
@@ -118,9 +121,14 @@ pub(crate) struct Swarm {
 impl Swarm {
     /// Starts the task; to be called inside a tokio runtime. Nothing is sent before there are beacons and something to ask.
     pub(crate) fn start() -> Self {
+        Self::start_over(outward::tcp)
+    }
+
+    /// As [`Self::start`], over other connections than TCP; every swarm gets what one call of `make` makes.
+    pub(crate) fn start_over(make: impl Fn() -> Connections + Send + Sync + 'static) -> Self {
         let (asks, asked) = mpsc::channel(ASKS);
         let (tell, told) = mpsc::channel(TOLD);
-        tokio::spawn(task::Task::new(asked, tell).run());
+        tokio::spawn(task::Task::new(Ways::new(make), asked, tell).run());
         Self { asks, told }
     }
 

@@ -11,7 +11,7 @@ use tracing::{debug, error};
 use super::address::Beacon;
 use super::circuits::Circuits;
 use super::host::{Happened, Host, Shared};
-use super::outward::Inside;
+use super::outward::Ways;
 use super::roster::{BeaconStatus, Roster};
 use super::{Ask, Told, jitter};
 
@@ -31,7 +31,7 @@ pub(super) struct Task {
     told: mpsc::Sender<Told>,
     outbox: VecDeque<Told>,
     roster: Roster,
-    inside: Inside,
+    ways: Ways,
     is_wanted: bool,
     circuits: Circuits,
     renew_at: Instant,
@@ -54,14 +54,14 @@ enum Next {
 }
 
 impl Task {
-    pub(super) fn new(asks: mpsc::Receiver<Ask>, told: mpsc::Sender<Told>) -> Self {
+    pub(super) fn new(ways: Ways, asks: mpsc::Receiver<Ask>, told: mpsc::Sender<Told>) -> Self {
         Self {
             asks,
             circuits: Circuits::new(told.clone()),
             told,
             outbox: VecDeque::new(),
             roster: Roster::default(),
-            inside: Inside::default(),
+            ways,
             is_wanted: false,
             renew_at: Instant::now() + jitter(PEER_ID_LIFE),
             told_reserved: None,
@@ -71,7 +71,7 @@ impl Task {
 
     /// Runs until the owner is gone.
     pub(super) async fn run(mut self) {
-        let current = match Host::new(self.inside.clone(), &self.roster) {
+        let current = match Host::new(&self.ways, &self.roster) {
             Ok(current) => current,
             Err(error) => return error!(%error, "no swarm for the beacons"),
         };
@@ -124,7 +124,7 @@ impl Task {
         match ask {
             Ask::Beacons(beacons) => {
                 self.roster.set(beacons);
-                self.inside.allow(self.roster.has_one_inside());
+                self.ways.inside.allow(self.roster.has_one_inside());
                 for host in hosts.all() {
                     host.on_beacons(&self.roster, now);
                 }
@@ -186,7 +186,7 @@ impl Task {
     /// Goes on under another peer id; the one before still leads here for a while.
     fn renew(&mut self, hosts: &mut Hosts, now: Instant) {
         self.renew_at = now + jitter(PEER_ID_LIFE);
-        let next = match Host::new(self.inside.clone(), &self.roster) {
+        let next = match Host::new(&self.ways, &self.roster) {
             Ok(next) => next,
             Err(error) => return debug!(%error, "the peer id stays"),
         };

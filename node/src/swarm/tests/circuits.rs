@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::beacon::{Silent, StockBeacon, Ways};
 use super::*;
 use crate::swarm::behaviour::build;
-use crate::swarm::outward::Inside;
+use crate::swarm::outward;
 
 /// A beacon, and a member that is reachable there.
 async fn reachable() -> (StockBeacon, Member, (Beacon, PeerId)) {
@@ -143,9 +143,9 @@ fn openings() -> [Vec<u8>; 5] {
 #[tokio::test]
 async fn a_stranger_who_says_anything_or_nothing_gets_no_byte() {
     let (_beacon, mut callee, (at, peer)) = reachable().await;
-    let inside = Inside::default();
-    inside.allow(true);
-    let mut stranger = build(inside, 1).unwrap();
+    let ways = outward::Ways::new(outward::tcp);
+    ways.inside.allow(true);
+    let mut stranger = build(&ways, 1).unwrap();
     let address = at.circuit().with(Protocol::P2p(peer));
     let dialer = stranger.dialer.clone();
     let polled = tokio::spawn(async move {
