@@ -25,6 +25,7 @@ mod net;
 mod network;
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -169,28 +170,25 @@ impl Bench {
 
     /// All rows; gives the questions that a lookup took while all stood.
     async fn run(mut self, missed: &mut Vec<String>) -> Result<f64> {
-        let (first, second) = (0, self.lookups as u64);
-        self.row("all stand", What::Put, first, (0, 0)).await?;
-        let (good, asked) = self.row("all stand", What::Get, first, (0, 0)).await?;
+        let (first, second) = (0..self.lookups as u64, self.lookups as u64..2 * self.lookups as u64);
+        let records = |numbers: &Range<u64>, age| {
+            numbers.clone().map(|number| record(number, self.wall_secs, age)).collect::<Result<Vec<_>>>()
+        };
+        let (kept, older, newer) = (records(&first, 0)?, records(&second, 60)?, records(&second, 0)?);
+        self.row("all stand", What::Put, &kept, &kept).await?;
+        let (good, asked) = self.row("all stand", What::Get, &kept, &kept).await?;
         self.judge("all stand", good, STAND, missed);
+        self.row("all stand", What::Put, &older, &older).await?;
 
-        self.network.corrupt_a_fifth().await?;
-        let (good, _) = self.row("a fifth lies", What::Get, first, (0, 0)).await?;
-        self.judge("a fifth lies, put before", good, LIE, missed);
-        // An older one first, which those that lie serve for ever.
-        self.row("a fifth lies", What::Put, second, (60, 60)).await?;
-        self.row("a fifth lies", What::Put, second, (0, 60)).await?;
-        let (good, _) = self.row("a fifth lies", What::Get, second, (0, 60)).await?;
-        self.judge("a fifth lies, put meanwhile", good, LIE, missed);
+        self.network.corrupt_a_fifth(&older).await?;
+        self.row("a fifth lies", What::Put, &newer, &older).await?;
+        let (good, _) = self.row("a fifth lies", What::Get, &newer, &older).await?;
+        self.judge("a fifth lies", good, LIE, missed);
         self.network.restore().await?;
 
         self.network.replace_a_fifth().await?;
-        let (good, _) = self.row("a fifth replaced", What::Get, first, (0, 0)).await?;
+        let (good, _) = self.row("a fifth replaced", What::Get, &kept, &kept).await?;
         self.judge("a fifth replaced", good, REPLACED, missed);
-        let third = 2 * second;
-        self.row("a fifth replaced", What::Put, third, (0, 0)).await?;
-        let (good, _) = self.row("a fifth replaced", What::Get, third, (0, 0)).await?;
-        self.judge("a fifth replaced, put after", good, REPLACED, missed);
         self.network.stop().await?;
         Ok(asked)
     }
@@ -201,24 +199,24 @@ impl Bench {
         }
     }
 
-    /// One row: records from number `first` on, `age` seconds old; nothing else but the one of that age and that of `other` may
-    /// be found. Gives how many were good, and the questions for each.
+    /// One row: each of `records`, in whose place nothing else may be found but the one of `others`. Gives how many were good, and
+    /// the questions for each.
     async fn row(
         &mut self,
         when: &str,
         what: What,
-        first: u64,
-        (age, other): (u64, u64),
+        records: &[Record],
+        others: &[Record],
     ) -> Result<(usize, f64)> {
         let tables = Arc::new(self.network.tables().await);
         let mut jobs = Vec::new();
-        for number in first..first + self.lookups as u64 {
+        for (record, other) in records.iter().zip(others) {
             self.members += 1;
             let [_, a, b, c] = self.members.to_be_bytes();
             jobs.push(Job {
                 what,
-                record: record(number, self.wall_secs, age)?,
-                other: record(number, self.wall_secs, other)?.value,
+                record: record.clone(),
+                other: other.value.clone(),
                 host: self.network.net.host(Ipv4Addr::new(16 + a, b, c, 1)),
                 told: self.network.told(TOLD, self.count),
                 tables: Arc::clone(&tables),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use libp2p::kad::KBucketKey;
 use libp2p::{Multiaddr, PeerId};
+use protocol::discovery::record::Record;
 use protocol::random::Rng;
 use rand_core::Rng as _;
 use tokio::runtime::Handle;
@@ -15,16 +16,17 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use vpi::benchmark::{Beacon, Connections, Look, identity};
 
+use crate::kademlia::Question;
 use crate::liar;
 use crate::lies::{Lies, Way};
 use crate::net::{Net, address};
 
 /// Beacons that one is told of at its start, as an operator would name some.
 const PEERS: usize = 3;
-/// Questions a second for each beacon, in hundredths, below which a network has come to rest.
-const REST: u64 = 50;
-/// How long it must be so, and how long that is waited for.
+/// How often tables are looked at while they grow; as often in a row have they to grow by less than one in a hundred.
+const LOOK_EVERY: Duration = Duration::from_millis(750);
 const REST_FOR: u32 = 3;
+/// How long that is waited for.
 const REST_LIMIT: Duration = Duration::from_secs(900);
 /// Beacons in an answer (Kademlia's k).
 const NAMED: usize = 20;
@@ -148,14 +150,14 @@ impl Network {
         sum
     }
 
-    /// Waits until beacons have done with getting to know each other.
+    /// Waits until beacons have got to know each other.
     async fn rest(&self) {
         let (began_at, mut before, mut quiet) = (Instant::now(), 0, 0);
         while quiet < REST_FOR && began_at.elapsed() < REST_LIMIT {
-            sleep(Duration::from_secs(1)).await;
-            let heard: u64 = self.sum().await.requests.values().sum();
-            let is_quiet = heard.saturating_sub(before) * 100 < REST * self.places.len() as u64;
-            (before, quiet) = (heard, if is_quiet { quiet + 1 } else { 0 });
+            sleep(LOOK_EVERY).await;
+            let known = self.sum().await.table;
+            let is_quiet = known.saturating_sub(before) * 100 < known;
+            (before, quiet) = (known, if is_quiet { quiet + 1 } else { 0 });
         }
     }
 
@@ -174,9 +176,9 @@ impl Network {
         Ok(())
     }
 
-    /// In the place of every fifth, and under its identity, is one that lies: about values and about beacons, keeps the
-    /// first value for ever, or says nothing, a third each.
-    pub(crate) async fn corrupt_a_fifth(&mut self) -> Result<()> {
+    /// In the place of every fifth, and under its identity, is one that lies: about values and about beacons, serves the first value
+    /// that it had for ever, or says nothing, a third each. All `had` what is given.
+    pub(crate) async fn corrupt_a_fifth(&mut self, had: &[Record]) -> Result<()> {
         let addresses: HashMap<_, _> =
             self.places.iter().map(|place| (place.peer, address(place.at))).collect();
         let mut ways = [Way::Wrong, Way::Stale, Way::Empty].into_iter().cycle();
@@ -190,6 +192,9 @@ impl Network {
             let mut lies = Lies::new(ways.next().into_iter().collect(), nobody)?;
             let known = known.into_iter().filter_map(|peer| Some((peer, addresses.get(&peer)?.clone())));
             lies.known = known.take(NAMED).collect();
+            for record in had {
+                lies.answer(&Question::Put { key: record.key.to_vec(), value: record.value.clone() });
+            }
             let _entered = self.threads[number % self.threads.len()].enter();
             place.who = Who::Liar(liar::start(at, connections, identity(&place.state)?, lies)?);
         }
@@ -209,7 +214,6 @@ impl Network {
                 place.who = Who::Beacon(Beacon::start(at, connections, &place.state, &[])?);
             }
         }
-        self.rest().await;
         Ok(())
     }
 

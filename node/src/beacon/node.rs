@@ -39,7 +39,10 @@ use crate::store::records::RecordFile;
 const TICK: Duration = Duration::from_secs(1);
 /// *Chosen*: how often the table is looked at and the own neighbourhood looked up, ± a quarter.
 const REFRESH: Duration = Duration::from_secs(300);
-/// *Chosen*: the same while no other beacon is known, ± a quarter.
+/// *Chosen*: how often every part of the table is looked up, ± a quarter. Among 500 beacons it takes some hundreds of questions,
+/// each over a connection of its own; those that come are met by their neighbours' looks before.
+const REFRESH_ALL: Duration = Duration::from_secs(3_600);
+/// *Chosen*: how often the table is looked at while no other beacon is known, ± a quarter.
 const REFRESH_ALONE: Duration = Duration::from_secs(15);
 /// *Chosen*: how often free memory is given back while there is much; it takes some milliseconds.
 const GIVE_BACK: Duration = Duration::from_secs(10);
@@ -59,6 +62,7 @@ pub(super) struct Beacon {
     seeds: Vec<(PeerId, Multiaddr)>,
     stun: Vec<SocketAddr>,
     refresh_at: Instant,
+    refresh_all_at: Instant,
     give_back_at: Instant,
     resident: fn() -> u64,
     written_table: Vec<String>,
@@ -127,6 +131,7 @@ impl Beacon {
             seeds,
             stun: Vec::new(),
             refresh_at: now,
+            refresh_all_at: now,
             give_back_at: now,
             resident,
             written_table: table,
@@ -232,9 +237,16 @@ impl Beacon {
         for (peer, address) in dials.into_iter().take(DIALS_MAX) {
             self.dial(peer, address, PeerCondition::DisconnectedAndNotDialing);
         }
-        if !table.is_empty() {
+        let own = *self.swarm.local_peer_id();
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if table.is_empty() {
+            debug!("no other beacon is known");
+        } else if at.now < self.refresh_all_at {
+            kad.get_closest_peers(own);
+        } else {
             // Nobody to ask is no failure.
-            let _ = self.swarm.behaviour_mut().kad.bootstrap();
+            let _ = kad.bootstrap();
+            self.refresh_all_at = at.now + jittered(REFRESH_ALL);
         }
         self.write_table();
         self.refresh_at = at.now + jittered(if table.is_empty() { REFRESH_ALONE } else { REFRESH });

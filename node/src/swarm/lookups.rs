@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A lookup is never ended by its first value: then the beacon that answers first would decide. It is ended by the clock: after
-//! [`SETTLE`] with what there is, if there is anything; with nothing, after [`DEADLINE`]. What the owner of the key has not
-//! signed is nothing: whoever makes it up gains no time by it. A put is read back because a beacon that keeps nothing says the
-//! same as one that keeps all.
+//! [`SETTLE`], or [`PATIENCE`] times what the first answer took where beacons are far, with what there is, if there is anything;
+//! with nothing, after [`DEADLINE`]. What the owner of the key has not signed is nothing: whoever makes it up gains no time by
+//! it. A put is read back because a beacon that keeps nothing says the same as one that keeps all.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -33,6 +33,11 @@ const SEEDS: usize = 20;
 /// When a lookup ends with what it has, if it has something (chosen: beacons that stall cost no more than this, beacons that
 /// answer have had time for three round trips to the far side of the world on a cold connection).
 const SETTLE: Duration = Duration::from_millis(2_000);
+/// In a lookup that starts from nothing, as many times the time to the first answer pass until the last (measured among 20 beacons:
+/// three and a half). It is the nearest beacon's that counts, so that one which is slow on purpose prolongs nothing.
+const PATIENCE: u32 = 4;
+/// How often is looked whether somebody has answered at all.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When it ends with nothing (chosen: below the 10 s in which members find each other).
 const DEADLINE: Duration = Duration::from_secs(8);
 /// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). All are signed for their
@@ -56,6 +61,9 @@ struct Running {
     values: Vec<Vec<u8>>,
     /// Questions of the stages before.
     asked: u32,
+    /// How long the first answer took, once there is one; looked for last at `looked_at`.
+    first_after: Option<Duration>,
+    looked_at: Instant,
     is_ending: bool,
 }
 
@@ -122,7 +130,17 @@ impl Lookups {
     }
 
     fn run(&mut self, query: QueryId, (key, stage, asked): ([u8; 32], Stage, u32), now: Instant) {
-        let running = Running { key, stage, started_at: now, values: Vec::new(), asked, is_ending: false };
+        let (values, first_after) = (Vec::new(), None);
+        let running = Running {
+            key,
+            stage,
+            started_at: now,
+            values,
+            asked,
+            first_after,
+            looked_at: now,
+            is_ending: false,
+        };
         self.running.insert(query, running);
     }
 
@@ -138,6 +156,7 @@ impl Lookups {
         let mut closest = Vec::new();
         match result {
             QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
+                running.on_answer(now);
                 running.on_found(found.record);
             }
             QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. }))
@@ -214,13 +233,20 @@ impl Lookups {
 
     /// When [`Self::tick`] has something to do.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.running.values().filter(|running| !running.is_ending).map(Running::ends_at).min()
+        self.running.values().filter(|running| !running.is_ending).map(Running::next_at).min()
     }
 
     /// Ends what took long enough; the answer comes as a last progress.
     pub(super) fn tick(&mut self, member: &mut Member, now: Instant) {
         for (query, running) in &mut self.running {
-            if !running.is_ending && running.ends_at() <= now {
+            if running.is_ending {
+                continue;
+            }
+            running.looked_at = now;
+            if member.kad.query(query).is_some_and(|query| query.stats().num_successes() > 0) {
+                running.on_answer(now);
+            }
+            if running.ends_at() <= now {
                 running.is_ending = true;
                 if let Some(mut query) = member.kad.query_mut(query) {
                     query.finish();
@@ -231,6 +257,10 @@ impl Lookups {
 }
 
 impl Running {
+    fn on_answer(&mut self, now: Instant) {
+        self.first_after.get_or_insert(now.saturating_duration_since(self.started_at));
+    }
+
     fn on_found(&mut self, record: Record) {
         if record.key.as_ref() != self.key.as_slice() {
             return;
@@ -252,7 +282,18 @@ impl Running {
             // Peers that answered so far are as good as any.
             Stage::Closest { .. } | Stage::Storing { .. } => true,
         };
-        self.started_at + if has_something { SETTLE } else { DEADLINE }
+        let after = match self.first_after {
+            Some(first) if has_something => (first * PATIENCE).clamp(SETTLE, DEADLINE),
+            _ => DEADLINE,
+        };
+        self.started_at + after
+    }
+
+    fn next_at(&self) -> Instant {
+        match self.first_after {
+            None => self.ends_at().min(self.looked_at + LOOK_EVERY),
+            Some(_) => self.ends_at(),
+        }
     }
 }
 
