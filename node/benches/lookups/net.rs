@@ -33,7 +33,7 @@ use vpi::benchmark::{Connections, Pipe};
 /// The first port that a host dials from.
 const FIRST_PORT: u16 = 32_768;
 /// What is read from a channel at once.
-const CHUNK_BYTES: usize = 8 << 10;
+const CHUNK_BYTES: usize = 2 << 10;
 
 /// The way between all hosts.
 #[derive(Clone, Copy, Debug)]
@@ -223,14 +223,14 @@ impl Delayed {
 impl AsyncRead for Delayed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
         while !self.is_over {
-            let mut chunk = vec![0; CHUNK_BYTES];
+            let mut chunk = [0; CHUNK_BYTES];
             match Pin::new(&mut self.channel).poll_read(cx, &mut chunk) {
                 // The other end is gone, without a word or with one: what it sent before arrives.
                 Poll::Ready(Ok(0) | Err(_)) => self.is_over = true,
                 Poll::Ready(Ok(length)) => {
-                    chunk.truncate(length);
                     self.count(length);
                     let due_at = Instant::now() + self.delay;
+                    let chunk = chunk.iter().take(length).copied().collect();
                     self.under_way.push_back((due_at, chunk));
                 }
                 Poll::Pending => break,

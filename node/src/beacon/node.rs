@@ -131,7 +131,8 @@ impl Beacon {
             seeds,
             stun: Vec::new(),
             refresh_at: now,
-            refresh_all_at: now,
+            // Kademlia does it by itself while the table has less than a bucket's.
+            refresh_all_at: now + jittered(REFRESH_ALL),
             give_back_at: now,
             resident,
             written_table: table,
