@@ -12,7 +12,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::events::has_place;
+use super::node::moment;
 use super::protocol::{KAD, TIME, TIME_BYTES, TimeAnswer, socket_of};
+use super::records::Records;
 use super::records::tests::lobby_record;
 use super::*;
 
@@ -218,6 +221,27 @@ async fn three_beacons_find_each_other_keep_what_a_client_puts_and_serve_it_afte
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].value, good.value);
     c.stop().await;
+}
+
+#[tokio::test]
+async fn who_finds_no_place_in_its_bucket_is_not_dialled_back() {
+    let own = PeerId::random();
+    let records = Records::new(&::protocol::identity::Secret([1; 32]), Vec::new(), moment());
+    let mut kad = kad::Behaviour::new(own, records, KAD);
+    assert!(!has_place(&mut kad, own));
+    let far = |peer: &PeerId| {
+        let distance = kad::KBucketKey::from(own).distance(&kad::KBucketKey::from(*peer));
+        distance.ilog2() == Some(255)
+    };
+    let mut others = std::iter::repeat_with(PeerId::random).filter(|peer| far(peer));
+    for peer in others.by_ref().take(20) {
+        assert!(has_place(&mut kad, peer));
+        kad.add_address(&peer, "/ip4/192.0.2.1/tcp/1".parse().unwrap());
+        assert!(!has_place(&mut kad, peer));
+    }
+    assert!(!has_place(&mut kad, others.next().unwrap()));
+    let near = std::iter::repeat_with(PeerId::random).find(|peer| !far(peer)).unwrap();
+    assert!(has_place(&mut kad, near));
 }
 
 #[tokio::test]

@@ -38,9 +38,10 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest message of Kademlia: twenty beacons with their addresses, or a bulletin of 4.3 KiB.
 const KAD_MESSAGE_BYTES: usize = 16 << 10;
 
-/// Connections being made, and standing (chosen: lookups of twenty beacons each, several at once).
-const CONNECTING: u32 = 32;
-const CONNECTED: u32 = 64;
+/// Connections being made, and standing (chosen: a lookup among hundreds of beacons asks up to twenty of each path at once, and
+/// several run at once; what finds no room counts as a beacon that does not answer, in whose place another one is asked).
+const CONNECTING: u32 = 128;
+const CONNECTED: u32 = 256;
 /// One for use, and one that was made at the same time.
 const CONNECTED_PER_BEACON: u32 = 2;
 /// Streams a beacon may have open on one connection (chosen: eight circuits in, eight out, ten questions for a circuit,
