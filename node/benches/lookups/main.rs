@@ -1,4 +1,4 @@
-//! Lookups of members among many beacons, all in this process: `cargo bench -p node --profile release --bench lookups`.
+//! Lookups of members among many beacons, all in this process: `cargo bench --workspace --profile release --bench lookups`.
 //!
 //! ```text
 //! lookups [BEACONS]... [--lookups NUMBER] [--delay-ms NUMBER]        50 200 500, 100, 25 without a word
