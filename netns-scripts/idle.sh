@@ -16,7 +16,7 @@
 #
 # With --beacon it begins 15 minutes after the links have closed, and goes on until it has seen the change of a slot
 # (protocol/README §18: each full hour) with the 10 minutes before and the 11 behind it, in which members publish. Then it
-# also prints bytes_an_hour, both directions with the headers of IP and Ethernet: what went during that change, and
+# also prints bytes_an_hour, both directions with the headers of IP: what went during that change, and
 # for the 39 minutes that are left of an hour as much as in the minutes around it. Needs root.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -164,7 +164,7 @@ MEASURE='
 import collections, json, os, re, subprocess, sys, time
 labs_folder, minutes, form, beacon, *labs = sys.argv[1:]
 tick = os.sysconf("SC_CLK_TCK")
-SLOT, BEFORE, BEHIND, ETHERNET = 3600, 600, 660, 14
+SLOT, BEFORE, BEHIND = 3600, 600, 660
 KINDS = ("sent_udp", "received_udp", "sent_tcp", "received_tcp")
 def counters(lab, host):
     said = subprocess.run(["ip", "netns", "exec", f"{lab}-{host}", "nft", "-j", "list", "counters", "table", "inet", "idle"],
@@ -172,7 +172,7 @@ def counters(lab, host):
     found = [item["counter"] for item in json.loads(said)["nftables"] if "counter" in item]
     return {item["name"]: (item["packets"], item["bytes"]) for item in found}
 def on_the_wire(counters):
-    return sum(size + packets * ETHERNET for packets, size in counters.values())
+    return sum(size for _, size in counters.values())
 def everywhere():
     return {node: on_the_wire(counters(*node)) for node in nodes}
 def number(text, name):
