@@ -43,7 +43,7 @@ const CONNECTING: u32 = 32;
 const CONNECTED: u32 = 64;
 /// One for use, and one that was made at the same time.
 const CONNECTED_PER_BEACON: u32 = 2;
-/// Streams a beacon may have open on one connection (chosen: eight circuits in, eight out, ten questions for a circuit,
+/// Streams a beacon may have open on one connection (chosen: 24 circuits in, eight out, ten questions for a circuit,
 /// lookups).
 const STREAMS: usize = 64;
 

@@ -42,7 +42,7 @@ pub(crate) enum Ended {
     Peer,
     /// Nothing went over it for 30 s.
     Idle,
-    /// An inbound one, and nothing authentic came within 5 s or 16 frames.
+    /// An inbound one, and nothing authentic came within 5 s or 16 frames, or before another needed its place.
     Unvouched,
     /// What came was no frame.
     Malformed,
@@ -104,7 +104,7 @@ where
             _ = &mut orders.close => return Ended::Asked,
             vouched = wait(&mut orders.vouch) => {
                 if vouched.is_err() {
-                    return Ended::Asked;
+                    return Ended::Unvouched;
                 }
                 orders.vouch = None;
                 quiet_until = Instant::now() + IDLE_FOR;

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::Told;
 use super::behaviour::{Built, Member, MemberEvent, build};
-use super::circuits::INBOUND_CIRCUITS;
+use super::circuits::UNPROVEN;
 use super::clock::{Clock, Reading};
 use super::lookups::{Lookups, Means};
 use super::outward::Inside;
@@ -49,7 +49,7 @@ impl Host {
     /// # Errors
     /// There is no randomness.
     pub(super) fn new(inside: Inside, roster: &Roster) -> Result<Self, noise::Error> {
-        let Built { mut swarm, dialer, inbound } = build(inside, INBOUND_CIRCUITS)?;
+        let Built { mut swarm, dialer, inbound } = build(inside, UNPROVEN)?;
         swarm.behaviour_mut().book.set_known(roster.addresses());
         let (reservation, lookups, clock) = (Reservation::new(), Lookups::default(), Clock::default());
         Ok(Self { swarm, dialer, inbound, reservation, lookups, clock })
