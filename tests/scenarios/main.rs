@@ -50,6 +50,8 @@ mod punching;
 #[cfg(feature = "netns")]
 mod reach;
 #[cfg(feature = "netns")]
+mod records;
+#[cfg(feature = "netns")]
 mod relay;
 #[cfg(feature = "netns")]
 mod removal;
@@ -61,6 +63,8 @@ mod roaming;
 mod rogue;
 #[cfg(feature = "netns")]
 mod statics;
+#[cfg(feature = "netns")]
+mod strangers;
 #[cfg(feature = "netns")]
 mod wan;
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -35,8 +35,15 @@ impl Beacon {
     /// # Errors
     /// It ends, or says nothing of being ready within 10 s.
     pub fn start(host: &Host, arguments: &[&str]) -> Result<Self> {
+        Self::from_command(host.command(&vpi_binary()?, &[&["beacon"], arguments].concat()), host)
+    }
+
+    /// Starts a prepared command that ends in `vpi beacon`, and waits for the ready line.
+    ///
+    /// # Errors
+    /// As [`Beacon::start`].
+    pub fn from_command(mut command: Command, host: &Host) -> Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(&host.log)?;
-        let mut command = host.command(&vpi_binary()?, &[&["beacon"], arguments].concat());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().context("vpi beacon does not start")?;
         let lines = lines_of(child.stdout.take().context("standard output is piped")?);
