@@ -40,7 +40,7 @@ pub mod wait;
 pub use beacon::{Beacon, Flood};
 pub use liar::Liar;
 pub use member::{Member, Pair};
-pub use nat::{Nat, Site};
+pub use nat::{Maps, Nat, Site};
 pub use node::Node;
 pub use process::Answer;
 pub use rogue::Rogue;

@@ -148,6 +148,16 @@ impl Lab {
         format!("{}-{}", self.name, self.centre)
     }
 
+    /// Runs a program to its end in a namespace of the lab that is no host's, called without the lab's name: the gateway of the
+    /// host `a` is `a-nat`.
+    ///
+    /// # Errors
+    /// As [`Host::run`].
+    pub fn run_in(&self, place: &str, program: &str, arguments: &[&str]) -> Result<Answer> {
+        let namespace = format!("{}-{place}", self.name);
+        finish(command_inside(&namespace, program, arguments), "", COMMAND_LIMIT)
+    }
+
     /// Impairs the link of a host of an internet from here on, or makes it clean; returns what the `wan-link` that stood
     /// there until now forwarded: out of the host, and in to it.
     ///
