@@ -11,6 +11,7 @@ use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Kind, Object, Reason};
+use crate::path::portmap::{Ask, Gateway, Outcome};
 use crate::relay::consent::Consent;
 use crate::wire::message::{CLOSE_STOPS, Message};
 
@@ -56,6 +57,13 @@ pub enum Command {
     Addresses(Vec<SocketAddr>),
     /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
     StunServers(Vec<SocketAddr>),
+    /// Where this machine's default route of IPv4 leads, and the port of the data socket: at the start, and whenever either
+    /// changes. `None`: nowhere, or no port is to be mapped there.
+    Gateway(Option<Gateway>, u16),
+    /// What came of what [`Event::MapPort`] wanted; not said of a mapping that was given back.
+    PortAsked(Ask, Outcome),
+    /// Ask servers and gateway once more what this machine's place in the network is.
+    LookAround,
     /// What may be tried towards members that no known address leads to; everything until told.
     Bursts(Leave),
     /// There are beacons to ask, `true`, or none; none until told.
@@ -131,6 +139,12 @@ impl Engine {
                 self.on_addresses(addresses, time);
             }
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
+            Command::Gateway(gateway, port) => self.on_gateway(gateway, port, time),
+            Command::PortAsked(ask, outcome) => self.on_port_asked(&ask, outcome, time),
+            Command::LookAround => {
+                self.ask_servers_for_search(time);
+                self.hasten_portmap(time);
+            }
             Command::Bursts(leave) => self.on_leave(leave),
             Command::Beacons(are_known) => self.on_beacons(are_known, time),
             Command::Reserved(reserved) => self.on_reserved(reserved, time),
@@ -170,6 +184,7 @@ impl Engine {
             objects.retain(|object| object.kind() != Kind::Presence);
             self.store(objects, Vec::new());
         }
+        self.end_portmap(time);
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.send_message(&device, &Message::Close { reason: CLOSE_STOPS }, time);

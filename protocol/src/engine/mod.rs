@@ -39,6 +39,7 @@ mod news;
 mod outbound;
 mod outbox;
 mod peer;
+mod portmap;
 mod presence;
 mod proof;
 mod reach;
@@ -71,10 +72,12 @@ use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
 use crate::path::keepalive::Keepalive;
+use crate::path::portmap::PortMap;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
 pub use bursts::Leave;
+pub use candidates::Surroundings;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
@@ -167,6 +170,7 @@ pub struct Engine {
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
+    portmap: PortMap,
     bursts: Bursts,
     keepalive: Keepalive,
     finding: Finding,
@@ -226,6 +230,7 @@ impl Engine {
         let mut rng = Rng::from_seed(config.seed);
         Ok(Self {
             candidates: Candidates::new(&mut rng),
+            portmap: portmap::of(&config),
             rng,
             gate: Gate::new(time.now),
             roster,
@@ -346,6 +351,7 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.stun_due(time);
+            self.portmap_due(time);
             self.burst_due(time);
             self.find(time);
             self.do_bulletins(time);
@@ -369,6 +375,7 @@ impl Engine {
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
+            (self.portmap.poll_timeout(), "port mapping"),
             (self.bursts.poll_timeout(), "burst"),
             (self.finding.poll_timeout(), "dht"),
             (self.bulletins.poll_timeout(), "bulletins"),
@@ -480,6 +487,7 @@ impl Engine {
 
     /// From here on this device has no peers and says nothing: it was removed, or left.
     fn fall_silent(&mut self, time: Time) {
+        self.end_portmap(time);
         self.is_removed = true;
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {

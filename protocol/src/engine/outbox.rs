@@ -13,6 +13,7 @@ use crate::membership::epoch::{EpochSecret, EpochTag};
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
+use crate::path::portmap::Ask;
 use crate::wire::header::{RELAY_HEADER_BYTES, write_relay_header};
 
 /// Names a request of this machine's or a store, so that its answer is found.
@@ -113,6 +114,9 @@ pub enum Event {
         /// Whether they are.
         is_running: bool,
     },
+    /// Ask the gateway for a mapping, then say [`super::Command::PortAsked`]; or give one back, which nobody waits for, and
+    /// after which no former asking may have a mapping made.
+    MapPort(Ask),
     /// Look up every value under a key of the DHT, then say [`super::Command::Found`].
     Lookup {
         /// The key.

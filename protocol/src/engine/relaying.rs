@@ -62,7 +62,9 @@ impl Default for Relays {
 impl Engine {
     /// Says whether this node passes datagrams on for others.
     pub(super) fn passes_on(&self) -> bool {
-        self.is_member() && self.relaying.consent.given(self.addresses.as_deref().unwrap_or_default())
+        let own = self.addresses.iter().flatten().copied();
+        let addresses: Vec<SocketAddr> = own.chain(self.portmap.outside()).collect();
+        self.is_member() && self.relaying.consent.given(&addresses)
     }
 
     /// The owner's word; who does not pass on any more ends what there is.

@@ -9,6 +9,7 @@
 pub mod burst;
 pub mod keepalive;
 pub mod nat;
+pub mod portmap;
 pub mod punch;
 pub mod reflexive;
 mod remote;

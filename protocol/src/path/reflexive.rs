@@ -43,6 +43,8 @@ pub struct Reflexive {
     lasting: Vec<SocketAddr>,
     nat: Option<Nat>,
     asked_at: Option<Instant>,
+    /// Whom, in the order of asking.
+    asked: Vec<SocketAddr>,
 }
 
 impl Reflexive {
@@ -56,6 +58,7 @@ impl Reflexive {
         let is_asked = self.stun.ask(side, rng, now);
         if is_asked {
             self.asked_at = Some(now);
+            self.asked = self.stun.asked().collect();
             self.seen.clear();
         }
         is_asked
@@ -77,6 +80,18 @@ impl Reflexive {
     #[must_use]
     pub fn asked_at(&self) -> Option<Instant> {
         self.asked_at
+    }
+
+    /// Whom was asked last, from 0 to 3 servers.
+    #[must_use]
+    pub fn asked(&self) -> &[SocketAddr] {
+        &self.asked
+    }
+
+    /// What those said who were asked last.
+    #[must_use]
+    pub fn seen(&self) -> &[Sighting] {
+        &self.seen
     }
 
     /// Waits for no response any more; what came stays.
@@ -152,6 +167,7 @@ impl Reflexive {
     pub fn forget(&mut self) {
         self.stun.forget();
         self.seen.clear();
+        self.asked.clear();
         self.by_members.clear();
         self.lasting.clear();
         self.seen_at = None;

@@ -241,7 +241,8 @@ impl World {
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
                 self.ask_dht(host, event);
             }
-            Event::Socket { .. } | Event::Burst { .. } => {}
+            // No host is told of a gateway.
+            Event::Socket { .. } | Event::Burst { .. } | Event::MapPort(_) => {}
             Event::EpochEnded { number, tag } => {
                 let epochs = &mut self.hosts[host].disk.epochs;
                 epochs.retain(|epoch| (epoch.number(), epoch.tag()) != (number, tag));
