@@ -8,13 +8,13 @@ mod doctor;
 mod driver;
 mod lan;
 mod loopback;
+mod mapping;
 mod metrics;
 mod names;
 mod privilege;
 mod pump;
 mod service;
 mod store;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver does not own one"))]
 mod swarm;
 mod tun;
 mod udp;
