@@ -36,9 +36,13 @@ mod machine;
 #[cfg(feature = "netns")]
 mod many;
 #[cfg(feature = "netns")]
+mod mapping;
+#[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
 mod nats;
+#[cfg(feature = "netns")]
+mod netcheck;
 #[cfg(feature = "netns")]
 mod offloads;
 #[cfg(feature = "netns")]

@@ -16,6 +16,7 @@ mod lan;
 mod members;
 mod metrics;
 mod names;
+mod netcheck;
 mod node;
 mod ping;
 mod reach;

@@ -136,7 +136,8 @@ fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {
     }
 }
 
-fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
+/// How a beacon does, for a person.
+pub(super) fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
     status::BeaconStatus {
         address: beacon.beacon.to_string(),
         state: beacon.state.to_string(),

@@ -26,7 +26,7 @@ use super::vpi::Vpi;
 use crate::beacon::beside::Beside;
 use crate::config::Settings;
 use crate::pump::Seen;
-use crate::swarm::{Ask, Beacon, BeaconStatus, INBOUND, Swarm, Told};
+use crate::swarm::{Ask, Beacon, BeaconState, BeaconStatus, INBOUND, Swarm, Told};
 
 /// Beacons are asked for the time, and for their STUN responders, again if none answered (chosen: a start without a network).
 const ASK_TIME_AGAIN: Duration = Duration::from_secs(30);
@@ -62,6 +62,13 @@ impl Way {
     /// How the beacons do.
     pub(super) fn status(&self) -> &[BeaconStatus] {
         &self.status
+    }
+
+    /// Says whether a beacon may still name STUN servers.
+    pub(super) fn awaits_stun(&self) -> bool {
+        let are_silent =
+            !self.status.is_empty() && self.status.iter().all(|beacon| beacon.state == BeaconState::Silent);
+        !self.has_stun && !self.beacons.is_empty() && !are_silent
     }
 
     /// The beacons that are used, the surest first: for others to use.
