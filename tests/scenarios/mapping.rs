@@ -46,8 +46,7 @@ fn every_nat_that_maps_ports_lets_a_stranger_in_and_forgets_at_the_end() {
         let mut stranger = Member::join(lab.host("a")?, &token, &[])?;
         for (member, _) in &behind {
             // What it learns of the others it must know before the founder is gone.
-            stranger.alias_of(&member.host.name)?;
-            stranger.host.vpi(&["ping", &member.host.name, "-c", "1"])?;
+            direct(&stranger, member)?;
         }
         founder.stop()?;
         // It comes anew, from ports that nobody has seen: nothing but a mapped port lets it in.
