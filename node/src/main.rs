@@ -1,6 +1,7 @@
 //! The `vpi` binary: reads arguments, sets up logging, runs one command.
 
 mod beacon;
+mod carry;
 mod command;
 mod config;
 mod control;

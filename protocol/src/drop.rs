@@ -38,6 +38,8 @@ reasons! {
     UnknownIndex => "unknown_index",
     /// A relayed datagram under a label that is not known, or not from the address that has it.
     RelayLabel => "relay_label",
+    /// A frame that gave way to a later one, because the stream of a beacon that carries was slower.
+    CarryQueue => "carry_queue",
     /// More relayed datagrams than one member's share of what this node passes on.
     RelayFlood => "relay_flood",
     /// The tag of a data datagram does not verify.

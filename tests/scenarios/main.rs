@@ -10,6 +10,8 @@ mod bad_use;
 #[cfg(feature = "netns")]
 mod beacon;
 #[cfg(feature = "netns")]
+mod carry;
+#[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
 mod damage;

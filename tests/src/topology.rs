@@ -159,6 +159,20 @@ impl Lab {
         said.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
+    /// Has the gateway of a site without UDP let it out, as one that keeps ports does.
+    ///
+    /// # Errors
+    /// The site is none of that kind.
+    pub fn unblock(&self, host: &Host) -> Result<()> {
+        let Host { name, outside, .. } = host;
+        let rules = format!(
+            "delete chain ip nat blocked; add rule ip nat translate iifname lan meta l4proto udp snat to {outside}"
+        );
+        let gateway = format!("{}-{name}-nat", self.name);
+        finish(command_inside(&gateway, "nft", &[&rules]), "", COMMAND_LIMIT)?.success()?;
+        Ok(())
+    }
+
     /// Puts a new machine in the place of a host of a lan: same name, address and state folder, nothing else of the old
     /// one. Whatever ran there is ended.
     ///

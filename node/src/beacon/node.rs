@@ -18,10 +18,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, warn};
 
 use super::admission::Admission;
+use super::carry::{Carry, CarryBounds};
 use super::door::DoorBounds;
 use super::group::Group;
 use super::metrics::{self, Counts, Shared, Standing};
-use super::protocol::TIME;
+use super::protocol::{CARRY, TIME};
 use super::records::{Moment, Records};
 use super::swarm::{self, Behaviour};
 use super::writer::Writer;
@@ -45,6 +46,9 @@ const GIVE_BACK: Duration = Duration::from_secs(10);
 /// *Chosen*: dials of known beacons at one look; the rest have their turn at the next.
 const DIALS_MAX: usize = 64;
 
+/// What is carried where nothing is.
+const NOTHING: CarryBounds = CarryBounds { bytes_per_second: 1.0, bytes_per_day: 1.0 };
+
 /// A running beacon.
 pub(super) struct Beacon {
     pub(super) swarm: Swarm<Behaviour>,
@@ -52,6 +56,7 @@ pub(super) struct Beacon {
     pub(super) counts: Counts,
     pub(super) reserved: BTreeSet<PeerId>,
     shared: Arc<Shared>,
+    carry: Carry,
     folder: BeaconFolder,
     writer: Writer,
     /// Beacons to fall back on: those that were named, and at the start those of the last table.
@@ -93,6 +98,10 @@ impl Beacon {
             tasks.spawn(stun::serve(socket, Arc::clone(&shared)));
         }
         let streams = swarm.behaviour().stream.new_control().accept(TIME)?;
+        let carrying =
+            options.carry.map(|_| swarm.behaviour().stream.new_control().accept(CARRY)).transpose()?;
+        let bounds = options.carry.unwrap_or(NOTHING);
+        let carry = Carry::new(carrying, bounds, Arc::clone(&shared.carried));
         let port = bound.first().map(SocketAddr::port);
         tasks.spawn(time::serve(streams, port, Arc::clone(&shared)));
 
@@ -107,6 +116,7 @@ impl Beacon {
             counts: Counts::default(),
             reserved: BTreeSet::new(),
             shared,
+            carry,
             writer: Writer::new(file),
             folder,
             seeds,
@@ -166,6 +176,12 @@ impl Beacon {
                     self.writer.on_finished(records, finished, Instant::now());
                 }
                 () = sleep_until(self.refresh_at.into()) => self.refresh(),
+                (peer, stream) = self.carry.next() => {
+                    // Whose connection is gone has no network to charge, and nothing to say.
+                    if let Some(group) = self.swarm.behaviour().door.group_of(&peer) {
+                        self.carry.take((peer, stream), group);
+                    }
+                }
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
         }

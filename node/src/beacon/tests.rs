@@ -1,5 +1,6 @@
 //! Three real beacons on loopback, and a plain client that puts and gets.
 
+mod carry;
 mod many;
 
 use std::path::Path;
@@ -45,19 +46,16 @@ impl Running {
     }
 
     async fn start_at(state: &Path, tcp: SocketAddr, peers: &[(PeerId, Multiaddr)]) -> Self {
-        let any = SocketAddr::new(tcp.ip(), 0);
-        let options = BeaconOptions {
-            state: state.to_owned(),
-            control: state.join("unused"),
-            tcp: vec![tcp],
-            quic: vec![any],
-            stun: vec![any],
-            peers: peers.to_vec(),
-            external: Vec::new(),
-            addresses: None,
-            json: true,
-        };
-        let folder = BeaconFolder::open(state).unwrap();
+        Self::start_from(options(state, tcp, peers)).await
+    }
+
+    async fn start_with(state: &Path, carry: Option<CarryBounds>) -> Self {
+        let options = options(state, "127.0.0.1:0".parse().unwrap(), &[]);
+        Self::start_from(BeaconOptions { carry, ..options }).await
+    }
+
+    async fn start_from(options: BeaconOptions) -> Self {
+        let folder = BeaconFolder::open(&options.state).unwrap();
         let mut beacon = Beacon::start(options, folder, DoorBounds::with_files(4_096)).await.unwrap();
         let announcement = beacon.announcement();
         let (stop, mut stopped) = mpsc::channel(1);
@@ -106,6 +104,22 @@ impl Running {
     async fn stop(self) {
         self.stop.send(()).await.unwrap();
         drop(self.task.await.unwrap());
+    }
+}
+
+fn options(state: &Path, tcp: SocketAddr, peers: &[(PeerId, Multiaddr)]) -> BeaconOptions {
+    let any = SocketAddr::new(tcp.ip(), 0);
+    BeaconOptions {
+        state: state.to_owned(),
+        control: state.join("unused"),
+        tcp: vec![tcp],
+        quic: vec![any],
+        stun: vec![any],
+        peers: peers.to_vec(),
+        external: Vec::new(),
+        addresses: None,
+        carry: None,
+        json: true,
     }
 }
 
@@ -261,6 +275,7 @@ async fn a_port_that_is_taken_is_named() {
         peers: Vec::new(),
         external: Vec::new(),
         addresses: None,
+        carry: None,
         json: false,
     };
     for (options, named) in [

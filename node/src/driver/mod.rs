@@ -11,6 +11,7 @@
 //! wishes go first, then members, then whatever strangers sent; after each wish some of the others' have their turn.
 
 mod call;
+mod carry;
 mod enter;
 mod lan;
 mod members;

@@ -276,7 +276,8 @@ impl Vpi {
                     continue;
                 }
                 Remote::Circuit(circuit) if self.send_over(circuit, transmit.datagram.clone()) => continue,
-                Remote::Circuit(_) | Remote::Relayed { .. } => {
+                Remote::Carried(number) if self.way.send_on(number, &transmit.datagram) => continue,
+                Remote::Circuit(_) | Remote::Carried(_) | Remote::Relayed { .. } => {
                     self.drops.count(DropReason::SendFailed);
                     continue;
                 }
@@ -313,6 +314,7 @@ impl Vpi {
                 let pins: Vec<_> = self.engine.pins().collect();
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
+            Event::Carry { .. } | Event::CloseCarry(_) => self.on_carry_wish(event, time),
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
                 self.on_wish(event, time);
             }

@@ -20,6 +20,7 @@ use protocol::path::Remote;
 use protocol::wire::header;
 use tracing::{debug, warn};
 
+use super::carry::Streams;
 use super::node::Node;
 use super::time;
 use super::vpi::Vpi;
@@ -56,6 +57,8 @@ pub(super) struct Way {
     addresses: Option<Vec<SocketAddr>>,
     time_asked_at: Option<Instant>,
     has_stun: bool,
+    /// The streams that carry packets.
+    pub(super) streams: Streams,
 }
 
 impl Way {
@@ -70,7 +73,7 @@ impl Way {
     }
 
     /// Asks the swarm, if there is one; returns whether it will be done.
-    fn ask(&self, ask: Ask) -> bool {
+    pub(super) fn ask(&self, ask: Ask) -> bool {
         self.swarm.as_ref().is_some_and(|swarm| swarm.ask(ask))
     }
 }
@@ -236,6 +239,7 @@ impl Vpi {
                 warn!(vpi = self.settings.name, "what asks beacons has ended, and is begun again");
                 self.way.swarm = None;
                 self.way.beacons.clear();
+                self.end_streams(time);
                 self.engine.handle_command(Command::Reserved(None), time);
                 return self.look_at_beacons(time);
             }
@@ -260,6 +264,9 @@ impl Vpi {
                 debug!(vpi = self.settings.name, circuit, ?ended, "a pipe over a beacon is gone");
                 Command::CircuitClosed(circuit)
             }
+            Some(Told::CarryHeld { number, beacon }) => return self.on_carry_held(number, beacon, time),
+            Some(Told::CarryOpen { number }) => Command::CarryOpen(number),
+            Some(Told::CarryClosed { number, ended }) => return self.on_carry_closed(number, ended, time),
             Some(Told::Clock { offset_ms, stun }) => return self.on_clock(offset_ms, stun, time),
         };
         self.engine.handle_command(command, time);

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::engine::{LookedUp, MemberState, Step};
+use protocol::engine::{LookedUp, MemberState, MemberStatus, Step};
 use protocol::path::Remote;
 
 use super::node::Node;
-use super::status::{of_path, of_state};
+use super::status::{carried_by, of_path, of_state};
 use super::vpi::Vpi;
+use crate::control::status::PathStatus;
 use crate::control::why::{Tried, Why};
 use crate::control::{Exit, Failure};
 
@@ -29,10 +30,13 @@ impl Node {
         let found = known.members.iter().find(|member| member.device == device).ok_or_else(missing)?;
         let trail = vpi.engine.trail(&device, now);
         Ok(Why {
-            advice: advice(vpi, &member, found.state, &trail),
+            advice: advice(vpi, (&member, found), &trail),
             member,
             state: of_state(found.state),
-            path: found.remote.map(|remote| of_path(remote, found.rtt, vpi.settings.port)),
+            path: found.remote.map(|remote| PathStatus {
+                via: carried_by(vpi, remote),
+                ..of_path(remote, found.rtt, vpi.settings.port)
+            }),
             steps: trail.into_iter().map(|(ago, step)| tried(ago, step)).collect(),
         })
     }
@@ -63,6 +67,9 @@ fn tried(ago: Duration, step: Step) -> Tried {
         }
         Step::CircuitAsked => ("circuit_asked", "asked its beacon for a way to it".to_owned()),
         Step::CircuitEnded => ("circuit_ended", "that way ended, or did not come to be".to_owned()),
+        Step::CarryAsked => ("carry_asked", "asked a beacon to carry packets".to_owned()),
+        Step::NoneCarries => ("none_carries", "no beacon that answered carries packets".to_owned()),
+        Step::CarryEnded => ("carry_ended", "what carried packets ended, or did not come to be".to_owned()),
         Step::Up(remote) => ("up", format!("answered {}", by(remote))),
         Step::Moved(remote) => ("moved", format!("a better path was found: {}", by(remote))),
         Step::Down => ("down", "the link ended".to_owned()),
@@ -80,21 +87,29 @@ fn by(remote: Remote) -> String {
         Remote::Udp(address) | Remote::Side { address, .. } => format!("at {address}"),
         Remote::Relayed { via, .. } => format!("by way of the member at {via}"),
         Remote::Circuit(_) => "by way of its beacon".to_owned(),
+        Remote::Carried(_) => "by way of a beacon that carries packets".to_owned(),
     }
 }
 
 /// What the steps mean, and what would help.
-fn advice(vpi: &Vpi, member: &str, state: MemberState, trail: &[(Duration, Step)]) -> String {
+fn advice(vpi: &Vpi, (member, found): (&str, &MemberStatus), trail: &[(Duration, Step)]) -> String {
     let lately = || trail.iter().filter(|(ago, _)| *ago <= LATELY).map(|(_, step)| step);
     let has = |wanted: fn(&Step) -> bool| lately().any(wanted);
     let has_beacons = !vpi.way.status().is_empty();
-    match state {
+    match found.state {
         MemberState::Myself => return "this is the device that you are at".to_owned(),
         MemberState::Direct => return format!("{member} is connected"),
         MemberState::Relayed => {
             return format!(
                 "{member} is connected by way of another member, and a direct path is looked for: an --endpoint at one end, or a \
                  NAT that keeps its ports, would give one"
+            );
+        }
+        MemberState::Carried => {
+            let beacon = found.remote.and_then(|remote| carried_by(vpi, remote)).unwrap_or_default();
+            return format!(
+                "{member} is carried by the beacon {beacon}, slowly, as UDP passes on no path that was tried: a network that lets \
+                 UDP out at both ends would give a direct one"
             );
         }
         MemberState::Removed => return format!("{member} is no member any more"),
@@ -105,6 +120,12 @@ fn advice(vpi: &Vpi, member: &str, state: MemberState, trail: &[(Duration, Step)
             return format!("nobody wants a link with {member}: `vpi ping {member}` makes one");
         }
         MemberState::Connecting | MemberState::Unreachable => {}
+    }
+    if vpi.engine.lacks_carrier(&found.device) {
+        return format!(
+            "{member} answers by way of its beacon, UDP passes on no path to it, and no beacon that is known carries packets: a \
+             beacon that runs with --carry, or a network that lets UDP out, helps"
+        );
     }
     if has(|step| matches!(step, Step::Up(Remote::Circuit(_)))) {
         return format!(

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
+use super::lines::Lines;
 use super::sides::Sides;
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
@@ -35,13 +36,15 @@ enum End {
 
 /// Everything the thread owns.
 pub(super) struct Runner {
-    vpi: VpiId,
-    forwarder: Forwarder,
+    pub(super) vpi: VpiId,
+    pub(super) forwarder: Forwarder,
     pub(super) socket: Arc<Socket>,
     /// Sockets beside that one, by their numbers.
     pub(super) sides: Sides,
-    queues: Queues,
-    drops: Arc<Drops>,
+    /// Streams through beacons, by their numbers.
+    pub(super) lines: Lines,
+    pub(super) queues: Queues,
+    pub(super) drops: Arc<Drops>,
     pub(super) tun: Option<Arc<Tun>>,
     incoming: Received,
     outgoing: Batch,
@@ -67,6 +70,7 @@ impl Runner {
             forwarder,
             socket,
             sides: Sides::new(),
+            lines: Lines::new(),
             queues,
             drops,
             tun: None,
@@ -97,14 +101,20 @@ impl Runner {
     /// Sleeps until there is something to do, then does it.
     fn turn(&mut self, orders: &mpsc::Receiver<Order>, wake: &OwnedFd) -> Result<(), End> {
         let ready = self.sleep(wake).map_err(End::Failed)?;
+        let mut may_be_answered = false;
         if ready.wake {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);
             self.take_orders(orders)?;
+            let is_more;
+            (may_be_answered, is_more) = self.take_carried();
+            if is_more {
+                let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+            }
         }
         if self.is_blocked {
             self.flush();
         }
-        let mut may_be_answered = ready.socket && self.receive(None, orders)?;
+        may_be_answered |= ready.socket && self.receive(None, orders)?;
         for number in ready.sides {
             may_be_answered |= self.receive(Some(number), orders)?;
         }
@@ -149,6 +159,7 @@ impl Runner {
                 Ok(Order::Update(update)) => self.forwarder.apply(update),
                 Ok(Order::PassOn(circuit, mut datagram)) => self.take_passed_on(circuit, &mut datagram),
                 Ok(Order::Side(number, socket)) => self.set_side(number, socket),
+                Ok(Order::Line(number, line)) => self.set_line(number, line),
                 Ok(Order::Attach(tun)) => self.tun = Some(tun),
                 Ok(Order::Detach(done)) => {
                     self.tun = None;
@@ -205,6 +216,7 @@ impl Runner {
         let mut outgoing = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
+            lines: &self.lines,
             leaves_by: self.leaves_by,
             drops: &self.drops,
             blocked: false,
@@ -287,6 +299,7 @@ impl Runner {
         let mut egress = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
+            lines: &self.lines,
             leaves_by: self.leaves_by,
             drops: &self.drops,
             blocked: false,
@@ -312,6 +325,7 @@ impl Runner {
         let mut egress = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
+            lines: &self.lines,
             leaves_by: self.leaves_by,
             drops: &self.drops,
             blocked: false,
@@ -331,7 +345,7 @@ impl Runner {
     }
 
     /// A device that was deleted is let go; any other error concerns one packet.
-    fn on_device_error(&mut self, cause: &io::Error) {
+    pub(super) fn on_device_error(&mut self, cause: &io::Error) {
         const EBADFD: i32 = libc::EBADFD;
         if cause.raw_os_error() == Some(EBADFD) {
             warn!("the TUN device is gone: run `vpi up` as root to make it again");
@@ -352,15 +366,15 @@ pub(super) struct Ready {
 }
 
 /// The TUN device, if there is one, as the end of what is received.
-struct Device<'r> {
-    tun: Option<&'r Tun>,
-    drops: &'r Drops,
-    has_written: bool,
-    failed: Option<io::Error>,
+pub(super) struct Device<'r> {
+    pub(super) tun: Option<&'r Tun>,
+    pub(super) drops: &'r Drops,
+    pub(super) has_written: bool,
+    pub(super) failed: Option<io::Error>,
 }
 
 impl Device<'_> {
-    fn write(&mut self, packet: &Coalesced<'_, '_>) {
+    pub(super) fn write(&mut self, packet: &Coalesced<'_, '_>) {
         match self.tun.map(|tun| tun.write(packet)) {
             Some(Err(cause)) => {
                 self.drops.count(DropReason::SendFailed);
@@ -377,6 +391,7 @@ struct Outgoing<'r> {
     batch: &'r mut Batch,
     /// The own one, and those beside it.
     sockets: (&'r Socket, &'r Sides),
+    lines: &'r Lines,
     /// By which the batch leaves; one that is closed takes it along.
     leaves_by: Option<u32>,
     drops: &'r Drops,
@@ -427,10 +442,25 @@ impl Egress for Outgoing<'_> {
         });
         filled
     }
+
+    fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let Some(line) = self.lines.get(&number) else { return false };
+        let mut frame = vec![0; bytes];
+        let filled = fill(&mut frame);
+        if filled {
+            line.send(frame);
+        }
+        filled
+    }
 }
 
 /// Puts something into a bounded queue, or drops and counts it.
-fn offer(queue: &Sender<(VpiId, Seen)>, seen: (VpiId, Seen), drops: &Drops, otherwise: DropReason) {
+pub(super) fn offer(
+    queue: &Sender<(VpiId, Seen)>,
+    seen: (VpiId, Seen),
+    drops: &Drops,
+    otherwise: DropReason,
+) {
     if queue.try_send(seen).is_err() {
         drops.count(otherwise);
     }

@@ -14,9 +14,10 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::circuit::{Ended, FRAME_BYTES, Orders, carry};
+use super::circuit::{Ended, Orders, run};
 use super::pipe::{RawDialer, RawIn, is_turned_away};
 use super::{INBOUND, Told, jitter};
+use crate::carry::FRAME_BYTES;
 
 /// Circuits that others may have open to this device at once (specified: node/README, Beacons).
 pub(super) const INBOUND_CIRCUITS: usize = 8;
@@ -78,7 +79,7 @@ impl Circuits {
             }
             let orders = Orders { frames, vouch: Some(vouched), close };
             if told.send(Told::Circuit { circuit, peer: claimed }).await.is_ok() {
-                let ended = carry(circuit, pipe, orders, &told).await;
+                let ended = run(circuit, pipe, orders, &told).await;
                 let _ = told.send(Told::Closed { circuit, ended }).await;
             }
         });
@@ -122,7 +123,7 @@ impl Circuits {
                     if told.send(Told::Circuit { circuit, peer }).await.is_err() {
                         return;
                     }
-                    carry(circuit, pipe, Orders { frames, vouch: None, close }, &told).await
+                    run(circuit, pipe, Orders { frames, vouch: None, close }, &told).await
                 }
                 Err(ended) => ended,
             };
@@ -135,13 +136,13 @@ impl Circuits {
         &mut self,
         circuit: u32,
         vouch: Option<oneshot::Sender<()>>,
-        run: impl FnOnce(mpsc::Receiver<Vec<u8>>, oneshot::Receiver<()>) -> F,
+        work: impl FnOnce(mpsc::Receiver<Vec<u8>>, oneshot::Receiver<()>) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let (frames, to_write) = mpsc::channel(FRAMES);
         let (close, closed) = oneshot::channel();
-        let task = self.tasks.spawn(run(to_write, closed)).id();
+        let task = self.tasks.spawn(work(to_write, closed)).id();
         self.links.insert(circuit, Link { frames, vouch, close: Some(close), task });
     }
 

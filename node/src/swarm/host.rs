@@ -3,6 +3,7 @@
 use libp2p::kad;
 use libp2p::noise;
 use libp2p::relay::client::Event as RelayEvent;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{PeerId, Swarm, futures::StreamExt as _, ping};
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Told;
+use super::address::Beacon;
 use super::behaviour::{Built, Member, MemberEvent, build};
 use super::circuits::INBOUND_CIRCUITS;
 use super::clock::{Clock, Reading};
@@ -57,6 +59,19 @@ impl Host {
 
     pub(super) fn peer(&self) -> PeerId {
         *self.swarm.local_peer_id()
+    }
+
+    /// Opens streams at beacons.
+    pub(super) fn control(&self) -> libp2p_stream::Control {
+        self.swarm.behaviour().stream.new_control()
+    }
+
+    /// Dials a beacon that others named, unless it is connected.
+    pub(super) fn call(&mut self, beacon: &Beacon) {
+        let condition = PeerCondition::DisconnectedAndNotDialing;
+        let dial = DialOpts::peer_id(beacon.peer).addresses(vec![beacon.address()]).condition(condition);
+        // An error is that it is connected or being dialled already, or fails as all dials do.
+        let _ = self.swarm.dial(dial.build());
     }
 
     pub(super) fn dialer(&self) -> RawDialer {

@@ -6,6 +6,7 @@
 //!              Told ◄──│ Host      one throw-away peer id: reservation, lookups,   │──► TCP to beacons, dialled only
 //!                      │           the clock; a second one while it is replaced    │
 //!                      │ Circuits  raw pipes of u16-length frames, either way      │
+//!                      │ Carries   streams of such frames, straight to the pump    │
 //!                      └───────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -28,6 +29,7 @@
 mod address;
 mod behaviour;
 mod book;
+mod carries;
 mod circuit;
 mod circuits;
 mod clock;
@@ -49,6 +51,7 @@ use libp2p::PeerId;
 use tokio::sync::mpsc;
 
 pub(crate) use self::address::Beacon;
+pub(crate) use self::carries::{CarryEnded, Wish};
 pub(crate) use self::circuit::Ended;
 pub(crate) use self::roster::{BeaconState, BeaconStatus};
 
@@ -80,6 +83,11 @@ pub(crate) enum Ask {
     Vouch(u32),
     /// Sends what waits, and closes.
     Close(u32),
+    /// Has a beacon that carries join a stream's two ends; answered by [`Told::CarryHeld`], [`Told::CarryOpen`],
+    /// [`Told::CarryClosed`].
+    Carry(Wish),
+    /// Closes the stream of this number, once what waits is written.
+    CloseCarry(u32),
     /// The time of up to three beacons; answered by [`Told::Clock`].
     Time,
     /// Begins again under another peer id, with connections of its own: this machine's addresses changed.
@@ -104,6 +112,12 @@ pub(crate) enum Told {
     Frame { circuit: u32, bytes: Vec<u8> },
     /// A circuit is gone, or did not come to be; the last that is told of this number.
     Closed { circuit: u32, ended: Ended },
+    /// This beacon holds the first end of a stream, and waits for the other.
+    CarryHeld { number: u32, beacon: Beacon },
+    /// Both ends are there.
+    CarryOpen { number: u32 },
+    /// A stream is gone, or did not come to be; the last that is told of this number.
+    CarryClosed { number: u32, ended: CarryEnded },
     /// What to add to this machine's clock, in milliseconds, for the beacons' median; `None` if none answered. With it, the
     /// STUN responders of those that did.
     Clock { offset_ms: Option<i64>, stun: Vec<SocketAddr> },

@@ -33,6 +33,10 @@ const KEEPALIVE_TRIES: u32 = 3;
 /// roams is not).
 const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 
+/// What the kernel holds that is not sent yet (chosen: what a beacon carries waits in a line of its own, which is short, and not
+/// in the kernel's buffer, which is not).
+const UNSENT_BYTES: u32 = 32 << 10;
+
 /// Whether addresses inside may be dialled; shared with whoever knows the beacons.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inside(Arc<AtomicBool>);
@@ -80,6 +84,7 @@ fn watch(stream: &TcpStream) -> io::Result<()> {
         .with_interval(KEEPALIVE_EVERY)
         .with_retries(KEEPALIVE_TRIES);
     socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))
 }
 

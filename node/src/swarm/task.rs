@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error};
 
 use super::address::Beacon;
+use super::carries::{ASKED, Carries, Wish};
 use super::circuits::Circuits;
 use super::host::{Happened, Host, Shared};
 use super::outward::Inside;
@@ -34,6 +35,7 @@ pub(super) struct Task {
     inside: Inside,
     is_wanted: bool,
     circuits: Circuits,
+    carries: Carries,
     renew_at: Instant,
     told_reserved: Option<(Beacon, PeerId)>,
     told_beacons: Vec<BeaconStatus>,
@@ -58,6 +60,7 @@ impl Task {
         Self {
             asks,
             circuits: Circuits::new(told.clone()),
+            carries: Carries::new(told.clone()),
             told,
             outbox: VecDeque::new(),
             roster: Roster::default(),
@@ -114,6 +117,7 @@ impl Task {
             what = current.next() => Next::Happened { is_current: true, what },
             what = retired => Next::Happened { is_current: false, what },
             () = self.circuits.ended() => Next::CircuitEnded,
+            () = self.carries.ended() => Next::CircuitEnded,
             () = sleep_until(next_at) => Next::Time,
             () = self.told.closed() => Next::Room(Err(())),
         }
@@ -149,8 +153,31 @@ impl Task {
             Ask::Frame { circuit, bytes } => self.circuits.frame(circuit, bytes),
             Ask::Vouch(circuit) => self.circuits.vouch(circuit),
             Ask::Close(circuit) => self.circuits.close(circuit),
+            Ask::Carry(wish) => self.carry(wish, hosts),
+            Ask::CloseCarry(number) => self.carries.close(number),
             Ask::Time => hosts.current.ask_time(&self.roster, now),
             Ask::Renew => self.renew(hosts, now),
+        }
+    }
+
+    /// Asks for a stream: at the beacon that the wish names, then where this device is reachable, then at the others.
+    fn carry(&mut self, wish: Wish, hosts: &mut Hosts) {
+        let number = wish.number;
+        let mut beacons: Vec<Beacon> = wish.at.into_iter().collect();
+        if wish.is_offer {
+            let own = hosts.reserved(&self.roster).map(|(beacon, _)| beacon);
+            for beacon in own.into_iter().chain(self.roster.by_health()) {
+                if !beacons.iter().any(|known| known.peer == beacon.peer) {
+                    beacons.push(beacon);
+                }
+            }
+        }
+        beacons.truncate(ASKED);
+        if let Some(first) = beacons.first() {
+            hosts.current.call(first);
+        }
+        if let Err(ended) = self.carries.open(wish, beacons, hosts.current.control()) {
+            self.outbox.push_back(Told::CarryClosed { number, ended });
         }
     }
 

@@ -59,7 +59,7 @@ impl Patience {
     /// between two notes of what is sent, a dead relay is left within 3 s).
     pub(super) fn of(remote: Remote) -> Self {
         let [silent_after, asked_for] = match remote {
-            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => {
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) | Remote::Carried(_) => {
                 [SILENT_AFTER, Duration::from_millis(1_500)]
             }
             Remote::Relayed { .. } => [Duration::from_millis(700), Duration::from_millis(500)],
@@ -284,7 +284,7 @@ impl Engine {
         let is_lost = matches!(peer.quiet, Quiet::Looking(_, since) if since == time.now);
         let wants_direct = match used {
             Remote::Circuit(_) => true,
-            Remote::Relayed { .. } => is_in_use,
+            Remote::Relayed { .. } | Remote::Carried(_) => is_in_use,
             Remote::Udp(_) | Remote::Side { .. } => false,
         };
         peer.is_looking = wants_direct || peer.is_silent();
@@ -451,7 +451,8 @@ impl Engine {
             peer.timers.on_asked(time.now);
             self.send_probe(device, probe, time);
         }
-        self.refresh_route(device, time);
+        // Over what was used before, packets may not have passed.
+        self.flush(device, time);
         self.watch_path(device, time);
         self.burst_due(time);
         self.sweep_sockets();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::bursts::Leave;
+use super::carrying::CarryEnd;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
@@ -76,6 +77,12 @@ pub enum Command {
     Published([u8; KEY_BYTES], u32),
     /// A pipe is gone, or did not come to be: the own one of this number, or another's that datagrams came from.
     CircuitClosed(u32),
+    /// A beacon holds this end of the stream of this number, and which.
+    CarryHeld(u32, String),
+    /// The stream of this number stands.
+    CarryOpen(u32),
+    /// It is gone, or did not come to be.
+    CarryClosed(u32, CarryEnd),
     /// Veils and slots count with a clock that is this far ahead of the machine's (negative: behind), in milliseconds.
     ClockOffset(i64),
     /// Whether datagrams are passed on for fellow members.
@@ -137,6 +144,9 @@ impl Engine {
             Command::Found { key, values, answered } => self.on_found(&key, (&values, answered), time),
             Command::Published(key, copies) => self.on_published((&key, copies), time),
             Command::CircuitClosed(number) => self.on_circuit_closed(number, time),
+            Command::CarryHeld(number, beacon) => self.on_carry_held(number, &beacon, time),
+            Command::CarryOpen(number) => self.on_carry_open(number, time),
+            Command::CarryClosed(number, end) => self.on_carry_closed(number, end, time),
             Command::ClockOffset(offset_ms) => self.clocks.set_offset(offset_ms),
             Command::Relay(consent) => self.on_consent(consent, time),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),

@@ -52,6 +52,7 @@ impl Engine {
                 outcome = self.on_candidates(&device, (set, is_question), said, time);
             }
             Message::Spray => outcome = self.on_spray(&device, time),
+            Message::Carry { token, beacon } => outcome = self.on_carry(&device, (token, beacon), time),
             Message::Ids { kind, page } => {
                 let list = self.roster.list(kind, page);
                 self.send_message(&device, &list, time);
@@ -126,6 +127,7 @@ impl Engine {
     pub(super) fn send_due_messages(&mut self, device: &DeviceId, time: Time) {
         self.watch_path(device, time);
         self.watch_relays(device, time);
+        self.watch_carrying(device, time);
         while let Some(peer) = self.peers.get_mut(device) {
             if peer.sessions.current(time.now).is_none() {
                 return;
@@ -152,7 +154,7 @@ impl Engine {
         if self.peers.get(device).is_some_and(is_held_up) {
             self.wake(device, time);
         }
-        self.refresh_route(device, time);
+        self.flush(device, time);
     }
 
     /// Notes whether this device's history is known to be whole. A member that has just come in lists nothing at first, and

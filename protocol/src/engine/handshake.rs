@@ -454,6 +454,7 @@ impl Engine {
         peer.rekey_at = None;
         peer.waiting = Waiting::No;
         peer.birthday_at = None;
+        self.end_carrying(device);
         self.refresh_route(device, time);
         self.sweep_sockets();
     }

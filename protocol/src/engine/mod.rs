@@ -21,6 +21,7 @@ mod arriving;
 mod bulletins;
 mod bursts;
 mod candidates;
+mod carrying;
 mod circuits;
 mod clocks;
 mod command;
@@ -75,6 +76,7 @@ use crate::random::Rng;
 use crate::wire::hello::Suites;
 
 pub use bursts::Leave;
+pub use carrying::CarryEnd;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
@@ -511,6 +513,7 @@ impl Engine {
         self.close_circuits(device, time);
         if let Some(peer) = self.peers.remove(device) {
             self.forget_legs(&peer.relays);
+            self.out.events.extend(peer.carrying.number().map(Event::CloseCarry));
             if peer.path.remote().is_some() {
                 self.out.events.push_back(Event::Link { device: *device, is_up: false });
             }

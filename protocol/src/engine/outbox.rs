@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::discovery::record::KEY_BYTES;
 use crate::drop::DropReason;
 use crate::forward::Update;
-use crate::identity::DeviceId;
+use crate::identity::{DeviceId, Secret};
 use crate::membership::admin::AdminError;
 use crate::membership::epoch::{EpochSecret, EpochTag};
 use crate::membership::object::Object;
@@ -137,6 +137,20 @@ pub enum Event {
         /// The peer id to be met there, by the same word.
         peer: Vec<u8>,
     },
+    /// Have a beacon that carries join a stream's two ends, and carry everything to [`Remote::Carried`] of this number over
+    /// it once it stands; say what becomes of it ([`super::Command::CarryHeld`] and those behind it).
+    Carry {
+        /// Its number; the highest bit is not set.
+        number: u32,
+        /// By which the beacon knows the ends.
+        token: Secret,
+        /// The beacon's multiaddress, by a member's word.
+        beacon: Option<String>,
+        /// This end is the first: any beacon that carries will do, that one before all others. Else it is that one alone.
+        is_offer: bool,
+    },
+    /// Close the stream of this number; nothing more is to be said of it.
+    CloseCarry(u32),
     /// Something was dropped after its input had been taken.
     Dropped(DropReason),
 }
@@ -176,7 +190,7 @@ impl Outbox {
                 datagram.splice(..0, header);
                 Remote::Udp(via)
             }
-            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => to,
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) | Remote::Carried(_) => to,
         };
         self.transmits.push_back(Transmit { to, datagram });
     }

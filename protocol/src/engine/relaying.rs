@@ -337,7 +337,7 @@ impl Engine {
                 Some(_) if peer.path.candidates().next().is_none() => Need::Handshake,
                 Some(_) | None => Need::None,
             },
-            Some(Remote::Circuit(_)) => Need::Now,
+            Some(Remote::Circuit(_) | Remote::Carried(_)) => Need::Now,
             Some(_) if peer.is_silent() => Need::Now,
             Some(Remote::Relayed { .. }) => Need::Spare,
             Some(Remote::Udp(_) | Remote::Side { .. }) => Need::None,
@@ -345,7 +345,7 @@ impl Engine {
     }
 
     /// Says whether somebody on this machine waits for the link, or used it lately.
-    fn is_wanted(&self, peer: &Peer, time: Time) -> bool {
+    pub(super) fn is_wanted(&self, peer: &Peer, time: Time) -> bool {
         let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
         is_used || peer.is_waited_for()
     }
@@ -391,7 +391,9 @@ impl Engine {
     /// Takes in the echo of a leg's check: it is a path, and perhaps the better one.
     pub(super) fn on_leg_checked(&mut self, device: &DeviceId, id: u64, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
-        let Some(checked) = peer.relays.legs.on_echo(id, &mut self.rng, time.now) else { return };
+        let Some(checked) = peer.relays.legs.on_echo(id, &mut self.rng, time.now) else {
+            return self.on_stream_checked(device, id, time);
+        };
         let found = Found {
             remote: checked.remote,
             rtt: checked.rtt,

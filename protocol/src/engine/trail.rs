@@ -37,6 +37,12 @@ pub enum Step {
     CircuitAsked,
     /// That pipe ended, or did not come to be.
     CircuitEnded,
+    /// A stream through a beacon that carries was asked for, by either end.
+    CarryAsked,
+    /// No beacon that answered carries.
+    NoneCarries,
+    /// That stream ended, or did not come to be.
+    CarryEnded,
     /// A link came up.
     Up(Remote),
     /// A better path was found.

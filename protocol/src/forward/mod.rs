@@ -58,6 +58,12 @@ pub trait Egress {
     /// Lets `fill` write a datagram of `bytes` bytes for `to`; what `fill` leaves with `false` is not sent. Returns
     /// whether there was room.
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool;
+
+    /// The same for the stream of this number. Whoever has none may leave this out.
+    fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let _ = (number, bytes, fill);
+        false
+    }
 }
 
 /// What packets to one member need.
@@ -359,7 +365,7 @@ impl Forwarder {
     }
 
     /// Takes in one datagram, veiled or of a session, that came straight or by way of somebody else. By way of a circuit
-    /// come no packets: a beacon is no relay.
+    /// come no packets: what carries them is a stream.
     pub fn passed_on<'d>(&mut self, from: Remote, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
         if datagram.first() == Some(&header::VEILED) {
             return Inbound::Veiled { from, bytes: datagram };

@@ -47,8 +47,8 @@ fn may_be_direct(kinds: [Kind; 2]) -> bool {
     !(is_hopeless || kinds.contains(&Kind::UdpBlocked))
 }
 
-/// Lets two members meet who stand behind NATs of these kinds.
-pub(crate) fn behind(world: &mut World, kinds: [Kind; 2]) -> Result<Outcome, String> {
+/// Has two members move behind NATs of these kinds, who have not spoken since; returns them.
+pub(super) fn part(world: &mut World, kinds: [Kind; 2]) -> Result<(usize, usize), String> {
     let founder = founder(world, secs(120))?;
     let [a, b] = [0; 2].map(|_| add_member(world, (founder, founder), secs(120)));
     let (a, b) = (a?, b?);
@@ -67,6 +67,12 @@ pub(crate) fn behind(world: &mut World, kinds: [Kind; 2]) -> Result<Outcome, Str
         speak(world, (host, founder), CONVERGENCE)?;
     }
     world.run_for(CONVERGENCE)?;
+    Ok((a, b))
+}
+
+/// Lets two members meet who stand behind NATs of these kinds.
+pub(crate) fn behind(world: &mut World, kinds: [Kind; 2]) -> Result<Outcome, String> {
+    let (a, b) = part(world, kinds)?;
     speak(world, (a, b), DIRECT_WITHIN + secs(20))?;
     let since = world.now;
     let is_up = |world: &World| [(a, b), (b, a)].iter().all(|pair| world.path(*pair).is_some());

@@ -80,6 +80,7 @@ impl World {
                     self.send((host, Some(socket)), address, &transmit.datagram);
                 }
                 Remote::Circuit(circuit) => self.pipe((host, circuit), transmit.datagram),
+                Remote::Carried(number) => self.carry((host, number), transmit.datagram),
                 Remote::Relayed { .. } => {}
             }
         }
@@ -241,6 +242,10 @@ impl World {
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
                 self.ask_dht(host, event);
             }
+            Event::Carry { number, token, is_offer, .. } => {
+                self.ask_to_carry((host, number), token, is_offer)
+            }
+            Event::CloseCarry(number) => self.end_stream((host, number)),
             Event::Socket { .. } | Event::Burst { .. } => {}
             Event::EpochEnded { number, tag } => {
                 let epochs = &mut self.hosts[host].disk.epochs;
