@@ -123,7 +123,7 @@ fn home(lab: &Lab, beacons: [&Beacon; 2]) -> Result<[Member; 4]> {
 fn carried(from: &Member, to: &Member) -> Result<Ipv4Addr> {
     let alias = from.alias_of(&to.host.name)?;
     let since = Instant::now();
-    let ping = from.host.run("ping", &["-c", "1", "-W", "30", &alias.to_string()], LIMIT)?;
+    let ping = from.host.run("ping", &["-c", "1", "-w", "30", &alias.to_string()], LIMIT)?;
     ping.success().with_context(|| format!("{} to {}", from.host.name, to.host.name))?;
     let took = since.elapsed();
     let by = carrier(from, &to.host.name)?;

@@ -31,6 +31,9 @@ impl Runner {
     /// Takes what came over streams, as from the socket. Returns whether anything was handed to the device, and whether there
     /// is more.
     pub(super) fn take_carried(&mut self) -> (bool, bool) {
+        if self.lines.is_empty() {
+            return (false, false);
+        }
         let (now, mut is_more) = (Instant::now(), false);
         // The coalescer keeps what it has not written yet.
         let mut arrived: Vec<(u32, Vec<Vec<u8>>)> = Vec::new();

@@ -91,11 +91,15 @@ fn carried(world: &mut World, ends: (usize, usize), limit: Duration) -> Result<(
     if !world.run_until(secs(2), |world| world.ledger.first_echo(ends, since).is_some())? {
         return Err("no packet comes back over a stream".to_owned());
     }
-    let node = world.hosts[ends.0].node.as_ref().ok_or("the node is gone")?;
-    match node.engine.member_state(&world.hosts[ends.1].id(), world.instant(ends.0)) {
-        Some(MemberState::Carried) => Ok(()),
-        state => Err(format!("the member is shown as {state:?}")),
+    // A rekey under way may have something to settle.
+    let shown = |world: &World| {
+        let node = world.hosts[ends.0].node.as_ref()?;
+        node.engine.member_state(&world.hosts[ends.1].id(), world.instant(ends.0))
+    };
+    if world.run_until(secs(2), |world| shown(world) == Some(MemberState::Carried))? {
+        return Ok(());
     }
+    Err(format!("the member is shown as {:?}", shown(world)))
 }
 
 fn both(world: &World, (a, b): (usize, usize), is_so: fn(Remote) -> bool) -> bool {
