@@ -124,6 +124,7 @@ impl Engine {
             self.end_scout(time);
         }
         self.on_own_candidates(time);
+        let is_over = is_over && !(self.candidates.reflexive.wants_second_look() && self.scout(time));
         if is_over && self.publish_at.is_none() {
             self.publish(time);
         } else if self.is_member() {
