@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::engine::{LookedUp, MemberState, Step};
+use protocol::engine::{LookedUp, MemberState, Status, Step};
+use protocol::identity::DeviceId;
 use protocol::path::Remote;
 
 use super::node::Node;
@@ -33,12 +34,18 @@ impl Node {
             member,
             state: of_state(found.state),
             path: found.remote.map(|remote| of_path(remote, found.rtt, vpi.settings.port)),
-            steps: trail.into_iter().map(|(ago, step)| tried(ago, step)).collect(),
+            steps: trail.into_iter().map(|(ago, step)| tried(ago, step, &known)).collect(),
         })
     }
 }
 
-fn tried(ago: Duration, step: Step) -> Tried {
+fn tried(ago: Duration, step: Step, known: &Status) -> Tried {
+    let name = |device: DeviceId| {
+        let mut members = known.members.iter();
+        members
+            .find(|member| member.device == device)
+            .map_or("a former member", |member| member.name.as_str())
+    };
     let (word, text) = match step {
         Step::Called { remotes: 0, .. } => ("called", "wanted, with no address to call".to_owned()),
         Step::Called { remotes: 1, attempt } => {
@@ -63,6 +70,10 @@ fn tried(ago: Duration, step: Step) -> Tried {
         }
         Step::CircuitAsked => ("circuit_asked", "asked its beacon for a way to it".to_owned()),
         Step::CircuitEnded => ("circuit_ended", "that way ended, or did not come to be".to_owned()),
+        Step::RelayAsked(relay) => ("relay_asked", format!("asked {} to pass on to it", name(relay))),
+        Step::RelayRefused(relay) => {
+            ("relay_refused", format!("{} does not pass on to it, or has no link with it", name(relay)))
+        }
         Step::Up(remote) => ("up", format!("answered {}", by(remote))),
         Step::Moved(remote) => ("moved", format!("a better path was found: {}", by(remote))),
         Step::Down => ("down", "the link ended".to_owned()),
@@ -106,7 +117,14 @@ fn advice(vpi: &Vpi, member: &str, state: MemberState, trail: &[(Duration, Step)
         }
         MemberState::Connecting | MemberState::Unreachable => {}
     }
-    if has(|step| matches!(step, Step::Up(Remote::Circuit(_)))) {
+    let has_pipe = has(|step| matches!(step, Step::Up(Remote::Circuit(_))));
+    if has_pipe && has(|step| matches!(step, Step::RelayAsked(_))) {
+        return format!(
+            "{member} answers by way of its beacon, no direct path to it was found yet, and no member that was asked passes on to it: \
+             one with a public address that both reach, or an --endpoint at one of them, helps"
+        );
+    }
+    if has_pipe {
         return format!(
             "{member} answers by way of its beacon, and no direct path to it was found yet: both ends' NATs keep changing the \
              port, or a firewall drops UDP; a member that both reach, or an --endpoint at one of them, helps"

@@ -12,7 +12,7 @@ use crate::forward::{Note, Update};
 use crate::identity::{DeviceId, ObjectId};
 use crate::membership::exchange;
 use crate::membership::object::{Body, Kind, Object, Target};
-use crate::path::{Probe, Remote};
+use crate::path::{Probe, Purpose, Remote};
 use crate::tunnel::timers::{REKEY_AFTER_DATAGRAMS, rekey_wait};
 use crate::wire::message::{Message, MessageError, OBSERVED_BYTES};
 
@@ -243,6 +243,9 @@ impl Engine {
         self.on_kept(device, observed);
         self.on_observed((device, from), observed, time);
         let Some(peer) = self.peers.get_mut(device).filter(|_| echo.changed) else { return };
+        if echo.purpose == Purpose::Challenge {
+            peer.trail.extend_moved(peer.path.remote(), time.now);
+        }
         if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::peer::Peer;
+use super::trail::Step;
 use super::{Engine, Time};
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
@@ -181,6 +182,7 @@ impl Engine {
     pub(super) fn on_refused(&mut self, from: &DeviceId, device: &DeviceId, time: Time) {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.relays.legs.on_refused(from, &mut self.rng, time.now);
+            peer.trail.add_of_relay(Step::RelayRefused(*from), time.now);
             self.watch_relays(device, time);
         }
     }
@@ -303,7 +305,12 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         for act in peer.relays.legs.act(need, &relays, &mut self.rng, time.now) {
             match act {
-                Act::Ask(relay) => self.send_message(&relay, &Message::Open { device: *device }, time),
+                Act::Ask(relay) => {
+                    if let Some(peer) = self.peers.get_mut(device) {
+                        peer.trail.add_of_relay(Step::RelayAsked(relay), time.now);
+                    }
+                    self.send_message(&relay, &Message::Open { device: *device }, time);
+                }
                 Act::Check { id, to } => {
                     let check = Message::Check { id, length: CHECK_BYTES };
                     self.send_message_to(device, &check, to, time);
