@@ -36,6 +36,8 @@ mod machine;
 #[cfg(feature = "netns")]
 mod many;
 #[cfg(feature = "netns")]
+mod matrix;
+#[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
 mod nats;

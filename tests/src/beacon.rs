@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::process::exit_code;
 use crate::topology::vpi_binary;
-use crate::{Host, wait};
+use crate::{Host, Lab, wait};
 
 /// How long a beacon may take from its start to its ready line, and from SIGTERM to its end.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,6 +56,32 @@ impl Beacon {
         })
         .with_context(|| fs::read_to_string(&host.log).unwrap_or_default())?;
         Ok(beacon)
+    }
+
+    /// Starts one on each host of `names`; each knows the first.
+    ///
+    /// # Errors
+    /// As [`Beacon::start`], or the lab has no such host.
+    pub fn start_all(lab: &Lab, names: &[&str]) -> Result<Vec<Self>> {
+        let mut beacons: Vec<Self> = Vec::new();
+        for name in names {
+            let first = beacons.first().map(|first| first.address(false).map(str::to_owned)).transpose()?;
+            let arguments: Vec<&str> = first.iter().flat_map(|first| ["--peer", first]).collect();
+            beacons.push(Self::start(lab.host(name)?, &arguments)?);
+        }
+        Ok(beacons)
+    }
+
+    /// What makes a command know these beacons.
+    ///
+    /// # Errors
+    /// One printed no address.
+    pub fn words(beacons: &[Self]) -> Result<Vec<&str>> {
+        let mut words = Vec::new();
+        for beacon in beacons {
+            words.extend(["--beacon", beacon.address(false)?]);
+        }
+        Ok(words)
     }
 
     /// Its address over TCP, or over QUIC.

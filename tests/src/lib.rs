@@ -44,4 +44,4 @@ pub use nat::{Nat, Site};
 pub use node::Node;
 pub use process::Answer;
 pub use rogue::Rogue;
-pub use topology::{Host, Lab, internet, nats, one_at_a_time, scenario};
+pub use topology::{Host, Lab, impaired_nats, internet, nats, one_at_a_time, scenario};
