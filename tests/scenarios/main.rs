@@ -64,6 +64,8 @@ mod rogue;
 #[cfg(feature = "netns")]
 mod statics;
 #[cfg(feature = "netns")]
+mod unbroken;
+#[cfg(feature = "netns")]
 mod wan;
 
 #[cfg(not(feature = "netns"))]
