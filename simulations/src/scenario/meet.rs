@@ -112,6 +112,8 @@ mod tests {
     use crate::trace::Trace;
 
     const THEORY: &str = include_str!("../../expected/nat-theory.txt");
+    /// What real nodes behind real NATs came to (netns-scripts/matrix.sh).
+    const SEEN: &str = include_str!("../../../netns-scripts/matrix.txt");
 
     fn world(seed: u64, delay: Duration) -> World {
         let mut world = World::new(seed, Trace::default());
@@ -120,16 +122,21 @@ mod tests {
     }
 
     #[test]
-    fn all_pairs_of_kinds_meet_as_the_theory_has_it() {
+    fn all_pairs_of_kinds_meet_as_the_theory_has_it_and_as_they_did_in_namespaces() {
         let mut lines = THEORY.lines().filter(|line| !line.starts_with('#'));
+        let mut seen = SEEN.lines().filter(|line| !line.starts_with('#'));
         for (number, one) in Kind::ALL.into_iter().enumerate() {
             for other in Kind::ALL.into_iter().skip(number) {
                 let line = lines.next().unwrap();
                 let outcome = behind(&mut world(number as u64, ms(25)), [one, other]).unwrap();
                 println!("{one:?} {other:?}: {outcome:?}");
                 assert_eq!(outcome.direct.is_some(), !line.contains(" relayed: "), "{line}");
+                let words: Vec<&str> = seen.next().unwrap().split(' ').collect();
+                assert_eq!(words[..2], line.split(' ').collect::<Vec<_>>()[..2], "pairs in the same order");
+                assert_eq!(outcome.direct.is_some(), words[2] == "direct", "{words:?}");
             }
         }
+        assert_eq!((lines.next(), seen.next()), (None, None));
     }
 
     #[test]
