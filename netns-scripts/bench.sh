@@ -7,6 +7,7 @@
 #   bench.sh --peers                     fetches wireguard-go and nebula, as new as Debian has them, and says what is missing
 #   bench.sh --profile [OPTION...] [CONTENDER]    where the time of one stream goes: perf, as text, with date and commit
 #   bench.sh --flood [OPTION...]         one stream while a third host sends 100,000 a second to the port: junk, replays, forgeries
+#   bench.sh --relayed [OPTION...]       one stream straight and by way of a third member, in turns
 #   bench.sh --crowd N [OPTION...]       one node with N peers, a stream to each: sum, fairness, memory
 #   bench.sh --rekeys [OPTION...]        one stream for --seconds, over a rekey each two minutes: what is lost, and memory
 #
@@ -52,6 +53,7 @@ main() {
             --peers) do=peers ;;
             --profile) do=profile ;;
             --flood) do=flood ;;
+            --relayed) do=relayed ;;
             --crowd) do=crowd peers=${2:?} && shift ;;
             --rekeys) do=rekeys ;;
             -*) fail "knows no option $1" ;;
@@ -66,7 +68,7 @@ main() {
     fi
     [[ $do == rounds ]] || contenders=("${contenders[0]:-ours}")
     [[ $do != flood ]] || need_tools nft ethtool
-    [[ $do != rekeys ]] || need_tools nft
+    [[ $do != rekeys && $do != relayed ]] || need_tools nft
     ((${#contenders[@]})) || mapfile -t contenders < <(found_contenders)
     need_tools ip ping iperf3 python3
     [[ $underlays == offload ]] || need_tools ethtool
@@ -80,6 +82,7 @@ main() {
         rounds) all_rounds ;;
         profile) profile ;;
         flood) flood ;;
+        relayed) relayed ;;
         crowd) crowd ;;
         rekeys) rekeys ;;
     esac
@@ -151,6 +154,42 @@ flood() {
     port=$(on b "$binary" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["vpis"][0]["port"])')
     "$here/bench/flood.py" rounds --lab "$lab" --target "$target" --port "$port" --folder "$folder" \
         --rounds "$rounds" --seconds "$seconds"
+}
+
+# relayed: a, b and c on one switch; a and b drop what comes straight from each other in every second measurement, so that
+# c passes on.
+relayed() {
+    local round name host drop
+    "$here/run.sh" up lan --name "$lab" --hosts 3 >/dev/null
+    settings+=("relay = true")
+    put_up "${contenders[0]}"
+    background c "$binary" up --config "$folder/settings.toml"
+    wait_for 10 "the ready line of c" grep -qi ready "$LABS/$lab/c/node.out"
+    on c "$binary" join --name c --json <<<"$(on a "$binary" invite home --json 2>/dev/null |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])')" >/dev/null 2>&1
+    for ((round = 1; round <= rounds; round++)); do
+        for name in direct relayed; do
+            for host in a b; do
+                drop=$([[ $host == a ]] && echo 10.77.0.2 || echo 10.77.0.1)
+                on "$host" nft "add table inet bench; delete table inet bench; table inet bench { chain c {
+                    type filter hook input priority 0; $([[ $name == direct ]] || echo "ip saddr $drop drop"); }; }"
+            done
+            wait_for 60 "a path that is $name" is_path "$name" || fail "$(on a "$binary" why b)"
+            "$here/bench/measure.py" --lab "$lab" --target "$target" --seconds "$seconds" --only tcp \
+                "name=${name/direct/ours}" "round=$round" under=offload loss=0 rate=0 >>"$folder/results"
+            tail -n 1 "$folder/results" | tee -a "${results:-/dev/null}" >&2
+        done
+    done
+    "$here/bench/report.py" "$form" "$folder/results"
+}
+
+# is_path STATE: whether a says that b is reached so; a packet keeps it looking for better.
+is_path() {
+    on a ping -c 1 -W 1 "$target"
+    on a "$binary" status --json | python3 -c '
+import json, sys
+members = json.load(sys.stdin)["vpis"][0]["members"]
+sys.exit(next(member["state"] for member in members if member["name"] == "b") != sys.argv[1])' "$1"
 }
 
 crowd() {

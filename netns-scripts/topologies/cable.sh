@@ -9,8 +9,8 @@
 up_cable() {
     local lab=$1 hosts=$2 number host
     ((hosts == 2)) || fail "a cable has two hosts, not $hosts"
-    ns "$lab-a"
-    ns "$lab-b"
+    ns "$lab" a
+    ns "$lab" b
     link "$lab-a" eth0 "$lab-b" eth0
     for number in 1 2; do
         host=$(letter "$number")

@@ -12,7 +12,7 @@
 up_crowd() {
     local lab=$1 hosts=$2 number
     ((hosts >= 2 && hosts <= 251)) || fail "a crowd has 2 to 251 hosts, not $hosts"
-    ns "$lab-crowd"
+    ns "$lab" crowd
     switch "$lab-crowd" crowd
     crowd_host "$lab" hub 10.78.0.1
     for ((number = 1; number < hosts; number++)); do
@@ -21,7 +21,7 @@ up_crowd() {
 }
 
 crowd_host() {
-    ns "$1-$2"
+    ns "$1" "$2"
     link "$1-crowd" "$2" "$1-$2" eth0
     plug "$1-crowd" "$2" crowd
     address "$1-$2" eth0 "$3/16"

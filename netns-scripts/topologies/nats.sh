@@ -10,8 +10,9 @@
 # Site number n has the address 11.0.n.2 outside and 192.168.n.0/24 inside; nothing in the internet knows a way to the inside.
 # 11.0.0.0/8 is an ordinary range, because gateways refuse to map ports on reserved ones; nothing of it leaves the lab.
 #
-# A site is `KIND[,hairpin][,timeout=SECONDS][,hosts=2]`; the kinds are the files in nat/ that describe one. Of the kind
-# public, the host has the site's address itself. Of the kind carrier, each host has a home and a gateway of its own:
+# A site is `KIND[,hairpin][,timeout=SECONDS][,hosts=2][,mapping[=pcp|=upnp]]`; the kinds are the files in nat/ that describe
+# one. With mapping, the gateway maps ports for who asks, by PCP and NAT-PMP, by UPnP, or by all: miniupnpd runs there, and by PCP grants
+# leases of MAPPING_LEASE seconds at most. Of the kind public, the host has the site's address itself. Of the kind carrier, each host has a home and a gateway of its own:
 #
 #      c  eth0 192.168.3.2/24 ─ lan  c-nat  wan 100.64.3.2/24 ─ c  ┐ lan   carrier    wan ─ access (c-edge) core ─ c
 #      c2 eth0 192.168.3.2/24 ─ lan c2-nat  wan 100.64.3.3/24 ─ c2 ┘      (c-carrier) 11.0.3.2/24
@@ -22,6 +23,8 @@
 NATS=$(cd "$(dirname "${BASH_SOURCE[0]}")/../nat" && pwd)
 # How many ports the kind sequential takes in turn, and the first of them.
 readonly SEQUENCE_PORTS=1024 SEQUENCE_FIRST=20000
+# For how long a gateway maps a port at most, in seconds (PCP and NAT-PMP; by UPnP, who asks says).
+readonly MAPPING_LEASE=20
 
 # up_nats LAB HOSTS SITE...: that many public hosts, p1, p2 …, and 1 to 26 sites, a, b ….
 up_nats() {
@@ -42,7 +45,7 @@ up_nats() {
 
 # nat_site LAB SITE NUMBER KIND[,OPTION...]: a site with its hosts, gateways and the way to "net".
 nat_site() {
-    local lab=$1 site=$2 number=$3 words kind options='' lives='' hosts=1 word
+    local lab=$1 site=$2 number=$3 words kind options='' lives='' hosts=1 mapping='' word
     IFS=, read -ra words <<<"$4"
     kind=${words[0]}
     nat_kinds | grep -qx -- "$kind" || fail "no NAT is called $kind; there are: $(nat_kinds | tr '\n' ' ')"
@@ -51,10 +54,13 @@ nat_site() {
             hairpin) options=hairpin ;;
             timeout=[1-9]*) lives=${word#*=} ;;
             hosts=[12]) hosts=${word#*=} ;;
-            *) fail "a site is KIND[,hairpin][,timeout=SECONDS][,hosts=2], not $4" ;;
+            mapping) mapping=all ;;
+            mapping=pcp | mapping=upnp) mapping=${word#*=} ;;
+            *) fail "a site is KIND[,hairpin][,timeout=SECONDS][,hosts=2][,mapping[=pcp|=upnp]], not $4" ;;
         esac
     done
     [[ $lives =~ ^[0-9]*$ ]] || fail "a timeout is a number of seconds, not $lives"
+    [[ -z $mapping || ($kind != public && $kind != carrier) ]] || fail "a site of the kind $kind has no gateway that could map ports"
     case $kind in
         public)
             ((hosts == 1)) || fail "a site of the kind public has one host"
@@ -74,6 +80,7 @@ nat_site() {
     esac
     inside_host "$lab" "$site" "$number" "$kind" "$site" 2 "$lives"
     ((hosts == 1)) || inside_host "$lab" "$site" "$number" "$kind" "${site}2" 3 "$lives"
+    [[ -z $mapping ]] || port_mapper "$lab" "$site-nat" "$number" "$mapping"
 }
 
 # nat_kinds: what a site's NAT may be.
@@ -176,6 +183,51 @@ translate() {
     echoed ip netns exec "$namespace" nft -I "$rules" -D "wan=$wan" -D "sequence={ $(sequence) }" -f "$NATS/$kind.nft"
     [[ -z $options ]] || echoed ip netns exec "$namespace" nft -D "wan=$wan" -f "$NATS/hairpin.nft"
     [[ $rules == "$NATS" ]] || rm -r "$rules"
+}
+
+# port_mapper LAB PLACE NUMBER PROTOCOLS: runs miniupnpd in a gateway. Its tables stand beside those of the NAT, and see what
+# comes from outside before these do; `nft list chain inet mapper prerouting_miniupnpd` there shows what is mapped.
+port_mapper() {
+    local number=$3 protocols=$4 namespace=$1-$2 folder=$LABS/$1/$2 pmp=yes upnp=yes
+    need_tools miniupnpd
+    [[ $protocols != upnp ]] || pmp=no
+    [[ $protocols != pcp ]] || upnp=no
+    mkdir -p "$folder"
+    echoed ip netns exec "$namespace" nft -f - <<END
+table inet mapper {
+    chain forward { type filter hook forward priority filter - 1; jump miniupnpd; }
+    chain miniupnpd { }
+    chain prerouting { type nat hook prerouting priority dstnat - 1; jump prerouting_miniupnpd; }
+    chain prerouting_miniupnpd { }
+    chain postrouting { type nat hook postrouting priority srcnat + 2; jump postrouting_miniupnpd; }
+    chain postrouting_miniupnpd { }
+}
+END
+    cat >"$folder/miniupnpd.conf" <<END
+ext_ifname=wan
+listening_ip=lan
+ipv6_disable=yes
+enable_natpmp=$pmp
+enable_upnp=$upnp
+min_lifetime=1
+max_lifetime=$MAPPING_LEASE
+upnp_table_name=mapper
+upnp_nat_table_name=mapper
+secure_mode=yes
+uuid=00000000-0000-4000-8000-0000000000$(printf '%02d' "$number")
+allow 1024-65535 192.168.$number.0/24 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+END
+    echoed ip netns exec "$namespace" setsid miniupnpd -d -f "$folder/miniupnpd.conf" -P "$folder/miniupnpd.pid" \
+        </dev/null >"$folder/miniupnpd.log" 2>&1 &
+    wait_for 5 "miniupnpd to listen" mapper_listens "$namespace" "$protocols" || fail "$(cat "$folder/miniupnpd.log")"
+}
+
+# mapper_listens NAMESPACE PROTOCOLS: whether the gateway's mapper can be asked.
+mapper_listens() {
+    local port=1900
+    [[ $2 == upnp ]] || port=5351
+    ip netns exec "$1" ss -Hlun "sport = :$port" | grep -q .
 }
 
 # sequence: which port each number stands for, for nft.

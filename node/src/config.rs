@@ -12,7 +12,8 @@
 //! dns = "127.0.0.1:5354"   # loopback address and port of a DNS server for names; none unless set
 //! beacons = ["/ip4/192.0.2.1/tcp/41415/p2p/12D3Koo…"]   # beacons of every VPI, beside those that it knows itself; none unless set
 //! beacon = true       # members are told of the beacon that runs beside this node; or the file in which it says its addresses
-//! relay = true        # pass datagrams on for members that do not reach each other; unless set, with a public IPv4 address
+//! relay = true        # pass datagrams on for members that do not reach each other; unless set, with a public IPv4 address, its own or mapped
+//! port_mapping = true # ask the gateway, by PCP, NAT-PMP and UPnP, to let members in by a port of its own
 //! stun = ["192.0.2.7:3478"]   # at most 8 servers that say where datagrams of this machine come from; none unless set
 //! ```
 
@@ -68,8 +69,10 @@ pub(crate) struct Settings {
     /// Where names are served by DNS: a loopback address that is no alias; default nowhere.
     pub dns: Option<SocketAddr>,
     /// Whether datagrams of members that do not reach each other are passed on; default: if one of this machine's
-    /// addresses is a public one of IPv4.
+    /// addresses, or of those that a gateway maps to it, is a public one of IPv4.
     pub relay: Option<bool>,
+    /// Whether the gateway is asked for a port by which members reach this device first; default yes.
+    pub port_mapping: bool,
     /// STUN servers that are asked beside those at beacons, the best first; default none.
     pub stun: Vec<SocketAddr>,
     /// Beacons that every VPI of this node may be found through, beside those that it knows itself; default none.
@@ -88,6 +91,7 @@ impl Default for Settings {
             birthday: true,
             dns: None,
             relay: None,
+            port_mapping: true,
             stun: Vec::new(),
             beacons: Vec::new(),
             beacon: None,
@@ -205,6 +209,7 @@ struct File {
     birthday: Option<bool>,
     dns: Option<String>,
     relay: Option<bool>,
+    port_mapping: Option<bool>,
     #[serde(default)]
     stun: Vec<String>,
     #[serde(default)]
@@ -245,6 +250,7 @@ impl Settings {
             birthday: file.birthday.unwrap_or(default.birthday),
             dns: file.dns.map(|value| dns(path, value)).transpose()?,
             relay: file.relay.or(default.relay),
+            port_mapping: file.port_mapping.unwrap_or(default.port_mapping),
             stun: stun(path, file.stun)?,
             beacons: beacons(path, file.beacons)?,
             beacon: file.beacon.map_or(Ok(None), |value| beacon(path, &value))?,
@@ -326,6 +332,7 @@ mod tests {
         assert_eq!(parse("dns = \"[::1]:53\"").unwrap().dns, Some("[::1]:53".parse().unwrap()));
         assert_eq!(parse("relay = true").unwrap().relay, Some(true));
         assert_eq!(parse("relay = false").unwrap().relay, Some(false));
+        assert!(!parse("port_mapping = false").unwrap().port_mapping);
         assert_eq!(parse("cipher = \"aes256gcm\"").unwrap().cipher, Cipher::Aes256Gcm);
     }
 

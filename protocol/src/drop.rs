@@ -38,6 +38,8 @@ reasons! {
     UnknownIndex => "unknown_index",
     /// A relayed datagram under a label that is not known, or not from the address that has it.
     RelayLabel => "relay_label",
+    /// A frame that gave way to a later one, because the stream of a beacon that carries was slower.
+    CarryQueue => "carry_queue",
     /// More relayed datagrams than one member's share of what this node passes on.
     RelayFlood => "relay_flood",
     /// The tag of a data datagram does not verify.
@@ -112,7 +114,7 @@ reasons! {
     PacketUnknownAlias => "packet_unknown_alias",
     /// A packet too large for the path that may not be cut.
     PacketTooLarge => "packet_too_large",
-    /// A packet that waited for a link longer or behind more others than the bound.
+    /// A packet that waited, for a link or for the socket, longer or behind more others than the bound.
     PacketQueue => "packet_queue",
     /// The device or the socket did not take it.
     SendFailed => "send_failed",

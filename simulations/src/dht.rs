@@ -17,16 +17,21 @@ use crate::chance::Chance;
 
 /// Copies of a record (specified: Kademlia's k).
 const COPIES: usize = 20;
-/// Round trips of a lookup: to beacons that are connected, and to those that have to be (measured at 50 ms: 112 and 224 ms).
-const LOOKUP_TRIPS: (u32, u32) = (2, 4);
-/// Round trips of a put that is read back (measured at 50 ms: 223 and 331 ms, and the lookup).
-const PUT_TRIPS: (u32, u32) = (6, 8);
-/// A lookup among beacons of which some say nothing ends after this with what there is, or with nothing after the second
-/// (specified: node/README, Members and beacons).
+/// Round trips until the first answer of a beacon that is not connected: TCP, Noise, the stream, the question.
+const FIRST_TRIPS: u32 = 4;
+/// Round trips of a lookup that begins without a connection: among three beacons, all of which are known, and among many
+/// (measured at 50 ms: 224 ms; `expected/dht.txt`).
+const LOOKUP_TRIPS: (u32, u32) = (FIRST_TRIPS, 16);
+/// The same of a put that is read back (measured likewise: 331 ms and a lookup that is connected; `expected/dht.txt`).
+const PUT_TRIPS: (u32, u32) = (8, 26);
+/// A lookup among beacons of which some say nothing ends after the first with what there is, or after as many times what the
+/// first answer took; with nothing after the last (specified: node/README, Members and beacons).
 const SETTLE: Duration = Duration::from_secs(2);
+const PATIENCE: u32 = 4;
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Steps of a put, each of which may have to settle.
-const PUT_STEPS: u32 = 3;
+/// Steps of a put that have to settle when some say nothing (`expected/dht.txt`): to find the closest, and to read back; to put
+/// is done with those that answered.
+const PUT_STEPS: u32 = 2;
 
 type Key = [u8; KEY_BYTES];
 
@@ -39,7 +44,7 @@ pub(crate) enum Way {
     Gone,
     /// It says yes to every put, and keeps the first value of a key for ever.
     Stale,
-    /// It says yes to every put, and answers with what nobody signed.
+    /// It says yes to every put, answers with what nobody signed, and names beacons that do not exist and so say nothing.
     Wrong,
 }
 
@@ -98,6 +103,7 @@ impl Dht {
                 continue;
             }
             answered += 1;
+            is_silent |= beacon.way == Way::Wrong;
             let held = beacon.values.get(key).filter(|value| is_signed(key, value));
             // An honest one forgets what has ended.
             let is_in_force =
@@ -107,10 +113,12 @@ impl Dht {
                 held.filter(|value| !values.contains(value)).cloned().into_iter().collect::<Vec<_>>(),
             );
         }
+        let (settled, all) = self.ends(LOOKUP_TRIPS, chance);
         let after = match (is_silent, values.is_empty()) {
             (true, true) => DEADLINE,
-            (true, false) => SETTLE,
-            (false, _) => self.trips(LOOKUP_TRIPS, chance),
+            (true, false) => settled,
+            (false, true) => all.min(DEADLINE),
+            (false, false) => all.min(settled),
         };
         Answer { after, command: Command::Found { key: *key, values, answered } }
     }
@@ -125,8 +133,9 @@ impl Dht {
         let (mut copies, mut is_silent) = (0, false);
         for number in self.nearest(key) {
             let beacon = &mut self.beacons[number];
+            is_silent |= matches!(beacon.way, Way::Gone | Way::Wrong);
             match beacon.way {
-                Way::Gone => is_silent = true,
+                Way::Gone => {}
                 Way::Wrong => drop(beacon.values.insert(*key, value[1..].to_vec())),
                 Way::Stale => drop(beacon.values.entry(*key).or_insert_with(|| value.to_vec())),
                 Way::Honest => {
@@ -141,7 +150,9 @@ impl Dht {
                 beacon.way != Way::Gone && beacon.values.get(key).is_some_and(|held| held == value),
             );
         }
-        let after = if is_silent { SETTLE * PUT_STEPS } else { self.trips(PUT_TRIPS, chance) };
+        let (settled, all) = self.ends(PUT_TRIPS, chance);
+        let settled = settled * PUT_STEPS;
+        let after = if is_silent { settled } else { all.min(settled) };
         Answer { after, command: Command::Published(*key, copies) }
     }
 
@@ -156,10 +167,11 @@ impl Dht {
         numbers
     }
 
-    /// As many round trips as to beacons that are connected, or more.
-    fn trips(&self, (least, most): (u32, u32), chance: &mut Chance) -> Duration {
+    /// When a step has settled, and when all have answered.
+    fn ends(&self, (least, most): (u32, u32), chance: &mut Chance) -> (Duration, Duration) {
         let trips = u64::from(least) + chance.below(u64::from(most - least) + 1);
-        chance.between(self.rtt.0, self.rtt.1) * trips as u32
+        let rtt = chance.between(self.rtt.0, self.rtt.1);
+        ((rtt * FIRST_TRIPS * PATIENCE).clamp(SETTLE, DEADLINE), rtt * trips as u32)
     }
 }
 
@@ -205,7 +217,7 @@ mod tests {
         assert_eq!(copies(&mut dht, &old, &mut chance).0, 0);
         let (values, answered, after) = found(&dht, &new.key, WALL, &mut chance);
         assert_eq!((values, answered), (vec![new.value.clone()], 20));
-        assert!(after <= Duration::from_secs(2), "{after:?}");
+        assert!(after <= DEADLINE, "{after:?}");
         assert_eq!(found(&dht, &new.key, new.expiry, &mut chance).0, Vec::<Vec<u8>>::new());
         assert_eq!(found(&dht, &record(2, 0).key, WALL, &mut chance).0, Vec::<Vec<u8>>::new());
     }
@@ -214,10 +226,11 @@ mod tests {
     fn who_was_gone_has_what_it_had_and_makes_everything_slow() {
         let mut chance = Chance::new(2);
         let mut dht = Dht::new(5, &mut chance);
+        dht.rtt = (Duration::from_millis(50), Duration::from_millis(100));
         let (old, new) = (record(1, 60), record(1, 0));
         copies(&mut dht, &old, &mut chance);
         dht.set(Way::Gone, 2, &mut chance);
-        assert_eq!(copies(&mut dht, &new, &mut chance), (3, Duration::from_secs(6)));
+        assert_eq!(copies(&mut dht, &new, &mut chance), (3, SETTLE * PUT_STEPS));
         assert_eq!(found(&dht, &new.key, WALL, &mut chance), (vec![new.value.clone()], 3, SETTLE));
         dht.set(Way::Gone, 0, &mut chance);
         let (mut values, answered, _) = found(&dht, &new.key, WALL, &mut chance);

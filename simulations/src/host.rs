@@ -278,7 +278,7 @@ impl Node {
 
     fn datagram(&mut self, from: Remote, bytes: &mut [u8], outputs: &mut Outputs, time: Time) {
         let inbound = match from {
-            Remote::Circuit(_) => self.forwarder.passed_on(from, bytes, time.now),
+            Remote::Circuit(_) | Remote::Carried(_) => self.forwarder.passed_on(from, bytes, time.now),
             Remote::Udp(_) | Remote::Side { .. } | Remote::Relayed { .. } => {
                 self.forwarder.inbound(from, bytes, time.now)
             }
@@ -355,6 +355,15 @@ impl Egress for Datagrams<'_> {
         if filled {
             let to = self.side.map_or(Remote::Udp(to), |socket| Remote::Side { address: to, socket });
             self.transmits.push(Transmit { to, datagram });
+        }
+        filled
+    }
+
+    fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let mut datagram = vec![0; bytes];
+        let filled = fill(&mut datagram);
+        if filled {
+            self.transmits.push(Transmit { to: Remote::Carried(number), datagram });
         }
         filled
     }

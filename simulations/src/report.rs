@@ -22,8 +22,13 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Link { device, is_up } => format!("link with {device:?} up: {is_up}"),
         Event::Pong { ticket, rtt } => format!("pong {ticket} after {rtt:?}"),
         Event::Announce(datagram) => format!("announce, {} bytes", datagram.len()),
+        Event::MapPort(ask) => {
+            format!("ask the gateway at {} for a port by {:?}", ask.gateway.address, ask.way)
+        }
         Event::Lookup { key } => format!("look up {:02x?}", &key[..4]),
         Event::Publish { key, value, .. } => format!("publish {:02x?}, {} bytes", &key[..4], value.len()),
+        Event::Carry { number, is_offer, .. } => format!("carry {number:08x}, first: {is_offer}"),
+        Event::CloseCarry(number) => format!("close stream {number:08x}"),
         Event::OpenCircuit { circuit, .. } => format!("open circuit {circuit:08x}"),
         Event::Socket { number, is_open } => format!("socket {number} open: {is_open}"),
         Event::Burst { is_running } => format!("burst runs: {is_running}"),

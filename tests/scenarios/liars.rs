@@ -7,11 +7,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use tests::member::find_member;
 use tests::topology::COMMAND_LIMIT;
 use tests::{Beacon, Liar, Member, Nat, Site, nats, wait};
 
 const LIAR: &str = env!("CARGO_BIN_EXE_liar");
 const WAYS: [&[&str]; 4] = [&["--wrong", "--stale"], &["--enormous", "--empty"], &["--close"], &["--stall"]];
+const STUN_WAYS: [&[&str]; 3] = [&["--stun", "wrong"], &["--stun", "huge"], &["--stun", "elsewhere"]];
 /// How long the liars may take to be known.
 const KNOWN_LIMIT: Duration = Duration::from_secs(60);
 /// A lookup that finds takes at most 10 s with all but one lying, and is made again.
@@ -45,6 +47,32 @@ fn members_find_each_other_through_the_one_of_five_beacons_that_does_not_lie() {
             let count = status["vpis"][0]["members"].as_array().map(Vec::len);
             ensure!(count == Some(2), "somebody else is there: {status}");
         }
+        Ok(())
+    });
+}
+
+/// One is told the right address by one of four responders only, and another one by the rest.
+#[test]
+fn members_connect_through_their_nats_though_three_of_four_stun_responders_lie() {
+    nats("liars-stun", 2, &[Site::behind(Nat::PortPreserving); 2], |lab| {
+        let honest = Beacon::start(lab.host("p1")?, &[])?;
+        let liars = Liar::several(lab.host("p2")?, LIAR, &[honest.address(false)?], &STUN_WAYS)?;
+        let mut words = vec!["--beacon", honest.address(false)?];
+        words.extend(liars.iter().flat_map(|liar| ["--beacon", &liar.address]));
+        let a = Member::found_with(lab.host("a")?, &words, &[])?;
+        let b = Member::join(lab.host("b")?, &a.invite(&[])?, &[])?;
+        let alias = b.alias_of("a")?.to_string();
+        let since = Instant::now();
+        wait::until("a direct path to a", FOUND_LIMIT, || {
+            b.host.run("ping", &["-c", "1", "-W", "5", &alias], COMMAND_LIMIT)?;
+            Ok(find_member(&b.host, "a")?.filter(|a| a["state"] == "direct").map(drop))
+        })?;
+        println!("direct within {:.1} s", since.elapsed().as_secs_f64());
+        let lies: usize = liars.iter().map(Liar::stun_lies).sum();
+        println!("{lies} lies about addresses");
+        ensure!(lies > 0, "no liar was asked");
+        let status = a.host.vpi(&["status", "--json"])?.json()?;
+        ensure!(!status.to_string().contains("198.18.0.9:9\""), "a path where nobody is: {status}");
         Ok(())
     });
 }

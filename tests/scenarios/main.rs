@@ -10,6 +10,8 @@ mod bad_use;
 #[cfg(feature = "netns")]
 mod beacon;
 #[cfg(feature = "netns")]
+mod carry;
+#[cfg(feature = "netns")]
 mod commands;
 #[cfg(feature = "netns")]
 mod damage;
@@ -36,9 +38,15 @@ mod machine;
 #[cfg(feature = "netns")]
 mod many;
 #[cfg(feature = "netns")]
+mod mapping;
+#[cfg(feature = "netns")]
+mod matrix;
+#[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
 mod nats;
+#[cfg(feature = "netns")]
+mod netcheck;
 #[cfg(feature = "netns")]
 mod offloads;
 #[cfg(feature = "netns")]
@@ -49,6 +57,8 @@ mod privilege;
 mod punching;
 #[cfg(feature = "netns")]
 mod reach;
+#[cfg(feature = "netns")]
+mod records;
 #[cfg(feature = "netns")]
 mod relay;
 #[cfg(feature = "netns")]
@@ -61,6 +71,10 @@ mod roaming;
 mod rogue;
 #[cfg(feature = "netns")]
 mod statics;
+#[cfg(feature = "netns")]
+mod strangers;
+#[cfg(feature = "netns")]
+mod unbroken;
 #[cfg(feature = "netns")]
 mod wan;
 

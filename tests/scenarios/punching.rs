@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::member::{Member, find_member};
-use tests::{Beacon, Host, Lab, Nat, Site, nats};
+use tests::{Beacon, Host, Nat, Site, nats};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// A direct path may take as long where there can be one (protocol/README §14).
@@ -21,11 +21,8 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 fn hard_nats_are_passed_by_foresight_and_by_chance_and_sockets_are_closed_after() {
     let kinds = [Nat::Random, Nat::Translating, Nat::Sequential, Nat::Sequential];
     nats("punching", 3, &kinds.map(Site::behind), |lab| {
-        let beacons = beacons(lab)?;
-        let mut words = Vec::new();
-        for beacon in &beacons {
-            words.extend(["--beacon", beacon.address(false)?]);
-        }
+        let beacons = Beacon::start_all(lab, &["p1", "p2", "p3"])?;
+        let words = Beacon::words(&beacons)?;
         let mut members = vec![Member::found_with(lab.host("b")?, &words, &[])?];
         for name in ["a", "c", "d"] {
             let token = members[0].invite(&[])?;
@@ -42,17 +39,6 @@ fn hard_nats_are_passed_by_foresight_and_by_chance_and_sockets_are_closed_after(
         }
         Ok(())
     });
-}
-
-/// Beacons on `p1`, `p2` and `p3`, each of which knows the first.
-fn beacons(lab: &Lab) -> Result<Vec<Beacon>> {
-    let mut beacons: Vec<Beacon> = Vec::new();
-    for name in ["p1", "p2", "p3"] {
-        let first = beacons.first().map(|first| first.address(false).map(str::to_owned)).transpose()?;
-        let arguments: Vec<&str> = first.iter().flat_map(|first| ["--peer", first]).collect();
-        beacons.push(Beacon::start(lab.host(name)?, &arguments)?);
-    }
-    Ok(beacons)
 }
 
 /// `from` pings `to` until it is answered over a direct path; returns after what time that was.

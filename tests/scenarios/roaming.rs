@@ -1,19 +1,14 @@
 //! Machines that move to another network while they are used, and machines whose clocks are wrong.
-//!
-//! A wrong clock is libfaketime's, preloaded into the node: the real binary asks the C library for the wall clock, and gets
-//! another answer; the monotonic clock stays as it is.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tests::member::find_member;
-use tests::topology::vpi_binary;
 use tests::traffic::{EchoServer, Flow, Listener, read_greeting, transfer};
-use tests::{Host, Member, Node, Pair, internet, one_at_a_time, scenario, wait};
+use tests::{Clock, Host, Member, Pair, internet, one_at_a_time, scenario, wait};
 
 const MIB: u64 = 1 << 20;
 const PORT: u16 = 8040;
@@ -193,61 +188,4 @@ impl Settled {
         println!("{when}: no connection, and status names the clock");
         Ok(())
     }
-}
-
-/// The wall clock that a node is given.
-enum Clock {
-    /// As `FAKETIME` of libfaketime has it.
-    Fixed(String),
-    /// The same, read again from a file at each look.
-    Changing(PathBuf),
-}
-
-impl Clock {
-    fn fixed(offset: &str) -> Self {
-        Self::Fixed(offset.to_owned())
-    }
-
-    /// A clock that is right until it is set.
-    fn changing(file: PathBuf) -> Result<Self> {
-        fs::write(&file, "+0\n")?;
-        Ok(Self::Changing(file))
-    }
-
-    fn set(&self, offset: &str) -> Result<()> {
-        let Self::Changing(file) = self else { return Err(anyhow!("this clock is fixed")) };
-        // By rename, so that no look sees half of it.
-        let beside = file.with_extension("tmp");
-        fs::write(&beside, format!("{offset}\n"))?;
-        fs::rename(beside, file)?;
-        Ok(())
-    }
-
-    fn start_node(&self, host: &Host) -> Result<Node> {
-        let (library, mut words) = (faketime()?, Vec::new());
-        words.push(format!("LD_PRELOAD={library}"));
-        words.push("FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned());
-        match self {
-            Self::Fixed(offset) => words.push(format!("FAKETIME={offset}")),
-            Self::Changing(file) => {
-                words.push(format!("FAKETIME_TIMESTAMP_FILE={}", file.display()));
-                words.push("FAKETIME_NO_CACHE=1".to_owned());
-            }
-        }
-        words.extend([vpi_binary()?, "up".to_owned()]);
-        // The library leaves shared memory behind where its process is killed: in a /dev/shm that goes with it.
-        let hide = ["--mount", "sh", "-c", "mount -t tmpfs none /dev/shm && exec env \"$@\"", "sh"];
-        let words: Vec<_> = hide.into_iter().chain(words.iter().map(String::as_str)).collect();
-        Node::from_command(host.command("unshare", &words), host)
-    }
-}
-
-/// Debian puts the library into a folder that is called as the architecture.
-fn faketime() -> Result<String> {
-    let folders = fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path());
-    let found = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|path| path.exists());
-    Ok(found
-        .context("libfaketime is missing (Debian: apt-get install faketime)")?
-        .to_string_lossy()
-        .into_owned())
 }

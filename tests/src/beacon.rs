@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::process::exit_code;
 use crate::topology::vpi_binary;
-use crate::{Host, wait};
+use crate::{Host, Lab, wait};
 
 /// How long a beacon may take from its start to its ready line, and from SIGTERM to its end.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -35,8 +35,15 @@ impl Beacon {
     /// # Errors
     /// It ends, or says nothing of being ready within 10 s.
     pub fn start(host: &Host, arguments: &[&str]) -> Result<Self> {
+        Self::from_command(host.command(&vpi_binary()?, &[&["beacon"], arguments].concat()), host)
+    }
+
+    /// Starts a prepared command that ends in `vpi beacon`, and waits for the ready line.
+    ///
+    /// # Errors
+    /// As [`Beacon::start`].
+    pub fn from_command(mut command: Command, host: &Host) -> Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(&host.log)?;
-        let mut command = host.command(&vpi_binary()?, &[&["beacon"], arguments].concat());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().context("vpi beacon does not start")?;
         let lines = lines_of(child.stdout.take().context("standard output is piped")?);
@@ -56,6 +63,32 @@ impl Beacon {
         })
         .with_context(|| fs::read_to_string(&host.log).unwrap_or_default())?;
         Ok(beacon)
+    }
+
+    /// Starts one on each host of `names`; each knows the first.
+    ///
+    /// # Errors
+    /// As [`Beacon::start`], or the lab has no such host.
+    pub fn start_all(lab: &Lab, names: &[&str]) -> Result<Vec<Self>> {
+        let mut beacons: Vec<Self> = Vec::new();
+        for name in names {
+            let first = beacons.first().map(|first| first.address(false).map(str::to_owned)).transpose()?;
+            let arguments: Vec<&str> = first.iter().flat_map(|first| ["--peer", first]).collect();
+            beacons.push(Self::start(lab.host(name)?, &arguments)?);
+        }
+        Ok(beacons)
+    }
+
+    /// What makes a command know these beacons.
+    ///
+    /// # Errors
+    /// One printed no address.
+    pub fn words(beacons: &[Self]) -> Result<Vec<&str>> {
+        let mut words = Vec::new();
+        for beacon in beacons {
+            words.extend(["--beacon", beacon.address(false)?]);
+        }
+        Ok(words)
     }
 
     /// Its address over TCP, or over QUIC.

@@ -1,6 +1,7 @@
 //! Beacons that lie (bin/liar), one or several on a host.
 
 use std::process::{Child, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,7 @@ const FIRST_PORT: u16 = 41_500;
 /// A running liar. Dropping it kills it.
 pub struct Liar {
     child: Child,
+    lines: Receiver<String>,
     /// Its address, with its peer id.
     pub address: String,
 }
@@ -33,9 +35,9 @@ impl Liar {
         let mut child = host.command(binary, &words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let lines = lines_of(child.stdout.take().context("standard output is piped")?);
         // From here on, every way out kills the child.
-        let mut liar = Self { child, address: String::new() };
+        let mut liar = Self { child, lines, address: String::new() };
         wait::until("the ready line of a liar", LIMIT, || {
-            while let Ok(line) = lines.try_recv() {
+            while let Ok(line) = liar.lines.try_recv() {
                 if line.contains("ready") {
                     return Ok(Some(()));
                 }
@@ -47,6 +49,12 @@ impl Liar {
             Ok(None)
         })?;
         Ok(liar)
+    }
+
+    /// How often its STUN responder lied since it was asked for that last.
+    #[must_use]
+    pub fn stun_lies(&self) -> usize {
+        self.lines.try_iter().filter(|line| line.contains("lied")).count()
     }
 
     /// Starts one for each of `ways` on `host`, all known to `peers`.

@@ -7,6 +7,8 @@
 //!                ├── Host     runs commands and opens sockets inside one namespace
 //!                ├── Node     one `vpi up`: ready line, SIGTERM, kill -9
 //!                ├── Beacon   one `vpi beacon`, and Flood, what strangers do to it
+//!                ├── Strangers  circuits that strangers open to a member (bin/stranger)
+//!                ├── Clock    a wall clock that is wrong, or is set
 //!                ├── Liar     one beacon that answers as it is told to (bin/liar)
 //!                ├── traffic  HTTP, bulk transfer, held connection, echo, listeners
 //!                ├── service  sshd, PostgreSQL, redis
@@ -23,6 +25,7 @@
 
 pub mod beacon;
 pub mod capture;
+pub mod clock;
 pub mod kademlia;
 pub mod liar;
 pub mod member;
@@ -33,15 +36,18 @@ pub mod probe;
 pub mod process;
 pub mod rogue;
 pub mod service;
+pub mod strangers;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
 
 pub use beacon::{Beacon, Flood};
+pub use clock::Clock;
 pub use liar::Liar;
 pub use member::{Member, Pair};
-pub use nat::{Nat, Site};
+pub use nat::{Maps, Nat, Site};
 pub use node::Node;
 pub use process::Answer;
 pub use rogue::Rogue;
-pub use topology::{Host, Lab, internet, nats, one_at_a_time, scenario};
+pub use strangers::Strangers;
+pub use topology::{Host, Lab, impaired_nats, internet, nats, one_at_a_time, scenario};

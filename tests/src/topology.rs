@@ -53,8 +53,22 @@ pub fn internet(name: &str, hosts: usize, impairments: &[&str], body: impl FnOnc
 /// # Panics
 /// As [`scenario`].
 pub fn nats(name: &str, publics: usize, sites: &[Site], body: impl FnOnce(&Lab) -> Result<()>) {
-    let lab =
-        Lab::nats(name, publics, sites, &[]).unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
+    impaired_nats(name, publics, sites, &[], body);
+}
+
+/// As [`nats`], with `impairments` between each site or public host and the middle, as `wan-link --help` has them.
+///
+/// # Panics
+/// As [`scenario`].
+pub fn impaired_nats(
+    name: &str,
+    publics: usize,
+    sites: &[Site],
+    impairments: &[&str],
+    body: impl FnOnce(&Lab) -> Result<()>,
+) {
+    let lab = Lab::nats(name, publics, sites, impairments)
+        .unwrap_or_else(|error| panic!("{name}: no lab: {error:#}"));
     if let Err(error) = body(&lab) {
         panic!("{name}: {error:#}");
     }
@@ -148,6 +162,16 @@ impl Lab {
         format!("{}-{}", self.name, self.centre)
     }
 
+    /// Runs a program to its end in a namespace of the lab that is no host's, called without the lab's name: the gateway of the
+    /// host `a` is `a-nat`.
+    ///
+    /// # Errors
+    /// As [`Host::run`].
+    pub fn run_in(&self, place: &str, program: &str, arguments: &[&str]) -> Result<Answer> {
+        let namespace = format!("{}-{place}", self.name);
+        finish(command_inside(&namespace, program, arguments), "", COMMAND_LIMIT)
+    }
+
     /// Impairs the link of a host of an internet from here on, or makes it clean; returns what the `wan-link` that stood
     /// there until now forwarded: out of the host, and in to it.
     ///
@@ -159,6 +183,20 @@ impl Lab {
         said.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
+    /// Has the gateway of a site without UDP let it out, as one that keeps ports does.
+    ///
+    /// # Errors
+    /// The site is none of that kind.
+    pub fn unblock(&self, host: &Host) -> Result<()> {
+        let Host { name, outside, .. } = host;
+        let rules = format!(
+            "delete chain ip nat blocked; add rule ip nat translate iifname lan meta l4proto udp snat to {outside}"
+        );
+        let gateway = format!("{}-{name}-nat", self.name);
+        finish(command_inside(&gateway, "nft", &[&rules]), "", COMMAND_LIMIT)?.success()?;
+        Ok(())
+    }
+
     /// Puts a new machine in the place of a host of a lan: same name, address and state folder, nothing else of the old
     /// one. Whatever ran there is ended.
     ///
@@ -166,6 +204,35 @@ impl Lab {
     /// The lab is no lan, or a script fails.
     pub fn renew(&self, host: &Host) -> Result<()> {
         script(&["renew", &self.name, &host.name]).map(drop)
+    }
+
+    /// The NAT of `site` forgets all mappings, as one that starts anew does.
+    ///
+    /// # Errors
+    /// It has none, or `conntrack` or `nft` fails.
+    pub fn forget_mappings(&self, site: &str) -> Result<()> {
+        let forget = "conntrack -F && for learnt in 'map ip nat mappings' 'map ip nat bindings' 'set ip nat peers'; do \
+                      nft flush $learnt || exit; done";
+        self.run_at(&format!("{site}-nat"), "sh", &["-c", forget])
+    }
+
+    /// Gives a host a second uplink that is not used yet, `eth1`: into the inside of the site `to`, whose NAT has one layer.
+    ///
+    /// # Errors
+    /// An `ip` command fails.
+    pub fn plug_in(&self, host: &Host, to: &Host) -> Result<()> {
+        let (port, namespace) = (format!("{}-2nd", host.name), &host.namespace);
+        let words =
+            ["link", "add", "name", &port, "type", "veth", "peer", "name", "eth1", "netns", namespace];
+        let nat = format!("{}-nat", to.name);
+        self.run_at(&nat, "ip", &words)?;
+        self.run_at(&nat, "ip", &["link", "set", "dev", &port, "master", "lan", "up"])
+    }
+
+    /// Runs a program at a place of this lab that is no host.
+    fn run_at(&self, place: &str, program: &str, arguments: &[&str]) -> Result<()> {
+        let command = command_inside(&format!("{}-{place}", self.name), program, arguments);
+        finish(command, "", COMMAND_LIMIT)?.success().map(drop)
     }
 
     /// Writes down what stands on each host at the moment of a failure, as far as it can be asked.
@@ -252,6 +319,20 @@ impl Host {
         let script = format!(
             "ip address flush dev eth0 && ip address add {address}/{prefix} dev eth0 && \
              ip route add default via {router}"
+        );
+        self.run("sh", &["-c", &script], COMMAND_LIMIT)?.success()?;
+        Ok(())
+    }
+
+    /// Moves from `eth0` to `eth1`, with another address and another router: what a machine does whose cable is pulled while it
+    /// has a radio network. `self.address` stays what it was.
+    ///
+    /// # Errors
+    /// An `ip` command fails.
+    pub fn switch_uplink(&self, address: Ipv4Addr, prefix: u8, router: Ipv4Addr) -> Result<()> {
+        let script = format!(
+            "ip link set dev eth0 down && ip link set dev eth1 up && \
+             ip address add {address}/{prefix} dev eth1 && ip route replace default via {router}"
         );
         self.run("sh", &["-c", &script], COMMAND_LIMIT)?.success()?;
         Ok(())

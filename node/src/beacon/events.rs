@@ -77,7 +77,8 @@ impl Beacon {
         let identify::Event::Received { connection_id, peer_id, info } = event else { return };
         let behaviour = self.swarm.behaviour_mut();
         let Some(remote) = behaviour.door.inbound_address(*connection_id).cloned() else { return };
-        if is_in_table(&mut behaviour.kad, *peer_id) {
+        // Who finds no place is not dialled: among hundreds of beacons that is most of them, at every connection.
+        if !has_place(&mut behaviour.kad, *peer_id) {
             return;
         }
         let who = Introduction {
@@ -132,6 +133,14 @@ impl Beacon {
             _ => {}
         }
     }
+}
+
+/// Says whether `peer` is not in the table and could come in.
+pub(super) fn has_place(kad: &mut kad::Behaviour<super::records::Records>, peer: PeerId) -> bool {
+    let key = kad::KBucketKey::from(peer);
+    kad.kbucket(peer).is_some_and(|bucket| {
+        bucket.num_entries() < kad::K_VALUE.get() && bucket.iter().all(|entry| *entry.node.key != key)
+    })
 }
 
 fn is_in_table(kad: &mut kad::Behaviour<super::records::Records>, peer: PeerId) -> bool {

@@ -1,8 +1,10 @@
 //! What a beacon counts, and how it is told (`vpi metrics` at its control socket).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::carry::Carried;
 use crate::metrics::{Family, Kind};
 
 /// One counter of a task beside the swarm.
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     pub(super) stun_ignored: Counter,
     /// Streams of `/vpi/time/1` that were answered.
     pub(super) time_answered: Counter,
+    /// What was carried between members.
+    pub(super) carried: Arc<Carried>,
 }
 
 /// What the swarm's loop counts.
@@ -113,6 +117,7 @@ pub(super) fn families(
     ] {
         stun.add(&[("outcome", outcome)], number(count.get()));
     }
+    all.extend(of_carried(&shared.carried));
     all.extend([
         circuits,
         counter("vpi_beacon_puts_total", "Records taken.", counts.puts),
@@ -147,6 +152,37 @@ pub(super) fn families(
         counter("vpi_beacon_time_total", "Times told.", shared.time_answered.get()),
     ]);
     all
+}
+
+/// What was carried between members.
+fn of_carried(carried: &Carried) -> [Family; 5] {
+    let family = |name: &str, kind: Kind, help: &str, count: &AtomicU64| {
+        let mut family = Family::new(name, kind, help);
+        family.add(&[], number(count.load(Ordering::Relaxed)));
+        family
+    };
+    [
+        family("vpi_beacon_carried_pairs", Kind::Gauge, "Pairs of streams that are joined.", &carried.pairs),
+        family(
+            "vpi_beacon_carry_waiting",
+            Kind::Gauge,
+            "Streams that wait for the other end.",
+            &carried.waiting,
+        ),
+        family("vpi_beacon_carried_bytes_total", Kind::Counter, "Bytes of frames carried.", &carried.bytes),
+        family(
+            "vpi_beacon_carry_lost_total",
+            Kind::Counter,
+            "Frames lost, as they came faster than the rate.",
+            &carried.lost,
+        ),
+        family(
+            "vpi_beacon_carry_refused_total",
+            Kind::Counter,
+            "Streams refused, as there are enough or the day's bytes are used up.",
+            &carried.refused,
+        ),
+    ]
 }
 
 fn gauges(standing: Standing) -> Vec<Family> {

@@ -6,7 +6,7 @@
 //! swarm ─────┤              └ table of beacons ◄─ admission: only who answered a dial-back
 //!            ├ relay      circuits to members behind NATs, as bare pipes
 //!            ├ identify, ping
-//!            └ stream     time: /vpi/time/1
+//!            └ stream     time: /vpi/time/1; carry: /vpi/carry/1, packets between two, where the owner allows it
 //! UDP ──────── stun       from where a datagram came
 //! file ─────── beside     where it is, for the node of this machine
 //! ```
@@ -17,6 +17,7 @@
 
 mod admission;
 pub(crate) mod beside;
+mod carry;
 mod door;
 mod events;
 mod group;
@@ -30,6 +31,7 @@ mod stun;
 mod swarm;
 mod sys;
 mod time;
+pub(crate) mod within;
 mod writer;
 
 #[cfg(test)]
@@ -54,6 +56,7 @@ use self::beside::Sign;
 use self::door::{CONNECTIONS_MAX, DoorBounds};
 use self::node::Beacon;
 
+pub(crate) use self::carry::CarryBounds;
 pub(crate) use self::node::peer_address;
 
 /// What a beacon is told at its start.
@@ -75,6 +78,8 @@ pub(crate) struct BeaconOptions {
     pub(crate) external: Vec<IpAddr>,
     /// Where it says its addresses while it runs, for a node beside it; nowhere if there is none.
     pub(crate) addresses: Option<PathBuf>,
+    /// What it carries of packets between members; none if there is nothing.
+    pub(crate) carry: Option<CarryBounds>,
     /// Whether what it says at its start is JSON.
     pub(crate) json: bool,
 }

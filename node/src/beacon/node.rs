@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::futures::StreamExt as _;
+use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -18,10 +19,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, warn};
 
 use super::admission::Admission;
+use super::carry::{Carry, CarryBounds};
 use super::door::DoorBounds;
 use super::group::Group;
 use super::metrics::{self, Counts, Shared, Standing};
-use super::protocol::TIME;
+use super::protocol::{CARRY, TIME};
 use super::records::{Moment, Records};
 use super::swarm::{self, Behaviour};
 use super::writer::Writer;
@@ -38,12 +40,18 @@ use crate::store::records::RecordFile;
 const TICK: Duration = Duration::from_secs(1);
 /// *Chosen*: how often the table is looked at and the own neighbourhood looked up, ± a quarter.
 const REFRESH: Duration = Duration::from_secs(300);
-/// *Chosen*: the same while no other beacon is known, ± a quarter.
+/// *Chosen*: how often every part of the table is looked up, ± a quarter. Among 500 beacons it takes some hundreds of questions,
+/// each over a connection of its own; those that come are met by their neighbours' looks before.
+const REFRESH_ALL: Duration = Duration::from_secs(3_600);
+/// *Chosen*: how often the table is looked at while no other beacon is known, ± a quarter.
 const REFRESH_ALONE: Duration = Duration::from_secs(15);
 /// *Chosen*: how often free memory is given back while there is much; it takes some milliseconds.
 const GIVE_BACK: Duration = Duration::from_secs(10);
 /// *Chosen*: dials of known beacons at one look; the rest have their turn at the next.
 const DIALS_MAX: usize = 64;
+
+/// What is carried where nothing is.
+const NOTHING: CarryBounds = CarryBounds { bytes_per_second: 1.0, bytes_per_day: 1.0 };
 
 /// A running beacon.
 pub(super) struct Beacon {
@@ -52,17 +60,20 @@ pub(super) struct Beacon {
     pub(super) counts: Counts,
     pub(super) reserved: BTreeSet<PeerId>,
     shared: Arc<Shared>,
+    carry: Carry,
     folder: BeaconFolder,
     writer: Writer,
     /// Beacons to fall back on: those that were named, and at the start those of the last table.
     seeds: Vec<(PeerId, Multiaddr)>,
     stun: Vec<SocketAddr>,
     refresh_at: Instant,
+    refresh_all_at: Instant,
     give_back_at: Instant,
+    resident: fn() -> u64,
     written_table: Vec<String>,
     started_at: Instant,
     /// STUN and time; they end with it.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Beacon {
@@ -75,31 +86,50 @@ impl Beacon {
         folder: BeaconFolder,
         bounds: DoorBounds,
     ) -> anyhow::Result<Self> {
+        let make = |keypair, records| swarm::swarm(keypair, records, bounds);
+        let mut beacon = Self::still(folder, options.peers.clone(), memory::resident_bytes, make)?;
+        let listening = listen::at(&mut beacon.swarm, &options).await?;
+        let external = listen::external_addresses(&listening, &options.external).await;
+        external.into_iter().for_each(|address| beacon.swarm.add_external_address(address));
+
+        let stun = listen::stun(&options.stun)?;
+        beacon.stun = stun.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        for socket in stun {
+            beacon.tasks.spawn(stun::serve(socket, Arc::clone(&beacon.shared)));
+        }
+        let streams = beacon.swarm.behaviour().stream.new_control().accept(TIME)?;
+        if let Some(bounds) = options.carry {
+            let streams = beacon.swarm.behaviour().stream.new_control().accept(CARRY)?;
+            beacon.carry = Carry::new(Some(streams), bounds, Arc::clone(&beacon.shared.carried));
+        }
+        let port = beacon.stun.first().map(SocketAddr::port);
+        beacon.tasks.spawn(time::serve(streams, port, Arc::clone(&beacon.shared)));
+        Ok(beacon)
+    }
+
+    /// One that listens nowhere yet, with its records and the table of its last run, on the swarm that `make` makes.
+    /// `resident` gives the memory that it answers for, in bytes.
+    ///
+    /// # Errors
+    /// What is damaged, and what to do about it; or those of `make`.
+    pub(super) fn still(
+        folder: BeaconFolder,
+        peers: Vec<(PeerId, Multiaddr)>,
+        resident: fn() -> u64,
+        make: impl FnOnce(Keypair, Records) -> anyhow::Result<Swarm<Behaviour>>,
+    ) -> anyhow::Result<Self> {
         let seed = folder.seed()?;
         let (file, kept, aside) = RecordFile::open(&folder.records_path())?;
         if let Some(aside) = aside {
             warn!(aside = %aside.display(), "the records were damaged: they begin empty");
         }
-        let records = Records::new(&seed, kept, moment());
-        let mut swarm = swarm::swarm(keypair(&seed)?, records, bounds)?;
-        let listening = listen::at(&mut swarm, &options).await?;
-        let external = listen::external_addresses(&listening, &options.external).await;
-        external.into_iter().for_each(|address| swarm.add_external_address(address));
-
-        let (shared, mut tasks) = (Arc::new(Shared::default()), JoinSet::new());
-        let stun = listen::stun(&options.stun)?;
-        let bound: Vec<_> = stun.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        for socket in stun {
-            tasks.spawn(stun::serve(socket, Arc::clone(&shared)));
-        }
-        let streams = swarm.behaviour().stream.new_control().accept(TIME)?;
-        let port = bound.first().map(SocketAddr::port);
-        tasks.spawn(time::serve(streams, port, Arc::clone(&shared)));
-
+        let swarm = make(keypair(&seed)?, Records::new(&seed, kept, moment()))?;
+        let shared = Arc::new(Shared::default());
+        let carry = Carry::new(None, NOTHING, Arc::clone(&shared.carried));
         let table = folder.table()?;
         let own = *swarm.local_peer_id();
         let known = table.iter().filter_map(|line| peer_address(line));
-        let seeds = options.peers.into_iter().chain(known).filter(|(peer, _)| *peer != own).collect();
+        let seeds = peers.into_iter().chain(known).filter(|(peer, _)| *peer != own).collect();
         let now = Instant::now();
         Ok(Self {
             swarm,
@@ -107,15 +137,19 @@ impl Beacon {
             counts: Counts::default(),
             reserved: BTreeSet::new(),
             shared,
+            carry,
             writer: Writer::new(file),
             folder,
             seeds,
-            stun: bound,
+            stun: Vec::new(),
             refresh_at: now,
+            // Kademlia does it by itself while the table has less than a bucket's.
+            refresh_all_at: now + jittered(REFRESH_ALL),
             give_back_at: now,
+            resident,
             written_table: table,
             started_at: now,
-            _tasks: tasks,
+            tasks: JoinSet::new(),
         })
     }
 
@@ -166,6 +200,12 @@ impl Beacon {
                     self.writer.on_finished(records, finished, Instant::now());
                 }
                 () = sleep_until(self.refresh_at.into()) => self.refresh(),
+                (peer, stream) = self.carry.next() => {
+                    // Whose connection is gone has no network to charge, and nothing to say.
+                    if let Some(group) = self.swarm.behaviour().door.group_of(&peer) {
+                        self.carry.take((peer, stream), group);
+                    }
+                }
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
         }
@@ -178,13 +218,13 @@ impl Beacon {
     }
 
     fn on_tick(&mut self) {
-        let (mut resident, now) = (memory::resident_bytes(), Instant::now());
+        let (mut resident, now) = ((self.resident)(), Instant::now());
         if resident > memory::SHORT_ABOVE_BYTES
             || resident > memory::GIVE_BACK_ABOVE_BYTES && now >= self.give_back_at
         {
             memory::give_back();
             // What nobody uses is no reason to close anything.
-            resident = memory::resident_bytes();
+            resident = (self.resident)();
             self.give_back_at = now + GIVE_BACK;
         }
         let door = &mut self.swarm.behaviour_mut().door;
@@ -216,9 +256,16 @@ impl Beacon {
         for (peer, address) in dials.into_iter().take(DIALS_MAX) {
             self.dial(peer, address, PeerCondition::DisconnectedAndNotDialing);
         }
-        if !table.is_empty() {
+        let own = *self.swarm.local_peer_id();
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if table.is_empty() {
+            debug!("no other beacon is known");
+        } else if at.now < self.refresh_all_at {
+            kad.get_closest_peers(own);
+        } else {
             // Nobody to ask is no failure.
-            let _ = self.swarm.behaviour_mut().kad.bootstrap();
+            let _ = kad.bootstrap();
+            self.refresh_all_at = at.now + jittered(REFRESH_ALL);
         }
         self.write_table();
         self.refresh_at = at.now + jittered(if table.is_empty() { REFRESH_ALONE } else { REFRESH });
@@ -302,7 +349,7 @@ impl Beacon {
             record_bytes: records.bytes(),
             unwritten: records.unwritten_count() + self.writer.under_way(),
             record_networks: records.networks(),
-            resident_bytes: memory::resident_bytes(),
+            resident_bytes: (self.resident)(),
             uptime_s: self.started_at.elapsed().as_secs_f64(),
         };
         metrics::families(standing, &self.counts, behaviour.door.refused(), &self.shared)

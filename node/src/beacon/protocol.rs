@@ -1,13 +1,16 @@
-//! What a beacon speaks beside libp2p's own protocols: names, default ports, and the bytes of `/vpi/time/1`.
+//! What a beacon speaks beside libp2p's own protocols: names, default ports, and the bytes of `/vpi/time/1` and `/vpi/carry/1`.
 //!
 //! ```text
 //! /vpi/time/1   member: opens a stream, writes nothing
 //!               beacon: unix time u64, milliseconds | STUN port u16, 0 = none      (big-endian), then closes
+//! /vpi/carry/1  member: opens a stream | token 32
+//!               beacon: 1 held, if it is the first with this token | 2 joined, once the other is there, then frames either way
 //! ```
 //!
 //! Beacon and member read the same constants from here (node/README, Beacons).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, StreamProtocol};
@@ -16,6 +19,16 @@ use libp2p::{Multiaddr, StreamProtocol};
 pub(crate) const KAD: StreamProtocol = StreamProtocol::new("/vpi/kad/1");
 /// The beacon's clock, and the port of its STUN responder.
 pub(crate) const TIME: StreamProtocol = StreamProtocol::new("/vpi/time/1");
+/// Streams that carry packets between two members.
+pub(crate) const CARRY: StreamProtocol = StreamProtocol::new("/vpi/carry/1");
+/// Bytes of the token by which the two ends of a stream are known.
+pub(crate) const TOKEN_BYTES: usize = 32;
+/// What a beacon writes to an end that waits for the other, and to both when they are joined.
+pub(crate) const HELD: u8 = 1;
+pub(crate) const JOINED: u8 = 2;
+/// How long a beacon holds one end. *Chosen*: the other is told over a pipe, and may have to connect to the beacon.
+pub(crate) const HOLD_FOR: Duration = Duration::from_secs(10);
+
 /// What identify tells as the protocol's version, on both sides.
 pub(crate) const IDENTIFY_VERSION: &str = "/vpi/1";
 /// What identify tells as the program: no version, so that it tells nobody apart.

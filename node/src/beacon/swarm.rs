@@ -3,6 +3,8 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use libp2p::core::Transport as _;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, Mode, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
@@ -12,6 +14,7 @@ use protocol::discovery::record::BULLETIN_LIFE_SECS;
 use super::door::{Door, DoorBounds};
 use super::protocol::{AGENT, IDENTIFY_VERSION, KAD, REPLICATION};
 use super::records::Records;
+use crate::swarm::Connections;
 
 /// *Chosen*: members that can be called through this beacon at once. An idle one costs a connection, about 60 kB.
 pub(super) const RESERVATIONS_MAX: usize = 4_096;
@@ -70,12 +73,33 @@ pub(super) fn swarm(
             quic
         })
         .with_behaviour(|keypair| behaviour(keypair, records, bounds))?
-        .with_swarm_config(|config| {
-            config
-                .with_idle_connection_timeout(IDLE_FOR)
-                .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
-        });
+        .with_swarm_config(settings);
     Ok(built.build())
+}
+
+/// As [`swarm`], over `connections` instead of TCP and QUIC.
+///
+/// # Errors
+/// As [`swarm`].
+pub(super) fn swarm_over(
+    connections: Connections,
+    keypair: Keypair,
+    records: Records,
+    bounds: DoorBounds,
+) -> anyhow::Result<Swarm<Behaviour>> {
+    let built = SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_other_transport(|keypair| {
+            let secured = connections.upgrade(Version::V1Lazy).authenticate(noise::Config::new(keypair)?);
+            Ok(secured.multiplex(muxer()))
+        })?
+        .with_behaviour(|keypair| behaviour(keypair, records, bounds))?
+        .with_swarm_config(settings);
+    Ok(built.build())
+}
+
+fn settings(config: libp2p::swarm::Config) -> libp2p::swarm::Config {
+    config.with_idle_connection_timeout(IDLE_FOR).with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
 }
 
 fn muxer() -> yamux::Config {

@@ -1,6 +1,6 @@
 //! Three real beacons on loopback, and a plain client that puts and gets.
 
-mod many;
+mod carry;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::events::has_place;
+use super::node::moment;
 use super::protocol::{KAD, TIME, TIME_BYTES, TimeAnswer, socket_of};
+use super::records::Records;
 use super::records::tests::lobby_record;
 use super::*;
 
@@ -45,19 +48,16 @@ impl Running {
     }
 
     async fn start_at(state: &Path, tcp: SocketAddr, peers: &[(PeerId, Multiaddr)]) -> Self {
-        let any = SocketAddr::new(tcp.ip(), 0);
-        let options = BeaconOptions {
-            state: state.to_owned(),
-            control: state.join("unused"),
-            tcp: vec![tcp],
-            quic: vec![any],
-            stun: vec![any],
-            peers: peers.to_vec(),
-            external: Vec::new(),
-            addresses: None,
-            json: true,
-        };
-        let folder = BeaconFolder::open(state).unwrap();
+        Self::start_from(options(state, tcp, peers)).await
+    }
+
+    async fn start_with(state: &Path, carry: Option<CarryBounds>) -> Self {
+        let options = options(state, "127.0.0.1:0".parse().unwrap(), &[]);
+        Self::start_from(BeaconOptions { carry, ..options }).await
+    }
+
+    async fn start_from(options: BeaconOptions) -> Self {
+        let folder = BeaconFolder::open(&options.state).unwrap();
         let mut beacon = Beacon::start(options, folder, DoorBounds::with_files(4_096)).await.unwrap();
         let announcement = beacon.announcement();
         let (stop, mut stopped) = mpsc::channel(1);
@@ -106,6 +106,22 @@ impl Running {
     async fn stop(self) {
         self.stop.send(()).await.unwrap();
         drop(self.task.await.unwrap());
+    }
+}
+
+fn options(state: &Path, tcp: SocketAddr, peers: &[(PeerId, Multiaddr)]) -> BeaconOptions {
+    let any = SocketAddr::new(tcp.ip(), 0);
+    BeaconOptions {
+        state: state.to_owned(),
+        control: state.join("unused"),
+        tcp: vec![tcp],
+        quic: vec![any],
+        stun: vec![any],
+        peers: peers.to_vec(),
+        external: Vec::new(),
+        addresses: None,
+        carry: None,
+        json: true,
     }
 }
 
@@ -223,6 +239,27 @@ async fn three_beacons_find_each_other_keep_what_a_client_puts_and_serve_it_afte
 }
 
 #[tokio::test]
+async fn who_finds_no_place_in_its_bucket_is_not_dialled_back() {
+    let own = PeerId::random();
+    let records = Records::new(&::protocol::identity::Secret([1; 32]), Vec::new(), moment());
+    let mut kad = kad::Behaviour::new(own, records, KAD);
+    assert!(!has_place(&mut kad, own));
+    let far = |peer: &PeerId| {
+        let distance = kad::KBucketKey::from(own).distance(&kad::KBucketKey::from(*peer));
+        distance.ilog2() == Some(255)
+    };
+    let mut others = std::iter::repeat_with(PeerId::random).filter(|peer| far(peer));
+    for peer in others.by_ref().take(20) {
+        assert!(has_place(&mut kad, peer));
+        kad.add_address(&peer, "/ip4/192.0.2.1/tcp/1".parse().unwrap());
+        assert!(!has_place(&mut kad, peer));
+    }
+    assert!(!has_place(&mut kad, others.next().unwrap()));
+    let near = std::iter::repeat_with(PeerId::random).find(|peer| !far(peer)).unwrap();
+    assert!(has_place(&mut kad, near));
+}
+
+#[tokio::test]
 async fn a_beacon_tells_the_time_and_the_port_of_its_stun_responder() {
     let dir = tempfile::tempdir().unwrap();
     let beacon = Running::start(&dir.path().join("a"), &[]).await;
@@ -261,6 +298,7 @@ async fn a_port_that_is_taken_is_named() {
         peers: Vec::new(),
         external: Vec::new(),
         addresses: None,
+        carry: None,
         json: false,
     };
     for (options, named) in [

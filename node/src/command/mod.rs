@@ -19,6 +19,7 @@ mod join;
 mod leave;
 mod machine;
 mod metrics;
+mod netcheck;
 mod node;
 mod output;
 mod ping;
@@ -91,6 +92,8 @@ enum Command {
     Whois(whois::Arguments),
     /// Tell why a member is reached, or is not.
     Why(why::Arguments),
+    /// Tell what stands between this machine and the internet: NAT, port mapping, IPv6, beacons.
+    Netcheck(netcheck::Arguments),
     /// Let members reach a service on 127.0.0.1.
     Expose(expose::ExposeArguments),
     /// Close an exposed service again.
@@ -167,6 +170,7 @@ impl Command {
             Self::RequestCode(arguments) => request_code::run(context, &arguments),
             Self::Whois(arguments) => whois::run(context, &arguments),
             Self::Why(arguments) => why::run(context, arguments),
+            Self::Netcheck(arguments) => netcheck::run(context, arguments),
             Self::Expose(arguments) => expose::expose(context, arguments),
             Self::Unexpose(arguments) => expose::unexpose(context, arguments),
             Self::Exposures(arguments) => expose::exposures(context, arguments),

@@ -39,7 +39,8 @@ fn lines(why: &Why) -> Vec<String> {
     lines
 }
 
-fn ago(seconds: f64) -> String {
+/// A time that has passed, for a person.
+pub(super) fn ago(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 60.0 => format!("{seconds:.1} s"),
         seconds if seconds < 3_600.0 => format!("{:.0} min", seconds / 60.0),

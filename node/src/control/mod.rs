@@ -12,6 +12,7 @@ pub(crate) mod client;
 pub(crate) mod exit;
 mod id;
 pub(crate) mod members;
+pub(crate) mod netcheck;
 pub(crate) mod protocol;
 pub(crate) mod reach;
 pub(crate) mod server;

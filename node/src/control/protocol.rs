@@ -26,6 +26,7 @@ use super::{
     exit::Failure,
     id,
     members::{Invites, Left, Remove, Removed, Revoke, Revoked, Who},
+    netcheck::Netcheck,
     reach::{Expose, Opened, Reachable},
     status::{PathKind, Status, Time},
     why::Why,
@@ -98,6 +99,13 @@ pub(crate) enum Request {
         /// `name.VPI`, a name or an alias, as typed.
         member: String,
     },
+    /// What stands between this machine and the internet; answered by [`Reply::Netcheck`].
+    Netcheck {
+        /// Local name or id of a VPI, as typed; the first one's socket without it.
+        vpi: Option<String>,
+        /// Whether servers and gateway are asked once more.
+        looks: bool,
+    },
     /// What members reach in this VPI, or in all; answered by [`Reply::Reachable`].
     Exposures {
         /// Local name or id, as typed.
@@ -148,6 +156,7 @@ impl Request {
             | Self::Device
             | Self::Whois { .. }
             | Self::Why { .. }
+            | Self::Netcheck { .. }
             | Self::Exposures { .. }
             | Self::Invites { .. }
             | Self::Metrics => false,
@@ -243,6 +252,8 @@ pub(crate) enum Reply {
     Who(Who),
     /// What was tried to reach a member.
     Why(Why),
+    /// What stands between this machine and the internet.
+    Netcheck(Netcheck),
     /// What members reach, by the VPI's name.
     Reachable(Vec<Reachable>),
     /// What members reach was changed, and is on disk.
@@ -277,6 +288,7 @@ impl Reply {
             | Self::Device { .. }
             | Self::Who(_)
             | Self::Why(_)
+            | Self::Netcheck(_)
             | Self::Reachable(_)
             | Self::Opened(_)
             | Self::Invites(_)

@@ -94,8 +94,10 @@ pub(crate) enum MemberState {
     Connecting,
     /// A link without a third party.
     Direct,
-    /// A link through another member or a beacon.
+    /// A link through another member.
     Relayed,
+    /// A link through a beacon that carries packets.
+    Carried,
     /// A link was wanted and could not be made.
     Unreachable,
     /// Joined by an invite that had more takers than uses.
@@ -113,6 +115,7 @@ impl fmt::Display for MemberState {
             Self::Connecting => "connecting",
             Self::Direct => "direct",
             Self::Relayed => "relayed",
+            Self::Carried => "carried",
             Self::Unreachable => "unreachable",
             Self::Contested => "contested",
             Self::Removed => "removed",
@@ -129,7 +132,7 @@ pub(crate) struct PathStatus {
     pub local: String,
     /// The far end, address and port; with a relay that one's, and behind a `#` what it calls the way.
     pub remote: String,
-    /// The name of the member that relays, if one does.
+    /// The name of the member that relays, or the address of the beacon that carries, if one does.
     pub via: Option<String>,
     /// Smoothed round trip in milliseconds, once measured.
     pub rtt_ms: Option<f64>,
@@ -147,7 +150,9 @@ pub(crate) enum PathKind {
     Mapped,
     /// Through a fellow member.
     Relayed,
-    /// Through a beacon, over TCP.
+    /// Through a beacon that carries packets, over TCP.
+    Carried,
+    /// Through a beacon, over TCP: no packets.
     Tcp,
 }
 
@@ -158,6 +163,7 @@ impl fmt::Display for PathKind {
             Self::Reflexive => "reflexive",
             Self::Mapped => "mapped",
             Self::Relayed => "relayed",
+            Self::Carried => "carried",
             Self::Tcp => "tcp",
         })
     }

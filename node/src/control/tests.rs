@@ -59,6 +59,7 @@ fn requests() -> Vec<Request> {
         Request::Device,
         Request::Whois { alias: [127, 80, 3, 9].into() },
         Request::Why { member: "nas.home".into() },
+        Request::Netcheck { vpi: None, looks: true },
         Request::Exposures { vpi: None },
         Request::Expose(Expose {
             vpi: "home".into(),
@@ -406,6 +407,7 @@ fn only_root_and_the_node_change_anything() {
                 | Request::Device
                 | Request::Whois { .. }
                 | Request::Why { .. }
+                | Request::Netcheck { .. }
                 | Request::Exposures { .. }
                 | Request::Invites { .. }
                 | Request::Metrics

@@ -65,6 +65,9 @@ impl Node {
             }
             Request::Whois { alias } => Ok(Some(Reply::Who(self.whois(*alias)?))),
             Request::Why { member } => Ok(Some(Reply::Why(self.why(member)?))),
+            Request::Netcheck { vpi, looks } => {
+                Ok(Some(Reply::Netcheck(self.netcheck(vpi.as_deref(), *looks)?)))
+            }
             Request::Exposures { vpi } => Ok(Some(Reply::Reachable(self.exposures(vpi.as_deref())?))),
             Request::Expose(expose) => self.expose(expose).map(Some),
             Request::Unexpose { vpi, service } => self.unexpose(vpi, *service).map(Some),

@@ -11,6 +11,7 @@ use super::node::Node;
 use super::time;
 use super::vpi::Vpi;
 use crate::lan::{Lan, networks};
+use crate::mapping;
 
 impl Node {
     /// Tells every engine where this machine is, and listens on the networks that it is on: at the start, when the
@@ -18,6 +19,8 @@ impl Node {
     pub(super) async fn on_networks(&mut self) {
         let (time, addresses) = (time(), self.watch.addresses());
         let is_wanted = self.options.settings.lan;
+        let may_map = self.options.settings.port_mapping;
+        let gateway = self.watch.gateway().filter(|_| may_map).and_then(mapping::towards);
         self.placed = self.vpis.len();
         for vpi in self.vpis.values_mut() {
             vpi.engine.handle_command(Command::Announce(is_wanted), time);
@@ -29,6 +32,7 @@ impl Node {
             vpi.engine.handle_command(Command::Relay(consent), time);
             let own = own_addresses(vpi, &addresses);
             vpi.place(&self.options.settings, own, time);
+            vpi.engine.handle_command(Command::Gateway(gateway, vpi.settings.port), time);
         }
         self.on_beside();
         if !is_wanted || self.vpis.is_empty() {

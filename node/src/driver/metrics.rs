@@ -12,7 +12,7 @@ use crate::metrics::{Family, Kind};
 /// 4 MiB, and whoever collects it from keeping more series than there are devices to look at.
 const MEMBERS_MAX: usize = 1_000;
 
-const STATES: [(MemberState, &str); 9] = [
+const STATES: [(MemberState, &str); 10] = [
     (MemberState::Myself, "self"),
     (MemberState::Joining, "joining"),
     (MemberState::Contested, "contested"),
@@ -20,6 +20,7 @@ const STATES: [(MemberState, &str); 9] = [
     (MemberState::Connecting, "connecting"),
     (MemberState::Direct, "direct"),
     (MemberState::Relayed, "relayed"),
+    (MemberState::Carried, "carried"),
     (MemberState::Unreachable, "unreachable"),
     (MemberState::Removed, "removed"),
 ];

@@ -11,11 +11,13 @@
 //! wishes go first, then members, then whatever strangers sent; after each wish some of the others' have their turn.
 
 mod call;
+mod carry;
 mod enter;
 mod lan;
 mod members;
 mod metrics;
 mod names;
+mod netcheck;
 mod node;
 mod ping;
 mod reach;

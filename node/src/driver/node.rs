@@ -24,6 +24,7 @@ use crate::control::protocol::Reply;
 use crate::control::server::Call;
 use crate::control::{Exit, Failure};
 use crate::lan::Lan;
+use crate::mapping::Mappings;
 use crate::pump::{Queues, Seen};
 use crate::store::index::{Index, Recalled};
 use crate::store::settings::VpiSettings;
@@ -44,6 +45,9 @@ const RECENT: Duration = Duration::from_secs(600);
 /// How long the last batch for the index may take at the end.
 const REMEMBER_WITHIN: Duration = Duration::from_secs(4);
 
+/// How long a gateway may take at the end to take a port back.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
+
 /// The running node.
 pub(super) struct Node {
     pub(super) options: NodeOptions,
@@ -63,6 +67,8 @@ pub(super) struct Node {
     pub(super) lan: Option<Lan>,
     /// How many VPIs were told where this machine is.
     pub(super) placed: usize,
+    /// What gateways are being asked.
+    pub(super) mappings: Mappings,
     /// The beacon beside this node, if the settings name one.
     pub(super) beside: Option<Beside>,
     /// The DNS server, if there is one.
@@ -95,6 +101,7 @@ impl Node {
             watch,
             lan: None,
             placed: 0,
+            mappings: Mappings::new(),
             names: None,
             seen,
             veiled,
@@ -201,6 +208,11 @@ impl Node {
                         vpi.on_told(told, time());
                     }
                 }
+                (vpi, ask, outcome) = self.mappings.told() => {
+                    if let Some(vpi) = self.vpis.get_mut(&vpi) {
+                        vpi.engine.handle_command(Command::PortAsked(ask, outcome), time());
+                    }
+                }
                 () = way::moved(&mut self.beside) => self.on_beside(),
                 () = self.index.finished() => {}
                 // Last: whatever woke the loop, every turn does what is due.
@@ -209,10 +221,14 @@ impl Node {
             self.turn()?;
         }
         let time = time();
-        for vpi in self.vpis.values_mut() {
-            vpi.close(&mut self.index, time);
+        for (id, vpi) in &mut self.vpis {
+            for happening in vpi.close(&mut self.index, time) {
+                if let Happening::MapPort(ask) = happening {
+                    self.mappings.ask(*id, ask);
+                }
+            }
         }
-        self.index.close(REMEMBER_WITHIN).await;
+        tokio::join!(self.index.close(REMEMBER_WITHIN), self.mappings.close(GIVE_BACK_WITHIN));
         Ok(Exit::Done)
     }
 
@@ -281,6 +297,7 @@ impl Node {
             }
             Happening::Signed(ticket, outcome) => self.on_signed(ticket, outcome),
             Happening::Left(outcome) => self.on_left(id, outcome)?,
+            Happening::MapPort(ask) => self.mappings.ask(id, ask),
             Happening::Burst(is_running) => self.on_burst(id, is_running),
             Happening::Announce(datagram) => self.announce(&datagram),
             Happening::Pong(ticket, rtt) => self.on_pong(ticket, rtt),

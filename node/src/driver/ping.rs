@@ -121,6 +121,7 @@ impl Node {
         match self.member_state(&job.vpi, &job.device)? {
             MemberState::Direct => Some(PathKind::Host),
             MemberState::Relayed => Some(PathKind::Relayed),
+            MemberState::Carried => Some(PathKind::Carried),
             _ => None,
         }
     }

@@ -125,18 +125,15 @@ fn of_vpi(vpi: &Vpi, drops: bool) -> VpiStatus {
         port: vpi.settings.port,
         epoch: known.epoch,
         beacons: vpi.way.status().iter().map(of_beacon).collect(),
-        members: known
-            .members
-            .iter()
-            .filter_map(|member| of_member(member, &known, vpi.settings.port))
-            .collect(),
+        members: known.members.iter().filter_map(|member| of_member(member, &known, vpi)).collect(),
         policy: vpi.settings.policy,
         notices: Vec::new(),
         drops: drops.then(|| vpi.drops.snapshot()),
     }
 }
 
-fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
+/// How a beacon does, for a person.
+pub(super) fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
     status::BeaconStatus {
         address: beacon.beacon.to_string(),
         state: beacon.state.to_string(),
@@ -144,11 +141,11 @@ fn of_beacon(beacon: &BeaconStatus) -> status::BeaconStatus {
     }
 }
 
-fn of_member(member: &engine::MemberStatus, all: &engine::Status, port: u16) -> Option<MemberStatus> {
+fn of_member(member: &engine::MemberStatus, all: &engine::Status, vpi: &Vpi) -> Option<MemberStatus> {
     let via = all.members.iter().find(|other| Some(other.device) == member.via);
     let path = member.remote.map(|remote| PathStatus {
-        via: via.map(|via| via.name.clone()),
-        ..of_path(remote, member.rtt, port)
+        via: via.map(|via| via.name.clone()).or_else(|| carried_by(vpi, remote)),
+        ..of_path(remote, member.rtt, vpi.settings.port)
     });
     Some(MemberStatus {
         name: member.name.clone(),
@@ -163,10 +160,17 @@ fn of_member(member: &engine::MemberStatus, all: &engine::Status, port: u16) -> 
     })
 }
 
+/// The beacon that carries, if one does.
+pub(super) fn carried_by(vpi: &Vpi, remote: Remote) -> Option<String> {
+    let Remote::Carried(number) = remote else { return None };
+    vpi.way.beacon_of(number).map(|beacon| beacon.to_string())
+}
+
 pub(super) fn of_path(remote: Remote, rtt: Option<Duration>, port: u16) -> PathStatus {
     let (kind, outside) = match remote {
         Remote::Udp(address) | Remote::Side { address, .. } => (PathKind::Host, Some(address)),
         Remote::Relayed { via, .. } => (PathKind::Relayed, Some(via)),
+        Remote::Carried(_) => (PathKind::Carried, None),
         Remote::Circuit(_) => (PathKind::Tcp, None),
     };
     PathStatus {
@@ -192,6 +196,7 @@ pub(super) fn of_state(state: MemberState) -> status::MemberState {
         MemberState::Connecting => status::MemberState::Connecting,
         MemberState::Direct => status::MemberState::Direct,
         MemberState::Relayed => status::MemberState::Relayed,
+        MemberState::Carried => status::MemberState::Carried,
         MemberState::Unreachable => status::MemberState::Unreachable,
         MemberState::Removed => status::MemberState::Removed,
     }

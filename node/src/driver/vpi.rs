@@ -14,6 +14,7 @@ use protocol::membership::epoch::EpochSecret;
 use protocol::membership::object::Object;
 use protocol::membership::token::Token;
 use protocol::path::Remote;
+use protocol::path::portmap::Ask;
 use protocol::wire::hello::Suites;
 use tracing::{debug, info, warn};
 
@@ -49,6 +50,8 @@ pub(super) enum Happening {
     Announce(Vec<u8>),
     /// Guessed ports are tried, or no more.
     Burst(bool),
+    /// A gateway is to be asked for a port, or one is given back.
+    MapPort(Ask),
     /// A ping came back.
     Pong(Ticket, std::time::Duration),
 }
@@ -276,7 +279,8 @@ impl Vpi {
                     continue;
                 }
                 Remote::Circuit(circuit) if self.send_over(circuit, transmit.datagram.clone()) => continue,
-                Remote::Circuit(_) | Remote::Relayed { .. } => {
+                Remote::Carried(number) if self.way.send_on(number, &transmit.datagram) => continue,
+                Remote::Circuit(_) | Remote::Carried(_) | Remote::Relayed { .. } => {
                     self.drops.count(DropReason::SendFailed);
                     continue;
                 }
@@ -313,6 +317,7 @@ impl Vpi {
                 let pins: Vec<_> = self.engine.pins().collect();
                 self.aliases.save(&pins, time.wall_ms / 1_000).context("cannot write the aliases")?;
             }
+            Event::Carry { .. } | Event::CloseCarry(_) => self.on_carry_wish(event, time),
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
                 self.on_wish(event, time);
             }
@@ -330,6 +335,7 @@ impl Vpi {
             }
             Event::Socket { number, is_open } => self.set_side(number, is_open),
             Event::Burst { is_running } => return Ok(Some(Happening::Burst(is_running))),
+            Event::MapPort(ask) => return Ok(Some(Happening::MapPort(ask))),
             Event::Announce(datagram) => return Ok(Some(Happening::Announce(datagram))),
             Event::Pong { ticket, rtt } => return Ok(Some(Happening::Pong(ticket, rtt))),
             Event::Presence(object) => {
@@ -397,12 +403,13 @@ impl Vpi {
         }
     }
 
-    /// Says goodbye to every member.
-    pub(super) fn close(&mut self, index: &mut Index, time: Time) {
+    /// Says goodbye to every member; what is left to do is what the node does for it.
+    pub(super) fn close(&mut self, index: &mut Index, time: Time) -> Vec<Happening> {
         self.engine.handle_command(Command::Close, time);
-        if let Err(error) = self.drain(index, time) {
+        self.drain(index, time).unwrap_or_else(|error| {
             warn!(%error, "the last changes were not written");
-        }
+            Vec::new()
+        })
     }
 }
 

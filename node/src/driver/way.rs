@@ -20,13 +20,14 @@ use protocol::path::Remote;
 use protocol::wire::header;
 use tracing::{debug, warn};
 
+use super::carry::Streams;
 use super::node::Node;
 use super::time;
 use super::vpi::Vpi;
 use crate::beacon::beside::Beside;
 use crate::config::Settings;
 use crate::pump::Seen;
-use crate::swarm::{Ask, Beacon, BeaconStatus, INBOUND, Swarm, Told};
+use crate::swarm::{Ask, Beacon, BeaconState, BeaconStatus, INBOUND, Swarm, Told};
 
 /// Beacons are asked for the time, and for their STUN responders, again if none answered (chosen: a start without a network).
 const ASK_TIME_AGAIN: Duration = Duration::from_secs(30);
@@ -56,6 +57,8 @@ pub(super) struct Way {
     addresses: Option<Vec<SocketAddr>>,
     time_asked_at: Option<Instant>,
     has_stun: bool,
+    /// The streams that carry packets.
+    pub(super) streams: Streams,
 }
 
 impl Way {
@@ -64,13 +67,20 @@ impl Way {
         &self.status
     }
 
+    /// Says whether a beacon may still name STUN servers.
+    pub(super) fn awaits_stun(&self) -> bool {
+        let are_silent =
+            !self.status.is_empty() && self.status.iter().all(|beacon| beacon.state == BeaconState::Silent);
+        !self.has_stun && !self.beacons.is_empty() && !are_silent
+    }
+
     /// The beacons that are used, the surest first: for others to use.
     pub(super) fn beacons(&self) -> Vec<String> {
         self.beacons.iter().map(ToString::to_string).collect()
     }
 
     /// Asks the swarm, if there is one; returns whether it will be done.
-    fn ask(&self, ask: Ask) -> bool {
+    pub(super) fn ask(&self, ask: Ask) -> bool {
         self.swarm.as_ref().is_some_and(|swarm| swarm.ask(ask))
     }
 }
@@ -236,6 +246,7 @@ impl Vpi {
                 warn!(vpi = self.settings.name, "what asks beacons has ended, and is begun again");
                 self.way.swarm = None;
                 self.way.beacons.clear();
+                self.end_streams(time);
                 self.engine.handle_command(Command::Reserved(None), time);
                 return self.look_at_beacons(time);
             }
@@ -246,11 +257,15 @@ impl Vpi {
             Some(Told::Reserved(place)) => {
                 Command::Reserved(place.map(|(beacon, peer)| (beacon.to_string(), peer.to_bytes())))
             }
-            Some(Told::Found { ticket, values, answered }) => {
+            Some(Told::Found { ticket, values, answered, asked }) => {
                 let Some(key) = self.way.lookups.remove(&ticket) else { return };
+                debug!(vpi = self.settings.name, asked, answered, values = values.len(), "looked up");
                 Command::Found { key, values, answered }
             }
-            Some(Told::Stored { key, copies }) => Command::Published(key, copies),
+            Some(Told::Stored { key, copies, asked }) => {
+                debug!(vpi = self.settings.name, asked, copies, "published");
+                Command::Published(key, copies)
+            }
             Some(Told::Circuit { circuit, .. }) => {
                 debug!(vpi = self.settings.name, circuit, "a pipe over a beacon stands");
                 return;
@@ -260,6 +275,9 @@ impl Vpi {
                 debug!(vpi = self.settings.name, circuit, ?ended, "a pipe over a beacon is gone");
                 Command::CircuitClosed(circuit)
             }
+            Some(Told::CarryHeld { number, beacon }) => return self.on_carry_held(number, beacon, time),
+            Some(Told::CarryOpen { number }) => Command::CarryOpen(number),
+            Some(Told::CarryClosed { number, ended }) => return self.on_carry_closed(number, ended, time),
             Some(Told::Clock { offset_ms, stun }) => return self.on_clock(offset_ms, stun, time),
         };
         self.engine.handle_command(command, time);

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::engine::{LookedUp, MemberState, Step};
+use protocol::engine::{LookedUp, MemberState, MemberStatus, Status, Step};
+use protocol::identity::DeviceId;
 use protocol::path::Remote;
 
 use super::node::Node;
-use super::status::{of_path, of_state};
+use super::status::{carried_by, of_path, of_state};
 use super::vpi::Vpi;
+use crate::control::status::PathStatus;
 use crate::control::why::{Tried, Why};
 use crate::control::{Exit, Failure};
 
@@ -29,16 +31,25 @@ impl Node {
         let found = known.members.iter().find(|member| member.device == device).ok_or_else(missing)?;
         let trail = vpi.engine.trail(&device, now);
         Ok(Why {
-            advice: advice(vpi, &member, found.state, &trail),
+            advice: advice(vpi, (&member, found), &trail),
             member,
             state: of_state(found.state),
-            path: found.remote.map(|remote| of_path(remote, found.rtt, vpi.settings.port)),
-            steps: trail.into_iter().map(|(ago, step)| tried(ago, step)).collect(),
+            path: found.remote.map(|remote| PathStatus {
+                via: carried_by(vpi, remote),
+                ..of_path(remote, found.rtt, vpi.settings.port)
+            }),
+            steps: trail.into_iter().map(|(ago, step)| tried(ago, step, &known)).collect(),
         })
     }
 }
 
-fn tried(ago: Duration, step: Step) -> Tried {
+fn tried(ago: Duration, step: Step, known: &Status) -> Tried {
+    let name = |device: DeviceId| {
+        let mut members = known.members.iter();
+        members
+            .find(|member| member.device == device)
+            .map_or("a former member", |member| member.name.as_str())
+    };
     let (word, text) = match step {
         Step::Called { remotes: 0, .. } => ("called", "wanted, with no address to call".to_owned()),
         Step::Called { remotes: 1, attempt } => {
@@ -63,6 +74,13 @@ fn tried(ago: Duration, step: Step) -> Tried {
         }
         Step::CircuitAsked => ("circuit_asked", "asked its beacon for a way to it".to_owned()),
         Step::CircuitEnded => ("circuit_ended", "that way ended, or did not come to be".to_owned()),
+        Step::RelayAsked(relay) => ("relay_asked", format!("asked {} to pass on to it", name(relay))),
+        Step::RelayRefused(relay) => {
+            ("relay_refused", format!("{} does not pass on to it, or has no link with it", name(relay)))
+        }
+        Step::CarryAsked => ("carry_asked", "asked a beacon to carry packets".to_owned()),
+        Step::NoneCarries => ("none_carries", "no beacon that answered carries packets".to_owned()),
+        Step::CarryEnded => ("carry_ended", "what carried packets ended, or did not come to be".to_owned()),
         Step::Up(remote) => ("up", format!("answered {}", by(remote))),
         Step::Moved(remote) => ("moved", format!("a better path was found: {}", by(remote))),
         Step::Down => ("down", "the link ended".to_owned()),
@@ -80,21 +98,29 @@ fn by(remote: Remote) -> String {
         Remote::Udp(address) | Remote::Side { address, .. } => format!("at {address}"),
         Remote::Relayed { via, .. } => format!("by way of the member at {via}"),
         Remote::Circuit(_) => "by way of its beacon".to_owned(),
+        Remote::Carried(_) => "by way of a beacon that carries packets".to_owned(),
     }
 }
 
 /// What the steps mean, and what would help.
-fn advice(vpi: &Vpi, member: &str, state: MemberState, trail: &[(Duration, Step)]) -> String {
+fn advice(vpi: &Vpi, (member, found): (&str, &MemberStatus), trail: &[(Duration, Step)]) -> String {
     let lately = || trail.iter().filter(|(ago, _)| *ago <= LATELY).map(|(_, step)| step);
     let has = |wanted: fn(&Step) -> bool| lately().any(wanted);
     let has_beacons = !vpi.way.status().is_empty();
-    match state {
+    match found.state {
         MemberState::Myself => return "this is the device that you are at".to_owned(),
         MemberState::Direct => return format!("{member} is connected"),
         MemberState::Relayed => {
             return format!(
                 "{member} is connected by way of another member, and a direct path is looked for: an --endpoint at one end, or a \
                  NAT that keeps its ports, would give one"
+            );
+        }
+        MemberState::Carried => {
+            let beacon = found.remote.and_then(|remote| carried_by(vpi, remote)).unwrap_or_default();
+            return format!(
+                "{member} is carried by the beacon {beacon}, slowly, as UDP passes on no path that was tried: a network that lets \
+                 UDP out at both ends would give a direct one"
             );
         }
         MemberState::Removed => return format!("{member} is no member any more"),
@@ -106,7 +132,20 @@ fn advice(vpi: &Vpi, member: &str, state: MemberState, trail: &[(Duration, Step)
         }
         MemberState::Connecting | MemberState::Unreachable => {}
     }
-    if has(|step| matches!(step, Step::Up(Remote::Circuit(_)))) {
+    if vpi.engine.lacks_carrier(&found.device) {
+        return format!(
+            "{member} answers by way of its beacon, UDP passes on no path to it, and no beacon that is known carries packets: a \
+              beacon that runs with --carry, or a network that lets UDP out, helps"
+        );
+    }
+    let has_pipe = has(|step| matches!(step, Step::Up(Remote::Circuit(_))));
+    if has_pipe && has(|step| matches!(step, Step::RelayAsked(_))) {
+        return format!(
+            "{member} answers by way of its beacon, no direct path to it was found yet, and no member that was asked passes on to it: \
+             one with a public address that both reach, or an --endpoint at one of them, helps"
+        );
+    }
+    if has_pipe {
         return format!(
             "{member} answers by way of its beacon, and no direct path to it was found yet: both ends' NATs keep changing the \
              port, or a firewall drops UDP; a member that both reach, or an --endpoint at one of them, helps"

@@ -73,6 +73,7 @@ pub(crate) fn of_status(status: &Status) -> Vec<Entry> {
         | MemberState::Connecting
         | MemberState::Direct
         | MemberState::Relayed
+        | MemberState::Carried
         | MemberState::Unreachable => true,
     };
     let of_vpi = status.vpis.iter().flat_map(|vpi| {

@@ -7,14 +7,17 @@
 //! ```text
 //! orders ──►┌──────────────────────────────┐──► seen      messages, notes, first packets
 //! UDP ◄────►│ recvmmsg · Forwarder · sendmmsg │──► veiled    handshakes, joins, junk
-//! TUN ◄────►└──────────────────────────────┘
+//! TUN ◄────►└──────────────────────────────┘◄─► lines     of streams through beacons that carry, drop-oldest
 //! ```
 //!
 //! The thread sleeps in one `poll` until something arrives, takes all there is, and flushes: it never waits to fill a
-//! batch, and it has no timer.
+//! batch, and it has no timer. What applications send faster than it leaves waits in `waiting`, by flows, and in turns so
+//! short that what arrives meanwhile waits for no more than one call of the kernel.
 
+mod lines;
 mod run;
 mod sides;
+mod waiting;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,6 +30,7 @@ use protocol::path::Remote;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc as queue;
 
+use crate::carry::Line;
 use crate::metrics::Drops;
 use crate::tun::Tun;
 use crate::udp::Socket;
@@ -82,6 +86,8 @@ enum Order {
     PassOn(u32, Vec<u8>),
     /// Another socket of this number, or none any more.
     Side(u32, Option<Arc<Socket>>),
+    /// What goes over the stream of this number waits here, and what came; or there is none any more.
+    Line(u32, Option<Arc<Line>>),
     Attach(Arc<Tun>),
     Detach(mpsc::SyncSender<()>),
     Stop,
@@ -127,6 +133,18 @@ impl Pump {
     /// Gives the pump another socket, by which datagrams of this number's far ends come and go; or takes it away.
     pub(crate) fn side(&self, number: u32, socket: Option<Arc<Socket>>) {
         self.order(Order::Side(number, socket));
+    }
+
+    /// Makes a line for the stream of this number, by which datagrams of [`Remote::Carried`] come and go.
+    pub(crate) fn open_line(&self, number: u32, drops: Arc<Drops>) -> Arc<Line> {
+        let line = Arc::new(Line::new(Arc::clone(&self.wake), drops));
+        self.order(Order::Line(number, Some(Arc::clone(&line))));
+        line
+    }
+
+    /// Takes it away.
+    pub(crate) fn close_line(&self, number: u32) {
+        self.order(Order::Line(number, None));
     }
 
     /// Gives the pump a TUN device to read from and to write to.

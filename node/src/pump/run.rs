@@ -4,26 +4,35 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Note, Offload, Outbound, whole_packets};
+use protocol::forward::{Egress, Forwarder, Inbound, Note, Outbound, whole_packets};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
 use protocol::tunnel::coalesce::Coalesced;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
+use super::lines::Lines;
 use super::sides::Sides;
+use super::waiting::Waiting;
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
-use crate::tun::{PACKET_BYTES_MAX, Tun};
+use crate::tun::Tun;
 use crate::udp::{Batch, Received, Socket};
 
-/// Packets and super-packets read from the TUN device before the socket gets its turn (chosen: as many small packets
-/// fill one run of datagrams).
-const TUN_TURN: usize = 64;
+/// *Chosen*: packets and super-packets taken from the TUN device in one turn: more than are sent in one, so that none
+/// stays behind in it for long, and no application keeps the pump at it.
+const TAKEN_MAX: usize = 256;
+/// *Chosen*: packets sent before the socket is read again; as many small ones fill one run of datagrams.
+const SENT_MAX: usize = 64;
+/// *Chosen*: where the kernel took what was sent more slowly than that, for each byte (2.7 Gbit/s), the turn ends …
+const SLOW_PER_BYTE: Duration = Duration::from_nanos(3);
+/// *Chosen*: … behind this many bytes: 0.1 ms at 1 Gbit/s, or one super-packet. The kernel often does the line's work while
+/// it takes datagrams, and all that came meanwhile, echo requests and acknowledgements among it, waits for that.
+const SLOW_TURN_BYTES: usize = 16 << 10;
 
 /// Why the thread ends.
 enum End {
@@ -35,13 +44,15 @@ enum End {
 
 /// Everything the thread owns.
 pub(super) struct Runner {
-    vpi: VpiId,
-    forwarder: Forwarder,
+    pub(super) vpi: VpiId,
+    pub(super) forwarder: Forwarder,
     pub(super) socket: Arc<Socket>,
     /// Sockets beside that one, by their numbers.
     pub(super) sides: Sides,
-    queues: Queues,
-    drops: Arc<Drops>,
+    /// Streams through beacons, by their numbers.
+    pub(super) lines: Lines,
+    pub(super) queues: Queues,
+    pub(super) drops: Arc<Drops>,
     pub(super) tun: Option<Arc<Tun>>,
     incoming: Received,
     outgoing: Batch,
@@ -49,8 +60,10 @@ pub(super) struct Runner {
     pub(super) leaves_by: Option<u32>,
     /// A note that found no room in the queue.
     unreported: Option<Note>,
-    /// Room for what is read from the device.
-    packet: Box<[u8]>,
+    /// What was read from the device.
+    waiting: Waiting,
+    /// Bytes that are sent in one turn.
+    turn_bytes: usize,
     /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
     pub(super) is_blocked: bool,
 }
@@ -67,6 +80,7 @@ impl Runner {
             forwarder,
             socket,
             sides: Sides::new(),
+            lines: Lines::new(),
             queues,
             drops,
             tun: None,
@@ -74,7 +88,8 @@ impl Runner {
             outgoing: Batch::new(),
             leaves_by: None,
             unreported: None,
-            packet: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
+            waiting: Waiting::new(),
+            turn_bytes: usize::MAX,
             is_blocked: false,
         }
     }
@@ -97,18 +112,24 @@ impl Runner {
     /// Sleeps until there is something to do, then does it.
     fn turn(&mut self, orders: &mpsc::Receiver<Order>, wake: &OwnedFd) -> Result<(), End> {
         let ready = self.sleep(wake).map_err(End::Failed)?;
+        let mut may_be_answered = false;
         if ready.wake {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);
             self.take_orders(orders)?;
+            let is_more;
+            (may_be_answered, is_more) = self.take_carried();
+            if is_more {
+                let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+            }
         }
         if self.is_blocked {
             self.flush();
         }
-        let mut may_be_answered = ready.socket && self.receive(None, orders)?;
+        may_be_answered |= ready.socket && self.receive(None, orders)?;
         for number in ready.sides {
             may_be_answered |= self.receive(Some(number), orders)?;
         }
-        if ready.device || may_be_answered {
+        if ready.device || may_be_answered || !self.waiting.is_empty() {
             self.send();
         }
         self.report();
@@ -128,7 +149,7 @@ impl Runner {
         let polled = match self.tun.as_ref().filter(|_| !self.is_blocked) {
             Some(tun) => {
                 let mut fds = [wake, socket, PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN)];
-                poll(&mut fds, None).map(|_| fds.map(|fd| ready(&fd)))
+                poll(&mut fds, self.longest_sleep()).map(|_| fds.map(|fd| ready(&fd)))
             }
             None => {
                 let mut fds = [wake, socket];
@@ -142,6 +163,12 @@ impl Runner {
         }
     }
 
+    /// None at all while packets wait and can be sent; else for ever.
+    pub(super) fn longest_sleep(&self) -> Option<&'static Timespec> {
+        const NONE: &Timespec = &Timespec { tv_sec: 0, tv_nsec: 0 };
+        (!self.waiting.is_empty() && !self.is_blocked).then_some(NONE)
+    }
+
     /// Does what was ordered; `Err` means stop.
     fn take_orders(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), End> {
         loop {
@@ -149,9 +176,11 @@ impl Runner {
                 Ok(Order::Update(update)) => self.forwarder.apply(update),
                 Ok(Order::PassOn(circuit, mut datagram)) => self.take_passed_on(circuit, &mut datagram),
                 Ok(Order::Side(number, socket)) => self.set_side(number, socket),
+                Ok(Order::Line(number, line)) => self.set_line(number, line),
                 Ok(Order::Attach(tun)) => self.tun = Some(tun),
                 Ok(Order::Detach(done)) => {
                     self.tun = None;
+                    self.waiting.clear();
                     let _ = done.send(());
                 }
                 Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Err(End::Told),
@@ -205,6 +234,7 @@ impl Runner {
         let mut outgoing = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
+            lines: &self.lines,
             leaves_by: self.leaves_by,
             drops: &self.drops,
             blocked: false,
@@ -254,39 +284,51 @@ impl Runner {
         Ok(has_written)
     }
 
-    /// Takes packets from the device until there are none or it is the socket's turn. For each datagram that they
-    /// become: one copy with one sum, one AEAD, and a share of one system call a run.
+    /// Takes in what applications sent, then sends as much as one call of the kernel takes, so that no answer waits in the
+    /// socket for longer. For each datagram: one copy with one sum, one AEAD, and a share of one system call a run.
     fn send(&mut self) {
-        let Some(tun) = self.tun.clone() else { return };
+        let Some(tun) = self.tun.clone().filter(|_| !self.is_blocked) else { return };
+        self.take_in(&tun);
         let now = Instant::now();
-        for _ in 0..TUN_TURN {
-            if !self.outgoing.has_room_for_super_packet() {
-                self.flush();
+        let mut bytes = 0;
+        for _ in 0..SENT_MAX {
+            if bytes >= self.turn_bytes || !self.outgoing.has_room_for_super_packet() {
+                break;
             }
-            if self.is_blocked {
-                return;
+            match self.send_one(&tun, now) {
+                Some(sent) => bytes += sent,
+                None => break,
             }
-            match tun.recv(&mut self.packet) {
-                Ok((bytes, offload)) => self.send_one(&tun, bytes, offload, now),
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => break,
+        }
+        let sealed_at = Instant::now();
+        self.flush();
+        let allowed = SLOW_PER_BYTE * bytes.max(SLOW_TURN_BYTES) as u32;
+        let is_slow = self.is_blocked || sealed_at.elapsed() > allowed;
+        self.turn_bytes = if is_slow { SLOW_TURN_BYTES } else { usize::MAX };
+    }
+
+    /// Takes packets from the device until there are none, or as many as one turn takes.
+    fn take_in(&mut self, tun: &Tun) {
+        for _ in 0..TAKEN_MAX {
+            match self.waiting.take(|place| tun.recv(place)) {
+                Ok(dropped) => (0..dropped).for_each(|_| self.drops.count(DropReason::PacketQueue)),
+                Err(cause) if cause.kind() == ErrorKind::WouldBlock => return,
                 Err(cause) if cause.kind() == ErrorKind::InvalidData => {
                     self.drops.count(DropReason::PacketMalformed);
                 }
-                Err(cause) => {
-                    self.on_device_error(&cause);
-                    break;
-                }
+                Err(cause) => return self.on_device_error(&cause),
             }
         }
-        self.flush();
     }
 
-    /// Seals the first `bytes` bytes of what was read.
-    fn send_one(&mut self, tun: &Tun, bytes: usize, offload: Offload, now: Instant) {
-        let Some(packet) = self.packet.get_mut(..bytes) else { return };
+    /// Seals the packet whose turn it is; returns its size in bytes, if there was one.
+    fn send_one(&mut self, tun: &Tun, now: Instant) -> Option<usize> {
+        let (packet, offload) = self.waiting.next()?;
+        let bytes = packet.len();
         let mut egress = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
+            lines: &self.lines,
             leaves_by: self.leaves_by,
             drops: &self.drops,
             blocked: false,
@@ -305,6 +347,7 @@ impl Runner {
             }
             Outbound::Drop(reason) => self.drops.count(reason),
         }
+        Some(bytes)
     }
 
     /// Hands what is sealed to the kernel.
@@ -312,6 +355,7 @@ impl Runner {
         let mut egress = Outgoing {
             batch: &mut self.outgoing,
             sockets: (&self.socket, &self.sides),
+            lines: &self.lines,
             leaves_by: self.leaves_by,
             drops: &self.drops,
             blocked: false,
@@ -331,11 +375,12 @@ impl Runner {
     }
 
     /// A device that was deleted is let go; any other error concerns one packet.
-    fn on_device_error(&mut self, cause: &io::Error) {
+    pub(super) fn on_device_error(&mut self, cause: &io::Error) {
         const EBADFD: i32 = libc::EBADFD;
         if cause.raw_os_error() == Some(EBADFD) {
             warn!("the TUN device is gone: run `vpi up` as root to make it again");
             self.tun = None;
+            self.waiting.clear();
             let _ = self.queues.seen.try_send((self.vpi, Seen::Detached));
         }
     }
@@ -352,15 +397,15 @@ pub(super) struct Ready {
 }
 
 /// The TUN device, if there is one, as the end of what is received.
-struct Device<'r> {
-    tun: Option<&'r Tun>,
-    drops: &'r Drops,
-    has_written: bool,
-    failed: Option<io::Error>,
+pub(super) struct Device<'r> {
+    pub(super) tun: Option<&'r Tun>,
+    pub(super) drops: &'r Drops,
+    pub(super) has_written: bool,
+    pub(super) failed: Option<io::Error>,
 }
 
 impl Device<'_> {
-    fn write(&mut self, packet: &Coalesced<'_, '_>) {
+    pub(super) fn write(&mut self, packet: &Coalesced<'_, '_>) {
         match self.tun.map(|tun| tun.write(packet)) {
             Some(Err(cause)) => {
                 self.drops.count(DropReason::SendFailed);
@@ -377,6 +422,7 @@ struct Outgoing<'r> {
     batch: &'r mut Batch,
     /// The own one, and those beside it.
     sockets: (&'r Socket, &'r Sides),
+    lines: &'r Lines,
     /// By which the batch leaves; one that is closed takes it along.
     leaves_by: Option<u32>,
     drops: &'r Drops,
@@ -427,10 +473,25 @@ impl Egress for Outgoing<'_> {
         });
         filled
     }
+
+    fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let Some(line) = self.lines.get(&number) else { return false };
+        let mut frame = vec![0; bytes];
+        let filled = fill(&mut frame);
+        if filled {
+            line.send(frame);
+        }
+        filled
+    }
 }
 
 /// Puts something into a bounded queue, or drops and counts it.
-fn offer(queue: &Sender<(VpiId, Seen)>, seen: (VpiId, Seen), drops: &Drops, otherwise: DropReason) {
+pub(super) fn offer(
+    queue: &Sender<(VpiId, Seen)>,
+    seen: (VpiId, Seen),
+    drops: &Drops,
+    otherwise: DropReason,
+) {
     if queue.try_send(seen).is_err() {
         drops.count(otherwise);
     }

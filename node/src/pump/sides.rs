@@ -37,7 +37,7 @@ impl Runner {
         if let Some(tun) = self.tun.as_ref().filter(|_| !self.is_blocked) {
             fds.push(PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN));
         }
-        match poll(&mut fds, None) {
+        match poll(&mut fds, self.longest_sleep()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
             Err(error) => return Err(error.into()),

@@ -16,7 +16,7 @@ use libp2p::{kad, noise, ping, relay, yamux};
 use tokio::sync::mpsc;
 
 use super::book::Book;
-use super::outward::{Inside, Outward};
+use super::outward::{Outward, Ways};
 use super::pipe::{RawDialer, RawIn, raw_relay};
 use crate::beacon::protocol::{KAD, REPLICATION};
 
@@ -38,12 +38,13 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest message of Kademlia: twenty beacons with their addresses, or a bulletin of 4.3 KiB.
 const KAD_MESSAGE_BYTES: usize = 16 << 10;
 
-/// Connections being made, and standing (chosen: lookups of twenty beacons each, several at once).
-const CONNECTING: u32 = 32;
-const CONNECTED: u32 = 64;
+/// Connections being made, and standing (chosen: a lookup among hundreds of beacons asks up to twenty of each path at once, and
+/// several run at once; what finds no room counts as a beacon that does not answer, in whose place another one is asked).
+const CONNECTING: u32 = 128;
+const CONNECTED: u32 = 256;
 /// One for use, and one that was made at the same time.
 const CONNECTED_PER_BEACON: u32 = 2;
-/// Streams a beacon may have open on one connection (chosen: eight circuits in, eight out, ten questions for a circuit,
+/// Streams a beacon may have open on one connection (chosen: 24 circuits in, eight out, ten questions for a circuit,
 /// lookups).
 const STREAMS: usize = 64;
 
@@ -69,13 +70,13 @@ pub(super) struct Built {
 ///
 /// # Errors
 /// Noise has no key; that is a lack of randomness.
-pub(super) fn build(inside: Inside, waiting: usize) -> Result<Built, noise::Error> {
+pub(super) fn build(ways: &Ways, waiting: usize) -> Result<Built, noise::Error> {
     let key = Keypair::generate_ed25519();
     let me = key.public().to_peer_id();
     let (raw, dialer, inbound, relay) = raw_relay(me, waiting);
     let mut mux = yamux::Config::default();
     mux.set_max_num_streams(STREAMS);
-    let tcp = Outward::build(inside)
+    let tcp = Outward::build(ways)
         .authenticate(noise::Config::new(&key)?)
         .multiplex(mux)
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));

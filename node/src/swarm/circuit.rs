@@ -13,10 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Told;
-
-/// The longest frame: more than any datagram on the wire (protocol/README §4).
-pub(crate) const FRAME_BYTES: usize = 2_048;
-const LENGTH_BYTES: usize = 2;
+use crate::carry::{self, Malformed, Reader};
 
 /// An inbound circuit over which nothing authentic came within this time ends (specified: node/README, Beacons).
 const VOUCH_WITHIN: Duration = Duration::from_secs(5);
@@ -42,7 +39,7 @@ pub(crate) enum Ended {
     Peer,
     /// Nothing went over it for 30 s.
     Idle,
-    /// An inbound one, and nothing authentic came within 5 s or 16 frames.
+    /// An inbound one, and nothing authentic came within 5 s or 16 frames, or before another needed its place.
     Unvouched,
     /// What came was no frame.
     Malformed,
@@ -65,12 +62,12 @@ pub(super) struct Orders {
 }
 
 /// Carries frames until the end; tells of each that came.
-pub(super) async fn carry<P>(circuit: u32, pipe: P, mut orders: Orders, told: &mpsc::Sender<Told>) -> Ended
+pub(super) async fn run<P>(circuit: u32, pipe: P, mut orders: Orders, told: &mpsc::Sender<Told>) -> Ended
 where
     P: AsyncRead + AsyncWrite + Unpin,
 {
     let (read, mut write) = pipe.split();
-    let mut reader = Reader { read, held: Vec::new() };
+    let mut reader = Reader::new(read);
     let ended = loop_frames(circuit, &mut reader, &mut write, &mut orders, told).await;
     if ended == Ended::Asked {
         // What was given before the end still goes out.
@@ -104,7 +101,7 @@ where
             _ = &mut orders.close => return Ended::Asked,
             vouched = wait(&mut orders.vouch) => {
                 if vouched.is_err() {
-                    return Ended::Asked;
+                    return Ended::Unvouched;
                 }
                 orders.vouch = None;
                 quiet_until = Instant::now() + IDLE_FOR;
@@ -158,56 +155,9 @@ async fn wait(vouch: &mut Option<oneshot::Receiver<()>>) -> Result<(), oneshot::
 }
 
 async fn write_frame<W: AsyncWrite + Unpin>(write: &mut W, frame: &[u8]) -> Result<(), Ended> {
-    let Some(length) = u16::try_from(frame.len()).ok().filter(|length| *length > 0) else {
-        return Ok(());
-    };
-    let framed = [&length.to_be_bytes(), frame].concat();
-    let writing = async {
-        write.write_all(&framed).await?;
-        write.flush().await
-    };
-    match timeout(STALLED_AFTER, writing).await {
+    match timeout(STALLED_AFTER, carry::write_frame(write, frame)).await {
         Ok(written) => written.map_err(|_| Ended::Peer),
         Err(_) => Err(Ended::Stalled),
-    }
-}
-
-/// Bytes that are no frame.
-#[derive(Debug)]
-struct Malformed;
-
-/// Frames out of a pipe. What a call that was given up had read is kept for the next.
-struct Reader<R> {
-    read: R,
-    /// Less than two frames.
-    held: Vec<u8>,
-}
-
-impl<R: AsyncRead + Unpin> Reader<R> {
-    /// The next frame, or `None` at the end of the pipe.
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
-        let mut chunk = [0; LENGTH_BYTES + FRAME_BYTES];
-        loop {
-            if let Some(frame) = self.take()? {
-                return Ok(Some(frame));
-            }
-            match self.read.read(&mut chunk).await {
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(length) => self.held.extend_from_slice(chunk.get(..length).unwrap_or_default()),
-            }
-        }
-    }
-
-    /// A whole frame, if one is there.
-    fn take(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
-        let Some((length, rest)) = self.held.split_first_chunk() else { return Ok(None) };
-        let length = usize::from(u16::from_be_bytes(*length));
-        if length == 0 || length > FRAME_BYTES {
-            return Err(Malformed);
-        }
-        let Some(frame) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
-        self.held.drain(..LENGTH_BYTES + length);
-        Ok(Some(frame))
     }
 }
 

@@ -1,4 +1,10 @@
 //! All circuits: who may have one, and which order goes to which.
+//!
+//! Anybody who learnt the peer id can open circuits to it, and a member cannot be told from a stranger before its first
+//! frame is judged. So what others opened is counted in two lots. Circuits over which something authentic came have places that
+//! nobody else can take. All others share theirs: where these are full, who has more of them than the newcomer gives one up,
+//! and among equals the oldest goes, once it had its time. A stranger thus keeps a member out only with more peer ids than
+//! there are places, and with more new circuits in each second.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,15 +17,25 @@ use libp2p::relay::client::Connection;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::circuit::{Ended, FRAME_BYTES, Orders, carry};
+use super::circuit::{Ended, Orders, run};
 use super::pipe::{RawDialer, RawIn, is_turned_away};
 use super::{INBOUND, Told, jitter};
+use crate::carry::FRAME_BYTES;
 
-/// Circuits that others may have open to this device at once (specified: node/README, Beacons).
-pub(super) const INBOUND_CIRCUITS: usize = 8;
+/// Circuits that others may have open to this device at once, and over which something authentic came (specified:
+/// node/README, Beacons; more only by as many as were unproven when the last of these was proven).
+const PROVEN: usize = 8;
+/// Those over which nothing authentic came yet (specified: node/README, Beacons).
+pub(super) const UNPROVEN: usize = 16;
+/// Of these, those that the beacon says are of one peer (specified: node/README, Beacons; a member opens one, and the next
+/// when that has ended or five seconds later).
+const UNPROVEN_OF_PEER: usize = 4;
+/// As long does the only one of a peer keep its place (chosen: a member's first frame comes a round trip after its circuit
+/// stands).
+const SAFE_FOR: Duration = Duration::from_secs(1);
 /// Own ones, with those that wait (chosen: one for each member of a small VPI that starts).
 const OUTBOUND_CIRCUITS: usize = 32;
 /// Of these, being opened at once: a beacon negotiates ten for one member and turns down the rest.
@@ -37,9 +53,21 @@ const ACCEPT_WITHIN: Duration = Duration::from_secs(5);
 /// The near ends of [`Orders`].
 struct Link {
     frames: mpsc::Sender<Vec<u8>>,
-    vouch: Option<oneshot::Sender<()>>,
+    standing: Standing,
     close: Option<oneshot::Sender<()>>,
     task: Id,
+}
+
+/// Whose a circuit is.
+enum Standing {
+    /// This device opened it.
+    Own,
+    /// Somebody opened it; who, the beacon says.
+    Unproven { claimed: PeerId, since: Instant, vouch: oneshot::Sender<()> },
+    /// The driver stands for it.
+    Proven,
+    /// It had to give way, and ends.
+    GivenUp,
 }
 
 /// The table.
@@ -59,7 +87,7 @@ impl Circuits {
 
     /// Takes a circuit that came in, or drops it untouched, which refuses it, where there are enough.
     pub(super) fn accept(&mut self, arrived: RawIn) {
-        if self.links.keys().filter(|circuit| is_inbound(**circuit)).count() >= INBOUND_CIRCUITS {
+        if !self.make_room(arrived.claimed) {
             debug!("a circuit was refused: there are enough");
             return;
         }
@@ -70,7 +98,8 @@ impl Circuits {
         self.next_inbound = circuit.wrapping_add(1) | INBOUND;
         let (vouch, vouched) = oneshot::channel();
         let told = self.told.clone();
-        self.add(circuit, Some(vouch), |frames, close| async move {
+        let standing = Standing::Unproven { claimed: arrived.claimed, since: Instant::now(), vouch };
+        self.add(circuit, standing, |frames, close| async move {
             let RawIn { claimed, mut pipe } = arrived;
             // This tells the beacon that the circuit is taken; the stranger gets nothing by it but the beacon's word.
             if !matches!(timeout(ACCEPT_WITHIN, pipe.flush()).await, Ok(Ok(()))) {
@@ -78,10 +107,35 @@ impl Circuits {
             }
             let orders = Orders { frames, vouch: Some(vouched), close };
             if told.send(Told::Circuit { circuit, peer: claimed }).await.is_ok() {
-                let ended = carry(circuit, pipe, orders, &told).await;
+                let ended = run(circuit, pipe, orders, &told).await;
                 let _ = told.send(Told::Closed { circuit, ended }).await;
             }
         });
+    }
+
+    /// Finds out whether there is a place for one more of `claimed`; another unproven one may have to give way.
+    fn make_room(&mut self, claimed: PeerId) -> bool {
+        if self.links.values().filter(|link| matches!(link.standing, Standing::Proven)).count() >= PROVEN {
+            return false;
+        }
+        let mut by_peer: HashMap<PeerId, Vec<(Instant, u32)>> = HashMap::new();
+        for (circuit, link) in &self.links {
+            if let Standing::Unproven { claimed, since, .. } = link.standing {
+                by_peer.entry(claimed).or_default().push((since, *circuit));
+            }
+        }
+        let own = by_peer.get(&claimed).map_or(0, Vec::len);
+        if by_peer.values().map(Vec::len).sum::<usize>() < UNPROVEN {
+            return own < UNPROVEN_OF_PEER;
+        }
+        let most = by_peer.values().map(Vec::len).max().unwrap_or_default();
+        let of_fullest = by_peer.into_values().filter(|circuits| circuits.len() == most).flatten();
+        let Some((since, oldest)) = of_fullest.min() else { return false };
+        let may_go = own + 1 < most || (own == 0 && since.elapsed() >= SAFE_FOR);
+        if let Some(link) = self.links.get_mut(&oldest).filter(|_| may_go) {
+            link.standing = Standing::GivenUp;
+        }
+        may_go
     }
 
     /// Opens one to `peer` behind `beacon`, a whole circuit address.
@@ -103,7 +157,7 @@ impl Circuits {
             return Err(Ended::Busy);
         }
         let (told, opening) = (self.told.clone(), Arc::clone(&self.opening));
-        self.add(circuit, None, |frames, mut close| async move {
+        self.add(circuit, Standing::Own, |frames, mut close| async move {
             let opened = async {
                 let _permit = opening.acquire().await.ok()?;
                 match timeout(OPEN_WITHIN, open_again(&dialer, beacon.with(Protocol::P2p(peer)))).await {
@@ -122,7 +176,7 @@ impl Circuits {
                     if told.send(Told::Circuit { circuit, peer }).await.is_err() {
                         return;
                     }
-                    carry(circuit, pipe, Orders { frames, vouch: None, close }, &told).await
+                    run(circuit, pipe, Orders { frames, vouch: None, close }, &told).await
                 }
                 Err(ended) => ended,
             };
@@ -134,15 +188,15 @@ impl Circuits {
     fn add<F>(
         &mut self,
         circuit: u32,
-        vouch: Option<oneshot::Sender<()>>,
-        run: impl FnOnce(mpsc::Receiver<Vec<u8>>, oneshot::Receiver<()>) -> F,
+        standing: Standing,
+        work: impl FnOnce(mpsc::Receiver<Vec<u8>>, oneshot::Receiver<()>) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let (frames, to_write) = mpsc::channel(FRAMES);
         let (close, closed) = oneshot::channel();
-        let task = self.tasks.spawn(run(to_write, closed)).id();
-        self.links.insert(circuit, Link { frames, vouch, close: Some(close), task });
+        let task = self.tasks.spawn(work(to_write, closed)).id();
+        self.links.insert(circuit, Link { frames, standing, close: Some(close), task });
     }
 
     /// Sends one frame, or loses it where it is no frame, too many wait or the circuit is gone.
@@ -156,8 +210,13 @@ impl Circuits {
 
     /// The driver stands for it.
     pub(super) fn vouch(&mut self, circuit: u32) {
-        let vouch = self.links.get_mut(&circuit).and_then(|link| link.vouch.take());
-        vouch.map(|vouch| vouch.send(()));
+        let Some(link) = self.links.get_mut(&circuit) else { return };
+        if matches!(link.standing, Standing::Unproven { .. })
+            && let Standing::Unproven { vouch, .. } = std::mem::replace(&mut link.standing, Standing::Proven)
+        {
+            // It fails only if the circuit has ended.
+            let _ = vouch.send(());
+        }
     }
 
     /// Closes it, after what waits has been written.

@@ -3,6 +3,7 @@
 use libp2p::kad;
 use libp2p::noise;
 use libp2p::relay::client::Event as RelayEvent;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{PeerId, Swarm, futures::StreamExt as _, ping};
 use tokio::sync::mpsc;
@@ -10,11 +11,12 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Told;
+use super::address::Beacon;
 use super::behaviour::{Built, Member, MemberEvent, build};
-use super::circuits::INBOUND_CIRCUITS;
+use super::circuits::UNPROVEN;
 use super::clock::{Clock, Reading};
 use super::lookups::{Lookups, Means};
-use super::outward::Inside;
+use super::outward::Ways;
 use super::pipe::{RawDialer, RawIn};
 use super::reservation::Reservation;
 use super::roster::Roster;
@@ -48,8 +50,8 @@ impl Host {
     ///
     /// # Errors
     /// There is no randomness.
-    pub(super) fn new(inside: Inside, roster: &Roster) -> Result<Self, noise::Error> {
-        let Built { mut swarm, dialer, inbound } = build(inside, INBOUND_CIRCUITS)?;
+    pub(super) fn new(ways: &Ways, roster: &Roster) -> Result<Self, noise::Error> {
+        let Built { mut swarm, dialer, inbound } = build(ways, UNPROVEN)?;
         swarm.behaviour_mut().book.set_known(roster.addresses());
         let (reservation, lookups, clock) = (Reservation::new(), Lookups::default(), Clock::default());
         Ok(Self { swarm, dialer, inbound, reservation, lookups, clock })
@@ -57,6 +59,19 @@ impl Host {
 
     pub(super) fn peer(&self) -> PeerId {
         *self.swarm.local_peer_id()
+    }
+
+    /// Opens streams at beacons.
+    pub(super) fn control(&self) -> libp2p_stream::Control {
+        self.swarm.behaviour().stream.new_control()
+    }
+
+    /// Dials a beacon that others named, unless it is connected.
+    pub(super) fn call(&mut self, beacon: &Beacon) {
+        let condition = PeerCondition::DisconnectedAndNotDialing;
+        let dial = DialOpts::peer_id(beacon.peer).addresses(vec![beacon.address()]).condition(condition);
+        // An error is that it is connected or being dialled already, or fails as all dials do.
+        let _ = self.swarm.dial(dial.build());
     }
 
     pub(super) fn dialer(&self) -> RawDialer {

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A lookup is never ended by its first value: then the beacon that answers first would decide. It is ended by the clock: after
-//! [`SETTLE`] with what there is, if there is anything; with nothing, after [`DEADLINE`]. What the owner of the key has not
-//! signed is nothing: whoever makes it up gains no time by it. A put is read back because a beacon that keeps nothing says the
-//! same as one that keeps all.
+//! [`SETTLE`], or [`PATIENCE`] times what the first answer took where beacons are far, with what there is, if there is anything;
+//! with nothing, after [`DEADLINE`]. What the owner of the key has not signed is nothing: whoever makes it up gains no time by
+//! it. A put is read back because a beacon that keeps nothing says the same as one that keeps all.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -33,6 +33,11 @@ const SEEDS: usize = 20;
 /// When a lookup ends with what it has, if it has something (chosen: beacons that stall cost no more than this, beacons that
 /// answer have had time for three round trips to the far side of the world on a cold connection).
 const SETTLE: Duration = Duration::from_millis(2_000);
+/// In a lookup that starts from nothing, as many times the time to the first answer pass until the last (measured among 20 beacons:
+/// three and a half). It is the nearest beacon's that counts, so that one which is slow on purpose prolongs nothing.
+const PATIENCE: u32 = 4;
+/// How often is looked whether somebody has answered at all.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When it ends with nothing (chosen: below the 10 s in which members find each other).
 const DEADLINE: Duration = Duration::from_secs(8);
 /// Distinct values of one lookup that are handed on (chosen: more than the twenty closest can have). All are signed for their
@@ -54,6 +59,11 @@ struct Running {
     stage: Stage,
     started_at: Instant,
     values: Vec<Vec<u8>>,
+    /// Questions of the stages before.
+    asked: u32,
+    /// How long the first answer took, once there is one; looked for last at `looked_at`.
+    first_after: Option<Duration>,
+    looked_at: Instant,
     is_ending: bool,
 }
 
@@ -114,13 +124,23 @@ impl Lookups {
                     (query(member, roster, &key, closest), Stage::Closest { value, expires_at })
                 }
             };
-            self.run(query, key, stage, now);
+            self.run(query, (key, stage, 0), now);
         }
         told
     }
 
-    fn run(&mut self, query: QueryId, key: [u8; 32], stage: Stage, now: Instant) {
-        let running = Running { key, stage, started_at: now, values: Vec::new(), is_ending: false };
+    fn run(&mut self, query: QueryId, (key, stage, asked): ([u8; 32], Stage, u32), now: Instant) {
+        let (values, first_after) = (Vec::new(), None);
+        let running = Running {
+            key,
+            stage,
+            started_at: now,
+            values,
+            asked,
+            first_after,
+            looked_at: now,
+            is_ending: false,
+        };
         self.running.insert(query, running);
     }
 
@@ -136,6 +156,7 @@ impl Lookups {
         let mut closest = Vec::new();
         match result {
             QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
+                running.on_answer(now);
                 running.on_found(found.record);
             }
             QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. }))
@@ -148,19 +169,20 @@ impl Lookups {
             return None;
         }
         let running = self.running.remove(&query)?;
-        let Running { key, stage, values, .. } = running;
+        let Running { key, stage, values, asked, .. } = running;
+        let asked = asked.saturating_add(stats.num_requests());
         let told = match stage {
             Stage::Getting { ticket } => {
-                Some(Told::Found { ticket, values, answered: stats.num_successes() })
+                Some(Told::Found { ticket, values, answered: stats.num_successes(), asked })
             }
             Stage::Closest { value, expires_at } => {
-                self.store((key, value, expires_at), &closest, member, now)
+                self.store(((key, value, expires_at), asked), &closest, member, now)
             }
             Stage::Storing { value } => {
-                self.count((key, value), member, roster, now);
+                self.count((key, value, asked), member, roster, now);
                 None
             }
-            Stage::Counting { copies, .. } => Some(Told::Stored { key, copies }),
+            Stage::Counting { copies, .. } => Some(Told::Stored { key, copies, asked }),
         };
         if self.running.is_empty() {
             member.book.forget_named();
@@ -171,13 +193,13 @@ impl Lookups {
     /// The second step of a put: to those that are closest.
     fn store(
         &mut self,
-        (key, value, expires_at): ([u8; 32], Vec<u8>, Instant),
+        ((key, value, expires_at), asked): (([u8; 32], Vec<u8>, Instant), u32),
         closest: &[PeerInfo],
         member: &mut Member,
         now: Instant,
     ) -> Option<Told> {
         if closest.is_empty() {
-            return Some(Told::Stored { key, copies: 0 });
+            return Some(Told::Stored { key, copies: 0, asked });
         }
         for peer in closest {
             member.book.add_named(peer.peer_id, peer.addrs.clone());
@@ -193,31 +215,38 @@ impl Lookups {
         // With less than all, the first yes would cut off those that are still being dialled.
         let quorum = NonZeroUsize::new(peers.len()).map_or(Quorum::All, Quorum::N);
         let query = member.kad.put_record_to(record, peers.into_iter(), quorum);
-        self.run(query, key, Stage::Storing { value }, now);
+        self.run(query, (key, Stage::Storing { value }, asked), now);
         None
     }
 
     /// The third: what do they hold?
     fn count(
         &mut self,
-        (key, value): ([u8; 32], Vec<u8>),
+        (key, value, asked): ([u8; 32], Vec<u8>, u32),
         member: &mut Member,
         roster: &Roster,
         now: Instant,
     ) {
         let query = query(member, roster, &key, |kad| kad.get_record(kad::RecordKey::new(&key)));
-        self.run(query, key, Stage::Counting { value, copies: 0 }, now);
+        self.run(query, (key, Stage::Counting { value, copies: 0 }, asked), now);
     }
 
     /// When [`Self::tick`] has something to do.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.running.values().filter(|running| !running.is_ending).map(Running::ends_at).min()
+        self.running.values().filter(|running| !running.is_ending).map(Running::next_at).min()
     }
 
     /// Ends what took long enough; the answer comes as a last progress.
     pub(super) fn tick(&mut self, member: &mut Member, now: Instant) {
         for (query, running) in &mut self.running {
-            if !running.is_ending && running.ends_at() <= now {
+            if running.is_ending {
+                continue;
+            }
+            running.looked_at = now;
+            if member.kad.query(query).is_some_and(|query| query.stats().num_successes() > 0) {
+                running.on_answer(now);
+            }
+            if running.ends_at() <= now {
                 running.is_ending = true;
                 if let Some(mut query) = member.kad.query_mut(query) {
                     query.finish();
@@ -228,6 +257,10 @@ impl Lookups {
 }
 
 impl Running {
+    fn on_answer(&mut self, now: Instant) {
+        self.first_after.get_or_insert(now.saturating_duration_since(self.started_at));
+    }
+
     fn on_found(&mut self, record: Record) {
         if record.key.as_ref() != self.key.as_slice() {
             return;
@@ -249,7 +282,18 @@ impl Running {
             // Peers that answered so far are as good as any.
             Stage::Closest { .. } | Stage::Storing { .. } => true,
         };
-        self.started_at + if has_something { SETTLE } else { DEADLINE }
+        let after = match self.first_after {
+            Some(first) if has_something => (first * PATIENCE).clamp(SETTLE, DEADLINE),
+            _ => DEADLINE,
+        };
+        self.started_at + after
+    }
+
+    fn next_at(&self) -> Instant {
+        match self.first_after {
+            None => self.ends_at().min(self.looked_at + LOOK_EVERY),
+            Some(_) => self.ends_at(),
+        }
     }
 }
 
@@ -286,7 +330,7 @@ fn query(
 /// The answer of one that asked nobody.
 fn nothing(job: &Job) -> Told {
     match job.purpose {
-        Purpose::Get { ticket } => Told::Found { ticket, values: Vec::new(), answered: 0 },
-        Purpose::Put { .. } => Told::Stored { key: job.key, copies: 0 },
+        Purpose::Get { ticket } => Told::Found { ticket, values: Vec::new(), answered: 0, asked: 0 },
+        Purpose::Put { .. } => Told::Stored { key: job.key, copies: 0, asked: 0 },
     }
 }

@@ -6,6 +6,7 @@
 //!              Told ◄──│ Host      one throw-away peer id: reservation, lookups,   │──► TCP to beacons, dialled only
 //!                      │           the clock; a second one while it is replaced    │
 //!                      │ Circuits  raw pipes of u16-length frames, either way      │
+//!                      │ Carries   streams of such frames, straight to the pump    │
 //!                      └───────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -28,6 +29,7 @@
 mod address;
 mod behaviour;
 mod book;
+mod carries;
 mod circuit;
 mod circuits;
 mod clock;
@@ -48,8 +50,12 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::sync::mpsc;
 
+use self::outward::Ways;
+
 pub(crate) use self::address::Beacon;
+pub(crate) use self::carries::{CarryEnded, Wish};
 pub(crate) use self::circuit::Ended;
+pub use self::outward::{Connections, Pipe};
 pub(crate) use self::roster::{BeaconState, BeaconStatus};
 
 /// Asks that wait for the task (chosen: a burst of frames for all circuits; more is refused at once).
@@ -80,6 +86,11 @@ pub(crate) enum Ask {
     Vouch(u32),
     /// Sends what waits, and closes.
     Close(u32),
+    /// Has a beacon that carries join a stream's two ends; answered by [`Told::CarryHeld`], [`Told::CarryOpen`],
+    /// [`Told::CarryClosed`].
+    Carry(Wish),
+    /// Closes the stream of this number, once what waits is written.
+    CloseCarry(u32),
     /// The time of up to three beacons; answered by [`Told::Clock`].
     Time,
     /// Begins again under another peer id, with connections of its own: this machine's addresses changed.
@@ -94,16 +105,22 @@ pub(crate) enum Told {
     /// Where this device is reachable, and under which peer id; `None` while it is not.
     Reserved(Option<(Beacon, PeerId)>),
     /// The distinct values under a key that its owner signed, at whatever time, as they came; and how many beacons answered
-    /// at all: with none, nobody was there to ask.
-    Found { ticket: u64, values: Vec<Vec<u8>>, answered: u32 },
-    /// How many beacons gave the value back.
-    Stored { key: [u8; 32], copies: u32 },
+    /// at all: with none, nobody was there to ask. `asked`: how many questions that took.
+    Found { ticket: u64, values: Vec<Vec<u8>>, answered: u32, asked: u32 },
+    /// How many beacons gave the value back, and how many questions it took.
+    Stored { key: [u8; 32], copies: u32, asked: u32 },
     /// A circuit stands. For an inbound one `peer` is the beacon's word only.
     Circuit { circuit: u32, peer: PeerId },
     /// A frame came, 1 to 2,048 bytes.
     Frame { circuit: u32, bytes: Vec<u8> },
     /// A circuit is gone, or did not come to be; the last that is told of this number.
     Closed { circuit: u32, ended: Ended },
+    /// This beacon holds the first end of a stream, and waits for the other.
+    CarryHeld { number: u32, beacon: Beacon },
+    /// Both ends are there.
+    CarryOpen { number: u32 },
+    /// A stream is gone, or did not come to be; the last that is told of this number.
+    CarryClosed { number: u32, ended: CarryEnded },
     /// What to add to this machine's clock, in milliseconds, for the beacons' median; `None` if none answered. With it, the
     /// STUN responders of those that did.
     Clock { offset_ms: Option<i64>, stun: Vec<SocketAddr> },
@@ -118,9 +135,14 @@ pub(crate) struct Swarm {
 impl Swarm {
     /// Starts the task; to be called inside a tokio runtime. Nothing is sent before there are beacons and something to ask.
     pub(crate) fn start() -> Self {
+        Self::start_over(outward::tcp)
+    }
+
+    /// As [`Self::start`], over other connections than TCP; every swarm gets what one call of `make` makes.
+    pub(crate) fn start_over(make: impl Fn() -> Connections + Send + Sync + 'static) -> Self {
         let (asks, asked) = mpsc::channel(ASKS);
         let (tell, told) = mpsc::channel(TOLD);
-        tokio::spawn(task::Task::new(asked, tell).run());
+        tokio::spawn(task::Task::new(Ways::new(make), asked, tell).run());
         Self { asks, told }
     }
 

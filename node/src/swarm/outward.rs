@@ -1,4 +1,4 @@
-//! TCP that only dials.
+//! TCP that only dials; or another kind of connection that the owner brings, under the same rules.
 //!
 //! It refuses to listen, whoever asks. It refuses addresses inside this machine or its network unless one of the given
 //! beacons is inside, too: otherwise a beacon that lies could have every member knock on doors in its own home.
@@ -14,8 +14,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use libp2p::Multiaddr;
+use libp2p::core::transport::Boxed;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent};
 use libp2p::core::{Transport, transport::upgrade};
+use libp2p::futures::{AsyncRead, AsyncWrite};
 use libp2p::tcp::tokio::TcpStream;
 use libp2p::tcp::{self, Config};
 use socket2::{SockRef, TcpKeepalive};
@@ -33,6 +35,10 @@ const KEEPALIVE_TRIES: u32 = 3;
 /// roams is not).
 const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 
+/// What the kernel holds that is not sent yet (chosen: what a beacon carries waits in a line of its own, which is short, and not
+/// in the kernel's buffer, which is not).
+const UNSENT_BYTES: u32 = 32 << 10;
+
 /// Whether addresses inside may be dialled; shared with whoever knows the beacons.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inside(Arc<AtomicBool>);
@@ -48,27 +54,50 @@ impl Inside {
     }
 }
 
+/// A connection before anything is agreed on.
+pub trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Pipe for T {}
+
+/// What makes connections, before they are secured.
+pub type Connections = Boxed<Box<dyn Pipe>>;
+
+/// Where connections come from and whereto they may lead; the same for every peer id.
+#[derive(Clone)]
+pub(super) struct Ways {
+    make: Arc<dyn Fn() -> Connections + Send + Sync>,
+    pub(super) inside: Inside,
+}
+
+impl Ways {
+    /// Ways over what `make` makes, a swarm each.
+    pub(super) fn new(make: impl Fn() -> Connections + Send + Sync + 'static) -> Self {
+        Self { make: Arc::new(make), inside: Inside::default() }
+    }
+}
+
+/// TCP whose connections are watched by the kernel.
+pub(super) fn tcp() -> Connections {
+    let tcp = tcp::tokio::Transport::new(Config::default().nodelay(true));
+    let watched = tcp.map(|stream, _| {
+        if let Err(error) = watch(&stream) {
+            debug!(%error, "a connection to a beacon is not watched by the kernel");
+        }
+        Box::new(stream) as Box<dyn Pipe>
+    });
+    watched.boxed()
+}
+
 /// The transport.
 pub(super) struct Outward {
-    tcp: tcp::tokio::Transport,
+    raw: Connections,
     inside: Inside,
 }
 
 impl Outward {
-    /// A transport whose connections are watched by the kernel, ready to be secured.
-    pub(super) fn build(
-        inside: Inside,
-    ) -> upgrade::Builder<
-        impl Transport<Output = TcpStream, Error = io::Error, Dial: Send, ListenerUpgrade: Send>,
-    > {
-        let outward = Self { tcp: tcp::tokio::Transport::new(Config::default().nodelay(true)), inside };
-        let watched = outward.map(|stream, _| {
-            if let Err(error) = watch(&stream) {
-                debug!(%error, "a connection to a beacon is not watched by the kernel");
-            }
-            stream
-        });
-        watched.upgrade(libp2p::core::upgrade::Version::V1Lazy)
+    /// A transport ready to be secured.
+    pub(super) fn build(ways: &Ways) -> upgrade::Builder<Self> {
+        let outward = Self { raw: (ways.make)(), inside: ways.inside.clone() };
+        outward.upgrade(libp2p::core::upgrade::Version::V1Lazy)
     }
 }
 
@@ -80,14 +109,15 @@ fn watch(stream: &TcpStream) -> io::Result<()> {
         .with_interval(KEEPALIVE_EVERY)
         .with_retries(KEEPALIVE_TRIES);
     socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_FOR))
 }
 
 impl Transport for Outward {
-    type Output = TcpStream;
+    type Output = Box<dyn Pipe>;
     type Error = io::Error;
-    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
-    type Dial = <tcp::tokio::Transport as Transport>::Dial;
+    type ListenerUpgrade = <Connections as Transport>::ListenerUpgrade;
+    type Dial = <Connections as Transport>::Dial;
 
     fn listen_on(&mut self, _: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
         Err(TransportError::MultiaddrNotSupported(address))
@@ -101,14 +131,14 @@ impl Transport for Outward {
         if socket_of(&address).is_some() && !self.inside.lets(&address) {
             return Err(TransportError::Other(io::ErrorKind::PermissionDenied.into()));
         }
-        self.tcp.dial(address, DialOpts { port_use: PortUse::New, ..opts })
+        self.raw.dial(address, DialOpts { port_use: PortUse::New, ..opts })
     }
 
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
-        Pin::new(&mut self.get_mut().tcp).poll(cx)
+        Pin::new(&mut self.get_mut().raw).poll(cx)
     }
 }
 
@@ -120,7 +150,7 @@ mod tests {
 
     #[test]
     fn nothing_can_be_made_to_listen() {
-        let mut transport = Outward { tcp: tcp::tokio::Transport::default(), inside: Inside::default() };
+        let mut transport = Outward { raw: tcp(), inside: Inside::default() };
         let address: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
         let refused = transport.listen_on(ListenerId::next(), address.clone());
         assert!(matches!(refused, Err(TransportError::MultiaddrNotSupported(refused)) if refused == address));
@@ -129,7 +159,7 @@ mod tests {
     #[test]
     fn an_address_inside_is_dialled_only_where_a_beacon_is_inside() {
         let inside = Inside::default();
-        let mut transport = Outward { tcp: tcp::tokio::Transport::default(), inside: inside.clone() };
+        let mut transport = Outward { raw: tcp(), inside: inside.clone() };
         let address: Multiaddr = "/ip4/192.168.1.1/tcp/22".parse().unwrap();
         let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
         assert!(matches!(transport.dial(address.clone(), opts), Err(TransportError::Other(_))));

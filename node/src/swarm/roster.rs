@@ -98,6 +98,13 @@ impl Roster {
         self.order.iter().copied()
     }
 
+    /// All of them, those that failed least first.
+    pub(super) fn by_health(&self) -> impl Iterator<Item = Beacon> {
+        let mut all: Vec<_> = self.order.iter().filter_map(|peer| self.entries.get(peer)).collect();
+        all.sort_by_key(|entry| entry.failures);
+        all.into_iter().filter_map(|entry| entry.addresses.first().copied())
+    }
+
     /// The first address of one. Later addresses of a beacon are tried where it is dialled by its peer id.
     pub(super) fn beacon(&self, peer: PeerId) -> Option<Beacon> {
         self.entries.get(&peer)?.addresses.first().copied()

@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error};
 
 use super::address::Beacon;
+use super::carries::{ASKED, Carries, Wish};
 use super::circuits::Circuits;
 use super::host::{Happened, Host, Shared};
-use super::outward::Inside;
+use super::outward::Ways;
 use super::roster::{BeaconStatus, Roster};
 use super::{Ask, Told, jitter};
 
@@ -31,9 +32,10 @@ pub(super) struct Task {
     told: mpsc::Sender<Told>,
     outbox: VecDeque<Told>,
     roster: Roster,
-    inside: Inside,
+    ways: Ways,
     is_wanted: bool,
     circuits: Circuits,
+    carries: Carries,
     renew_at: Instant,
     told_reserved: Option<(Beacon, PeerId)>,
     told_beacons: Vec<BeaconStatus>,
@@ -54,14 +56,15 @@ enum Next {
 }
 
 impl Task {
-    pub(super) fn new(asks: mpsc::Receiver<Ask>, told: mpsc::Sender<Told>) -> Self {
+    pub(super) fn new(ways: Ways, asks: mpsc::Receiver<Ask>, told: mpsc::Sender<Told>) -> Self {
         Self {
             asks,
             circuits: Circuits::new(told.clone()),
+            carries: Carries::new(told.clone()),
             told,
             outbox: VecDeque::new(),
             roster: Roster::default(),
-            inside: Inside::default(),
+            ways,
             is_wanted: false,
             renew_at: Instant::now() + jitter(PEER_ID_LIFE),
             told_reserved: None,
@@ -71,7 +74,7 @@ impl Task {
 
     /// Runs until the owner is gone.
     pub(super) async fn run(mut self) {
-        let current = match Host::new(self.inside.clone(), &self.roster) {
+        let current = match Host::new(&self.ways, &self.roster) {
             Ok(current) => current,
             Err(error) => return error!(%error, "no swarm for the beacons"),
         };
@@ -114,6 +117,7 @@ impl Task {
             what = current.next() => Next::Happened { is_current: true, what },
             what = retired => Next::Happened { is_current: false, what },
             () = self.circuits.ended() => Next::CircuitEnded,
+            () = self.carries.ended() => Next::CircuitEnded,
             () = sleep_until(next_at) => Next::Time,
             () = self.told.closed() => Next::Room(Err(())),
         }
@@ -124,7 +128,7 @@ impl Task {
         match ask {
             Ask::Beacons(beacons) => {
                 self.roster.set(beacons);
-                self.inside.allow(self.roster.has_one_inside());
+                self.ways.inside.allow(self.roster.has_one_inside());
                 for host in hosts.all() {
                     host.on_beacons(&self.roster, now);
                 }
@@ -149,8 +153,31 @@ impl Task {
             Ask::Frame { circuit, bytes } => self.circuits.frame(circuit, bytes),
             Ask::Vouch(circuit) => self.circuits.vouch(circuit),
             Ask::Close(circuit) => self.circuits.close(circuit),
+            Ask::Carry(wish) => self.carry(wish, hosts),
+            Ask::CloseCarry(number) => self.carries.close(number),
             Ask::Time => hosts.current.ask_time(&self.roster, now),
             Ask::Renew => self.renew(hosts, now),
+        }
+    }
+
+    /// Asks for a stream: at the beacon that the wish names, then where this device is reachable, then at the others.
+    fn carry(&mut self, wish: Wish, hosts: &mut Hosts) {
+        let number = wish.number;
+        let mut beacons: Vec<Beacon> = wish.at.into_iter().collect();
+        if wish.is_offer {
+            let own = hosts.reserved(&self.roster).map(|(beacon, _)| beacon);
+            for beacon in own.into_iter().chain(self.roster.by_health()) {
+                if !beacons.iter().any(|known| known.peer == beacon.peer) {
+                    beacons.push(beacon);
+                }
+            }
+        }
+        beacons.truncate(ASKED);
+        if let Some(first) = beacons.first() {
+            hosts.current.call(first);
+        }
+        if let Err(ended) = self.carries.open(wish, beacons, hosts.current.control()) {
+            self.outbox.push_back(Told::CarryClosed { number, ended });
         }
     }
 
@@ -186,7 +213,7 @@ impl Task {
     /// Goes on under another peer id; the one before still leads here for a while.
     fn renew(&mut self, hosts: &mut Hosts, now: Instant) {
         self.renew_at = now + jitter(PEER_ID_LIFE);
-        let next = match Host::new(self.inside.clone(), &self.roster) {
+        let next = match Host::new(&self.ways, &self.roster) {
             Ok(next) => next,
             Err(error) => return debug!(%error, "the peer id stays"),
         };

@@ -6,7 +6,7 @@
 //! not keep (`ENOBUFS`) is as good as one that was.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -63,6 +63,17 @@ impl AddressWatch {
     /// The addresses as they were last seen; see [`interface_addresses`].
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.places.borrow().addresses.clone()
+    }
+
+    /// Where the default route of IPv4 leads, the surest if there are several; `None` if there is none, or it has no next
+    /// router.
+    pub(crate) fn gateway(&self) -> Option<Ipv4Addr> {
+        let places = self.places.borrow();
+        let routes = places.defaults.iter().filter_map(|(gateway, _, metric)| match gateway {
+            Some(IpAddr::V4(gateway)) => Some((*metric, *gateway)),
+            Some(IpAddr::V6(_)) | None => None,
+        });
+        routes.min().map(|(_, gateway)| gateway)
     }
 
     /// Waits until the addresses, or the default routes, are others than at the last call, and returns the addresses.

@@ -22,6 +22,7 @@ use crate::path::keepalive::Keepalive;
 use crate::path::nat::Nat;
 use crate::path::punch::{Candidate, Check, Kind, Tempo};
 use crate::path::reflexive::Reflexive;
+use crate::path::stun::Sighting;
 use crate::path::{Found, Remote};
 use crate::random::{self, Rng};
 use crate::tunnel::timers::SILENT_AFTER;
@@ -59,7 +60,7 @@ impl Patience {
     /// between two notes of what is sent, a dead relay is left within 3 s).
     pub(super) fn of(remote: Remote) -> Self {
         let [silent_after, asked_for] = match remote {
-            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => {
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) | Remote::Carried(_) => {
                 [SILENT_AFTER, Duration::from_millis(1_500)]
             }
             Remote::Relayed { .. } => [Duration::from_millis(700), Duration::from_millis(500)],
@@ -108,7 +109,35 @@ impl Candidates {
     }
 }
 
+/// What is known of the network around this machine.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The NAT, as far as it shows.
+    pub nat: Option<Nat>,
+    /// The STUN servers that were asked last; none after a change of networks.
+    pub asked: Vec<SocketAddr>,
+    /// When.
+    pub asked_at: Option<Instant>,
+    /// What they said.
+    pub seen: Vec<Sighting>,
+    /// One of them may still say something.
+    pub is_asking: bool,
+}
+
 impl Engine {
+    /// What is known of the network around this machine.
+    #[must_use]
+    pub fn surroundings(&self) -> Surroundings {
+        let reflexive = &self.candidates.reflexive;
+        Surroundings {
+            nat: reflexive.nat(),
+            asked: reflexive.asked().to_vec(),
+            asked_at: reflexive.asked_at(),
+            seen: reflexive.seen().to_vec(),
+            is_asking: reflexive.is_open(),
+        }
+    }
+
     /// Takes in what may answer a STUN request: while one waits, the forwarder passes it on.
     ///
     /// # Errors
@@ -124,6 +153,7 @@ impl Engine {
             self.end_scout(time);
         }
         self.on_own_candidates(time);
+        let is_over = is_over && !(self.candidates.reflexive.wants_second_look() && self.scout(time));
         if is_over && self.publish_at.is_none() {
             self.publish(time);
         } else if self.is_member() {
@@ -210,20 +240,20 @@ impl Engine {
     /// not known.
     pub(super) fn whereabouts(&mut self) -> Option<(Vec<SocketAddr>, u8)> {
         let hosts = self.addresses.as_deref()?;
-        let seen = self.candidates.reflexive.lasting(hosts);
-        let kept = hosts.iter().take(MAX_CANDIDATES - seen.len().min(REFLEXIVE_PLACES));
-        let addresses = kept.chain(seen).copied().take(MAX_CANDIDATES).collect();
+        let outside = outside(self.portmap.outside(), self.candidates.reflexive.lasting(hosts));
+        let kept = hosts.iter().take(MAX_CANDIDATES - outside.len().min(REFLEXIVE_PLACES));
+        let addresses = kept.copied().chain(outside).take(MAX_CANDIDATES).collect();
         Some((addresses, self.candidates.reflexive.nat().map_or(0, |nat| nat.code())))
     }
 
     /// What this device tells a member may be another set than before.
     pub(super) fn on_own_candidates(&mut self, time: Time) {
         let hosts = self.addresses.as_deref().unwrap_or_default();
-        let seen = self.candidates.reflexive.told(hosts);
-        let kept = hosts.iter().take(MAX_CANDIDATES - seen.len().min(REFLEXIVE_PLACES));
+        let outside = outside(self.portmap.outside(), &self.candidates.reflexive.told(hosts));
+        let kept = hosts.iter().take(MAX_CANDIDATES - outside.len().min(REFLEXIVE_PLACES));
         let kept = kept.map(|address| Candidate { address: *address, kind: Kind::Host });
-        let seen = seen.iter().map(|address| Candidate { address: *address, kind: Kind::Reflexive });
-        let own: Vec<Candidate> = kept.chain(seen).take(MAX_CANDIDATES).collect();
+        let outside = outside.into_iter().map(|address| Candidate { address, kind: Kind::Reflexive });
+        let own: Vec<Candidate> = kept.chain(outside).take(MAX_CANDIDATES).collect();
         let nat = self.candidates.reflexive.nat().map(|nat| nat.told()).unwrap_or_default();
         if own == self.candidates.own && nat == self.candidates.nat {
             return;
@@ -284,7 +314,7 @@ impl Engine {
         let is_lost = matches!(peer.quiet, Quiet::Looking(_, since) if since == time.now);
         let wants_direct = match used {
             Remote::Circuit(_) => true,
-            Remote::Relayed { .. } => is_in_use,
+            Remote::Relayed { .. } | Remote::Carried(_) => is_in_use,
             Remote::Udp(_) | Remote::Side { .. } => false,
         };
         peer.is_looking = wants_direct || peer.is_silent();
@@ -451,11 +481,18 @@ impl Engine {
             peer.timers.on_asked(time.now);
             self.send_probe(device, probe, time);
         }
-        self.refresh_route(device, time);
+        // Over what was used before, packets may not have passed.
+        self.flush(device, time);
         self.watch_path(device, time);
         self.burst_due(time);
         self.sweep_sockets();
     }
+}
+
+/// Where others reach the data socket: by the port that a gateway maps, which lets everybody in, then where it was seen.
+fn outside(mapped: Option<SocketAddr>, seen: &[SocketAddr]) -> Vec<SocketAddr> {
+    let others = seen.iter().copied().filter(|seen| Some(*seen) != mapped);
+    mapped.into_iter().chain(others).collect()
 }
 
 impl Peer {

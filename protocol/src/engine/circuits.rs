@@ -16,7 +16,7 @@ use crate::random::jittered;
 /// Between two pipes to one member, ± 20 % (chosen: longer than a beacon takes to say that it is not there).
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The numbers of own pipes; those that others opened have the highest bit set.
-const NUMBERS: u32 = 1 << 31;
+pub(super) const NUMBERS: u32 = 1 << 31;
 
 /// The own pipe to one member.
 #[derive(Debug, Default)]

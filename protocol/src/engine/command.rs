@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::bursts::Leave;
+use super::carrying::CarryEnd;
 use super::outbox::{Event, Ticket};
 use super::witness::Acknowledgement;
 use super::{Engine, Time};
@@ -11,6 +12,7 @@ use crate::filter::Reach;
 use crate::identity::{DeviceId, InviteId, StaticSecret};
 use crate::membership::founding::InviteWish;
 use crate::membership::object::{Kind, Object, Reason};
+use crate::path::portmap::{Ask, Gateway, Outcome};
 use crate::relay::consent::Consent;
 use crate::wire::message::{CLOSE_STOPS, Message};
 
@@ -56,6 +58,13 @@ pub enum Command {
     Addresses(Vec<SocketAddr>),
     /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
     StunServers(Vec<SocketAddr>),
+    /// Where this machine's default route of IPv4 leads, and the port of the data socket: at the start, and whenever either
+    /// changes. `None`: nowhere, or no port is to be mapped there.
+    Gateway(Option<Gateway>, u16),
+    /// What came of what [`Event::MapPort`] wanted; not said of a mapping that was given back.
+    PortAsked(Ask, Outcome),
+    /// Ask servers and gateway once more what this machine's place in the network is.
+    LookAround,
     /// What may be tried towards members that no known address leads to; everything until told.
     Bursts(Leave),
     /// There are beacons to ask, `true`, or none; none until told.
@@ -76,6 +85,12 @@ pub enum Command {
     Published([u8; KEY_BYTES], u32),
     /// A pipe is gone, or did not come to be: the own one of this number, or another's that datagrams came from.
     CircuitClosed(u32),
+    /// A beacon holds this end of the stream of this number, and which.
+    CarryHeld(u32, String),
+    /// The stream of this number stands.
+    CarryOpen(u32),
+    /// It is gone, or did not come to be.
+    CarryClosed(u32, CarryEnd),
     /// Veils and slots count with a clock that is this far ahead of the machine's (negative: behind), in milliseconds.
     ClockOffset(i64),
     /// Whether datagrams are passed on for fellow members.
@@ -131,12 +146,21 @@ impl Engine {
                 self.on_addresses(addresses, time);
             }
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
+            Command::Gateway(gateway, port) => self.on_gateway(gateway, port, time),
+            Command::PortAsked(ask, outcome) => self.on_port_asked(&ask, outcome, time),
+            Command::LookAround => {
+                self.ask_servers_for_search(time);
+                self.hasten_portmap(time);
+            }
             Command::Bursts(leave) => self.on_leave(leave),
             Command::Beacons(are_known) => self.on_beacons(are_known, time),
             Command::Reserved(reserved) => self.on_reserved(reserved, time),
             Command::Found { key, values, answered } => self.on_found(&key, (&values, answered), time),
             Command::Published(key, copies) => self.on_published((&key, copies), time),
             Command::CircuitClosed(number) => self.on_circuit_closed(number, time),
+            Command::CarryHeld(number, beacon) => self.on_carry_held(number, &beacon, time),
+            Command::CarryOpen(number) => self.on_carry_open(number, time),
+            Command::CarryClosed(number, end) => self.on_carry_closed(number, end, time),
             Command::ClockOffset(offset_ms) => self.clocks.set_offset(offset_ms),
             Command::Relay(consent) => self.on_consent(consent, time),
             Command::Announce(is_wanted) => self.want_lan(is_wanted, time),
@@ -170,6 +194,7 @@ impl Engine {
             objects.retain(|object| object.kind() != Kind::Presence);
             self.store(objects, Vec::new());
         }
+        self.end_portmap(time);
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
             self.send_message(&device, &Message::Close { reason: CLOSE_STOPS }, time);

@@ -12,7 +12,7 @@ use crate::forward::{Note, Update};
 use crate::identity::{DeviceId, ObjectId};
 use crate::membership::exchange;
 use crate::membership::object::{Body, Kind, Object, Target};
-use crate::path::{Probe, Remote};
+use crate::path::{Probe, Purpose, Remote};
 use crate::tunnel::timers::{REKEY_AFTER_DATAGRAMS, rekey_wait};
 use crate::wire::message::{Message, MessageError, OBSERVED_BYTES};
 
@@ -52,6 +52,7 @@ impl Engine {
                 outcome = self.on_candidates(&device, (set, is_question), said, time);
             }
             Message::Spray => outcome = self.on_spray(&device, time),
+            Message::Carry { token, beacon } => outcome = self.on_carry(&device, (token, beacon), time),
             Message::Ids { kind, page } => {
                 let list = self.roster.list(kind, page);
                 self.send_message(&device, &list, time);
@@ -126,6 +127,7 @@ impl Engine {
     pub(super) fn send_due_messages(&mut self, device: &DeviceId, time: Time) {
         self.watch_path(device, time);
         self.watch_relays(device, time);
+        self.watch_carrying(device, time);
         while let Some(peer) = self.peers.get_mut(device) {
             if peer.sessions.current(time.now).is_none() {
                 return;
@@ -152,7 +154,7 @@ impl Engine {
         if self.peers.get(device).is_some_and(is_held_up) {
             self.wake(device, time);
         }
-        self.refresh_route(device, time);
+        self.flush(device, time);
     }
 
     /// Notes whether this device's history is known to be whole. A member that has just come in lists nothing at first, and
@@ -243,6 +245,9 @@ impl Engine {
         self.on_kept(device, observed);
         self.on_observed((device, from), observed, time);
         let Some(peer) = self.peers.get_mut(device).filter(|_| echo.changed) else { return };
+        if echo.purpose == Purpose::Challenge {
+            peer.trail.extend_moved(peer.path.remote(), time.now);
+        }
         if let Some(remote) = peer.path.remote().and_then(Remote::udp) {
             self.out.events.push_back(Event::Reached { device: *device, remote });
         }
@@ -265,7 +270,11 @@ impl Engine {
             peer.news.on_get(&id);
         }
         let object = self.roster.to_tell(&id).or_else(|| self.farewell_object(&id)).cloned();
-        if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
+        let piece = match &object {
+            Some(object) => exchange::piece(id, object.bytes(), offset),
+            None => Some(Message::Piece { id, offset, total: 0, bytes: &[] }),
+        };
+        if let Some(piece) = piece {
             self.send_message(device, &piece, time);
         }
     }

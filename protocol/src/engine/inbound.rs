@@ -1,9 +1,11 @@
 //! Veiled datagrams: opened, told apart, handed to who answers. Data datagrams do not come here.
 
 use super::handshake::Unveiled;
+use super::joining::Joining;
 use super::roster::EpochKeys;
 use super::{Engine, Time};
 use crate::drop::DropReason;
+use crate::forward::Update;
 use crate::gate;
 use crate::path::Remote;
 use crate::veil::{self, Veiled};
@@ -29,6 +31,18 @@ impl Engine {
             }
             Class::Join(invite) => self.on_join_question(from, &header, (invite, clear, sealed), time),
         }
+    }
+
+    /// The tags of veiled datagrams that this node may be able to open, if they are others than the forwarder knows: what
+    /// has none of them is dropped there, before it costs more than two bytes' comparison.
+    pub(super) fn poll_veils(&mut self) -> Option<Update> {
+        let tags = || self.roster.tags().chain(self.joining.as_ref().map(Joining::epoch_tag));
+        if tags().eq(self.out.told_tags.iter().copied()) {
+            return None;
+        }
+        let tags: Vec<_> = tags().collect();
+        self.out.told_tags.clone_from(&tags);
+        Some(Update::Veils { tags })
     }
 
     fn on_member_veil(

@@ -21,6 +21,7 @@ mod arriving;
 mod bulletins;
 mod bursts;
 mod candidates;
+mod carrying;
 mod circuits;
 mod clocks;
 mod command;
@@ -39,6 +40,7 @@ mod news;
 mod outbound;
 mod outbox;
 mod peer;
+mod portmap;
 mod presence;
 mod proof;
 mod reach;
@@ -71,10 +73,13 @@ use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
 use crate::path::keepalive::Keepalive;
+use crate::path::portmap::PortMap;
 use crate::random::Rng;
 use crate::wire::hello::Suites;
 
 pub use bursts::Leave;
+pub use candidates::Surroundings;
+pub use carrying::CarryEnd;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
@@ -167,6 +172,7 @@ pub struct Engine {
     /// The addresses of this machine, once they are known.
     addresses: Option<Vec<SocketAddr>>,
     candidates: Candidates,
+    portmap: PortMap,
     bursts: Bursts,
     keepalive: Keepalive,
     finding: Finding,
@@ -226,6 +232,7 @@ impl Engine {
         let mut rng = Rng::from_seed(config.seed);
         Ok(Self {
             candidates: Candidates::new(&mut rng),
+            portmap: portmap::of(&config),
             rng,
             gate: Gate::new(time.now),
             roster,
@@ -346,6 +353,7 @@ impl Engine {
             self.spread_on(time);
             self.keep_up(time);
             self.stun_due(time);
+            self.portmap_due(time);
             self.burst_due(time);
             self.find(time);
             self.do_bulletins(time);
@@ -369,6 +377,7 @@ impl Engine {
             (self.duty_at(), "duty"),
             (self.publish_at, "presence"),
             (self.candidates.poll_timeout(), "stun"),
+            (self.portmap.poll_timeout(), "port mapping"),
             (self.bursts.poll_timeout(), "burst"),
             (self.finding.poll_timeout(), "dht"),
             (self.bulletins.poll_timeout(), "bulletins"),
@@ -416,7 +425,7 @@ impl Engine {
 
     /// The next change for the forwarder.
     pub fn poll_update(&mut self) -> Option<Update> {
-        self.out.updates.pop_front()
+        self.out.updates.pop_front().or_else(|| self.poll_veils())
     }
 
     /// The next thing for this machine to do or to know.
@@ -480,6 +489,7 @@ impl Engine {
 
     /// From here on this device has no peers and says nothing: it was removed, or left.
     fn fall_silent(&mut self, time: Time) {
+        self.end_portmap(time);
         self.is_removed = true;
         let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
         for device in devices {
@@ -511,6 +521,7 @@ impl Engine {
         self.close_circuits(device, time);
         if let Some(peer) = self.peers.remove(device) {
             self.forget_legs(&peer.relays);
+            self.out.events.extend(peer.carrying.number().map(Event::CloseCarry));
             if peer.path.remote().is_some() {
                 self.out.events.push_back(Event::Link { device: *device, is_up: false });
             }

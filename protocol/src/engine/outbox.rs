@@ -7,12 +7,13 @@ use std::time::Duration;
 use crate::discovery::record::KEY_BYTES;
 use crate::drop::DropReason;
 use crate::forward::Update;
-use crate::identity::DeviceId;
+use crate::identity::{DeviceId, Secret};
 use crate::membership::admin::AdminError;
 use crate::membership::epoch::{EpochSecret, EpochTag};
 use crate::membership::object::Object;
 use crate::membership::token::Token;
 use crate::path::Remote;
+use crate::path::portmap::Ask;
 use crate::wire::header::{RELAY_HEADER_BYTES, write_relay_header};
 
 /// Names a request of this machine's or a store, so that its answer is found.
@@ -113,6 +114,9 @@ pub enum Event {
         /// Whether they are.
         is_running: bool,
     },
+    /// Ask the gateway for a mapping, then say [`super::Command::PortAsked`]; or give one back, which nobody waits for, and
+    /// after which no former asking may have a mapping made.
+    MapPort(Ask),
     /// Look up every value under a key of the DHT, then say [`super::Command::Found`].
     Lookup {
         /// The key.
@@ -137,6 +141,20 @@ pub enum Event {
         /// The peer id to be met there, by the same word.
         peer: Vec<u8>,
     },
+    /// Have a beacon that carries join a stream's two ends, and carry everything to [`Remote::Carried`] of this number over
+    /// it once it stands; say what becomes of it ([`super::Command::CarryHeld`] and those behind it).
+    Carry {
+        /// Its number; the highest bit is not set.
+        number: u32,
+        /// By which the beacon knows the ends.
+        token: Secret,
+        /// The beacon's multiaddress, by a member's word.
+        beacon: Option<String>,
+        /// This end is the first: any beacon that carries will do, that one before all others. Else it is that one alone.
+        is_offer: bool,
+    },
+    /// Close the stream of this number; nothing more is to be said of it.
+    CloseCarry(u32),
     /// Something was dropped after its input had been taken.
     Dropped(DropReason),
 }
@@ -161,6 +179,8 @@ pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) packets: VecDeque<Vec<u8>>,
     pub(super) updates: VecDeque<Update>,
+    /// Tags of veiled datagrams that the forwarder was told.
+    pub(super) told_tags: Vec<EpochTag>,
     pub(super) events: VecDeque<Event>,
     /// The socket by which held packets leave, if not the own one.
     pub(super) side: Option<u32>,
@@ -176,7 +196,7 @@ impl Outbox {
                 datagram.splice(..0, header);
                 Remote::Udp(via)
             }
-            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => to,
+            Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) | Remote::Carried(_) => to,
         };
         self.transmits.push_back(Transmit { to, datagram });
     }

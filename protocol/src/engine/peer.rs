@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::bursts::{FORETELLS, Waiting};
 use super::candidates::Patience;
+use super::carrying::Carrying;
 use super::circuits::Circuit;
 use super::epochs::Asking;
 use super::keeping::Kept;
@@ -133,6 +134,8 @@ pub(super) struct Peer {
     pub(super) heard: Heard,
     /// The own pipe to it.
     pub(super) circuit: Circuit,
+    /// The stream to it.
+    pub(super) carrying: Carrying,
     /// What was tried to reach it.
     pub(super) trail: Trail,
     /// Handshakes begun anew because more became known of where it is.
@@ -223,6 +226,7 @@ impl Peer {
             relays: Relays::default(),
             heard: Heard::default(),
             circuit: Circuit::default(),
+            carrying: Carrying::default(),
             trail: Trail::default(),
             hastened: Bucket::new(HASTENED),
             sessions: Sessions::default(),
@@ -351,6 +355,7 @@ impl Peer {
             (said(self.birthday_at), "birthday"),
             (said(self.doubt_at()), "silence"),
             (self.relays.legs.look_at(), "relay"),
+            (said(self.carrying.look_at()), "stream"),
             (said(self.exchange.poll_timeout()), "exchange"),
             (said(self.news.poll_timeout()), "news"),
             (said(self.asking.poll_timeout()), "epoch secret"),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::peer::Peer;
+use super::trail::Step;
 use super::{Engine, Time};
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
@@ -62,7 +63,9 @@ impl Default for Relays {
 impl Engine {
     /// Says whether this node passes datagrams on for others.
     pub(super) fn passes_on(&self) -> bool {
-        self.is_member() && self.relaying.consent.given(self.addresses.as_deref().unwrap_or_default())
+        let own = self.addresses.iter().flatten().copied();
+        let addresses: Vec<SocketAddr> = own.chain(self.portmap.outside()).collect();
+        self.is_member() && self.relaying.consent.given(&addresses)
     }
 
     /// The owner's word; who does not pass on any more ends what there is.
@@ -181,6 +184,7 @@ impl Engine {
     pub(super) fn on_refused(&mut self, from: &DeviceId, device: &DeviceId, time: Time) {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.relays.legs.on_refused(from, &mut self.rng, time.now);
+            peer.trail.add_of_relay(Step::RelayRefused(*from), time.now);
             self.watch_relays(device, time);
         }
     }
@@ -204,8 +208,7 @@ impl Engine {
     /// circuit does without a word, not as long as after an application's.
     fn use_link(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
-        let at = (time.now + SILENT_FOR).checked_sub(self.config.idle_after);
-        peer.timers.on_used(at.unwrap_or(time.now));
+        peer.timers.on_served(time.now + SILENT_FOR);
         let rekey_after = self.config.rekey_after;
         let is_worn = peer
             .sessions
@@ -304,7 +307,12 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         for act in peer.relays.legs.act(need, &relays, &mut self.rng, time.now) {
             match act {
-                Act::Ask(relay) => self.send_message(&relay, &Message::Open { device: *device }, time),
+                Act::Ask(relay) => {
+                    if let Some(peer) = self.peers.get_mut(device) {
+                        peer.trail.add_of_relay(Step::RelayAsked(relay), time.now);
+                    }
+                    self.send_message(&relay, &Message::Open { device: *device }, time);
+                }
                 Act::Check { id, to } => {
                     let check = Message::Check { id, length: CHECK_BYTES };
                     self.send_message_to(device, &check, to, time);
@@ -337,17 +345,17 @@ impl Engine {
                 Some(_) if peer.path.candidates().next().is_none() => Need::Handshake,
                 Some(_) | None => Need::None,
             },
-            Some(Remote::Circuit(_)) => Need::Now,
+            Some(Remote::Circuit(_) | Remote::Carried(_)) => Need::Now,
             Some(_) if peer.is_silent() => Need::Now,
             Some(Remote::Relayed { .. }) => Need::Spare,
             Some(Remote::Udp(_) | Remote::Side { .. }) => Need::None,
         }
     }
 
-    /// Says whether somebody on this machine waits for the link, or used it lately.
-    fn is_wanted(&self, peer: &Peer, time: Time) -> bool {
-        let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
-        is_used || peer.is_waited_for()
+    /// Says whether somebody on this machine waits for the link, or used it lately. That it serves others is not enough: two
+    /// links, each the spare of the other, would keep each other up for ever.
+    pub(super) fn is_wanted(&self, peer: &Peer, time: Time) -> bool {
+        peer.timers.is_used(self.config.idle_after, time.now) || peer.is_waited_for()
     }
 
     /// Who could pass on to `device`: members with a direct link that say so, the nearest first.
@@ -391,7 +399,9 @@ impl Engine {
     /// Takes in the echo of a leg's check: it is a path, and perhaps the better one.
     pub(super) fn on_leg_checked(&mut self, device: &DeviceId, id: u64, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
-        let Some(checked) = peer.relays.legs.on_echo(id, &mut self.rng, time.now) else { return };
+        let Some(checked) = peer.relays.legs.on_echo(id, &mut self.rng, time.now) else {
+            return self.on_stream_checked(device, id, time);
+        };
         let found = Found {
             remote: checked.remote,
             rtt: checked.rtt,

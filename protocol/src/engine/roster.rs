@@ -206,6 +206,11 @@ impl Roster {
         self.missing = known.filter(|state| !is_held(&state.secret_hash)).map(|state| state.id).collect();
     }
 
+    /// The tag of every held epoch, newest first; two may have the same.
+    pub(super) fn tags(&self) -> impl Iterator<Item = EpochTag> + '_ {
+        self.keys.iter().map(|keys| keys.tag)
+    }
+
     /// The keys of every held epoch with this tag.
     pub(super) fn keys_by_tag(&self, tag: EpochTag) -> impl Iterator<Item = &EpochKeys> {
         self.keys.iter().filter(move |keys| keys.tag == tag)

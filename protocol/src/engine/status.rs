@@ -58,6 +58,8 @@ pub enum MemberState {
     Direct,
     /// A link by way of another member.
     Relayed,
+    /// A link by way of a beacon that carries.
+    Carried,
     /// The last handshake had no answer.
     Unreachable,
     /// It was a member, and was removed or left.
@@ -308,6 +310,7 @@ impl Peer {
         if let Some(route) = self.wanted_route(now) {
             match route.remote {
                 Remote::Relayed { .. } => MemberState::Relayed,
+                Remote::Carried(_) => MemberState::Carried,
                 Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => MemberState::Direct,
             }
         } else if self.attempt.is_some() || self.sessions.current(now).is_some() {

@@ -37,6 +37,16 @@ pub enum Step {
     CircuitAsked,
     /// That pipe ended, or did not come to be.
     CircuitEnded,
+    /// This member was asked to pass datagrams on to it.
+    RelayAsked(DeviceId),
+    /// This member does not pass on to it: it is not willing, has no link with it, or too many others.
+    RelayRefused(DeviceId),
+    /// A stream through a beacon that carries was asked for, by either end.
+    CarryAsked,
+    /// No beacon that answered carries.
+    NoneCarries,
+    /// That stream ended, or did not come to be.
+    CarryEnded,
     /// A link came up.
     Up(Remote),
     /// A better path was found.
@@ -70,6 +80,15 @@ impl Trail {
         self.0.push_back((now, step));
     }
 
+    /// Adds what came of relays: once between two other steps, for they are asked again and again.
+    pub(super) fn add_of_relay(&mut self, step: Step, now: Instant) {
+        let is_of_relay = |step: &Step| matches!(step, Step::RelayAsked(_) | Step::RelayRefused(_));
+        let mut last = self.0.iter().rev().map(|(_, step)| step).take_while(|step| is_of_relay(step));
+        if !last.any(|known| *known == step) {
+            self.add(step, now);
+        }
+    }
+
     pub(super) fn extend_moved(&mut self, remote: Option<Remote>, now: Instant) {
         if let Some(remote) = remote {
             self.add(Step::Moved(remote), now);
@@ -89,5 +108,25 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.trail.add(step, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_that_are_asked_again_and_again_do_not_hide_what_was_tried_before() {
+        let (mut trail, now) = (Trail::default(), Instant::now());
+        let relays = [1, 2].map(|n| DeviceId::from([n; 32]));
+        trail.add(Step::GaveUp, now);
+        for relay in relays.iter().cycle().take(100) {
+            trail.add_of_relay(Step::RelayAsked(*relay), now);
+            trail.add_of_relay(Step::RelayRefused(*relay), now);
+        }
+        assert_eq!(trail.0.len(), 5);
+        trail.add(Step::Down, now);
+        trail.add_of_relay(Step::RelayAsked(relays[0]), now);
+        assert_eq!(trail.0.len(), 7);
     }
 }

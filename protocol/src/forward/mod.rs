@@ -58,6 +58,12 @@ pub trait Egress {
     /// Lets `fill` write a datagram of `bytes` bytes for `to`; what `fill` leaves with `false` is not sent. Returns
     /// whether there was room.
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool;
+
+    /// The same for the stream of this number. Whoever has none may leave this out.
+    fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let _ = (number, bytes, fill);
+        false
+    }
 }
 
 /// What packets to one member need.
@@ -117,6 +123,11 @@ pub enum Update {
     Forget {
         /// Its receiver index.
         index: u32,
+    },
+    /// What is veiled under one of these tags goes to the engine, and nothing else that is veiled.
+    Veils {
+        /// At most 33: of held epochs, and of the token by which this device joins.
+        tags: Vec<[u8; 2]>,
     },
     /// Requests to STUN servers wait for their responses, or none does any more.
     Stun {
@@ -261,6 +272,8 @@ pub struct Forwarder {
     flows: Flows,
     notes: VecDeque<Note>,
     relayed: Relayed,
+    /// Of veiled datagrams that the engine may be able to open.
+    tags: Vec<[u8; 2]>,
     /// A STUN request waits for its response.
     is_stun_open: bool,
 }
@@ -277,6 +290,7 @@ impl Forwarder {
             flows: Flows::default(),
             notes: VecDeque::new(),
             relayed: Relayed::default(),
+            tags: Vec::new(),
             is_stun_open: false,
         }
     }
@@ -310,6 +324,7 @@ impl Forwarder {
             Update::Forget { index } => {
                 self.receivers.remove(&index);
             }
+            Update::Veils { tags } => self.tags = tags,
             Update::Stun { is_open } => self.is_stun_open = is_open,
             Update::Join { ends, traffic } => self.relayed.join(ends, &traffic),
             Update::Part { labels } => self.relayed.part(labels),
@@ -359,10 +374,14 @@ impl Forwarder {
     }
 
     /// Takes in one datagram, veiled or of a session, that came straight or by way of somebody else. By way of a circuit
-    /// come no packets: a beacon is no relay.
+    /// come no packets: what carries them is a stream.
     pub fn passed_on<'d>(&mut self, from: Remote, datagram: &'d mut [u8], now: Instant) -> Inbound<'d> {
         if datagram.first() == Some(&header::VEILED) {
-            return Inbound::Veiled { from, bytes: datagram };
+            return match header::veil_tag(datagram) {
+                Some(tag) if self.tags.contains(&tag) => Inbound::Veiled { from, bytes: datagram },
+                Some(_) => Inbound::Drop(DropReason::UnknownEpoch),
+                None => Inbound::Drop(DropReason::Malformed),
+            };
         }
         let Some((index, _)) = header::read_data_header(datagram) else {
             return Inbound::Drop(DropReason::Malformed);

@@ -109,22 +109,31 @@ fn send_one(
     traffic: &Traffic,
     egress: &mut impl Egress,
 ) -> Outbound {
-    let (to, label) = match route.remote {
-        Remote::Udp(to) | Remote::Side { address: to, .. } => (to, None),
-        Remote::Relayed { via, label } => (via, Some(label)),
-        Remote::Circuit(_) => return Outbound::Drop(DropReason::SendFailed),
-    };
-    egress.leave_by(route.remote.side());
     let total = bytes + DATA_OVERHEAD_BYTES;
-    let before = if label.is_some() { RELAY_HEADER_BYTES } else { 0 };
     let mut sealed = false;
-    egress.datagram(to, before + total, |whole| {
-        let (header, datagram) = whole.split_at_mut(before);
-        label.iter().for_each(|label| write_relay_header(header, *label));
+    let mut seal = |datagram: &mut [u8]| {
         write(&mut datagram[DATA_HEADER_BYTES..DATA_HEADER_BYTES + bytes]);
         sealed = route.sealer.seal(datagram).is_ok();
         sealed
-    });
+    };
+    let (to, label) = match route.remote {
+        Remote::Udp(to) | Remote::Side { address: to, .. } => (Some(to), None),
+        Remote::Relayed { via, label } => (Some(via), Some(label)),
+        Remote::Carried(number) => {
+            egress.carried(number, total, &mut seal);
+            (None, None)
+        }
+        Remote::Circuit(_) => (None, None),
+    };
+    if let Some(to) = to {
+        egress.leave_by(route.remote.side());
+        let before = if label.is_some() { RELAY_HEADER_BYTES } else { 0 };
+        egress.datagram(to, before + total, |whole| {
+            let (header, datagram) = whole.split_at_mut(before);
+            label.iter().for_each(|label| write_relay_header(header, *label));
+            seal(datagram)
+        });
+    }
     if sealed {
         traffic.count_sent(total);
         Outbound::Sent

@@ -194,6 +194,29 @@ fn stun_passes_only_while_a_request_waits_and_only_as_stun() {
 }
 
 #[test]
+fn what_is_veiled_passes_only_under_a_tag_that_the_engine_may_open() {
+    let mut here = End::new(HERE);
+    let [mut veiled, mut other] = [[0x81, 0, 1, 2, 9], [0x81, 0, 2, 1, 9]];
+    let passes = |forwarder: &mut Forwarder, datagram: &mut [u8]| match forwarder.inbound(
+        REMOTE,
+        datagram,
+        Instant::now(),
+    ) {
+        Inbound::Veiled { .. } => true,
+        Inbound::Drop(reason) => {
+            assert_eq!(reason, DropReason::UnknownEpoch);
+            false
+        }
+        outcome => panic!("{outcome:?}"),
+    };
+    assert!(!passes(&mut here.forwarder, &mut veiled), "before the engine said anything");
+    here.forwarder.apply(Update::Veils { tags: vec![[0, 0], [1, 2]] });
+    assert!(passes(&mut here.forwarder, &mut veiled) && !passes(&mut here.forwarder, &mut other));
+    here.forwarder.apply(Update::Veils { tags: vec![[2, 1]] });
+    assert!(!passes(&mut here.forwarder, &mut veiled) && passes(&mut here.forwarder, &mut other));
+}
+
+#[test]
 fn a_message_from_elsewhere_is_no_note_of_a_source_and_a_keepalive_is() {
     let mut here = End::new(HERE);
     let elsewhere = SocketAddr::from(([192, 0, 2, 2], 5));
@@ -204,6 +227,58 @@ fn a_message_from_elsewhere_is_no_note_of_a_source_and_a_keepalive_is() {
         let notes = std::iter::from_fn(|| here.forwarder.poll_note());
         assert_eq!(notes.filter(|note| matches!(note, Note::Source { .. })).count(), expected);
     }
+}
+
+#[test]
+fn what_comes_over_a_stream_is_dropped_as_from_anywhere() {
+    let mut there = End::new(THERE);
+    let genuine = THERE_KEYS.with(|keys| keys.borrow().seal_message(&[]).unwrap());
+    let mut altered = genuine.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    let unknown = [&[header::DATA, 0, 0, 0, 0, 0, 0, 77][..], &[0; 24]].concat();
+    let nested = [&[header::RELAYED, 0, 0, 0, 0, 0, 0, 1][..], &genuine].concat();
+    for (mut frame, reason) in [
+        (vec![0x47; 200], DropReason::Malformed),
+        (vec![header::DATA], DropReason::Malformed),
+        (nested, DropReason::Malformed),
+        (unknown, DropReason::UnknownIndex),
+        (altered, DropReason::Forged),
+    ] {
+        let inbound = there.forwarder.passed_on(Remote::Carried(3), &mut frame, there.now);
+        assert_eq!(inbound, Inbound::Drop(reason));
+    }
+    assert!(there.forwarder.poll_note().is_none(), "the engine hears of none");
+    let mut frame = genuine.clone();
+    assert_eq!(there.forwarder.passed_on(Remote::Carried(3), &mut frame, there.now), Inbound::Keepalive);
+    let mut again = genuine;
+    let inbound = there.forwarder.passed_on(Remote::Carried(3), &mut again, there.now);
+    assert_eq!(inbound, Inbound::Drop(DropReason::Replayed));
+}
+
+#[test]
+fn packets_go_over_a_stream_whole_and_over_a_pipe_not_at_all() {
+    let mut here = End::new(HERE);
+    let mut there = End::new(THERE);
+    let mut by = |remote| {
+        let route = here.forwarder.links[&LINK].route.clone().unwrap();
+        let route = Route { remote, packet_bytes: 1_420, ..route };
+        here.forwarder.apply(Update::Send { link: LINK, route: Some(route) });
+        let mut packet = udp(b"over a stream").build(HERE.0, HERE.1);
+        let outcome = here.send(&mut packet, Offload::default());
+        (outcome, std::mem::take(&mut here.sent.0))
+    };
+    let (outcome, mut sent) = by(Remote::Carried(3));
+    assert_eq!((outcome, sent.len()), (Outbound::Sent, 1));
+    let came = there.forwarder.passed_on(Remote::Carried(8), &mut sent[0].clone(), there.now);
+    assert!(matches!(came, Inbound::Packet(_)), "{came:?}");
+    let mut there = End::new(THERE);
+    let piped = there.forwarder.passed_on(Remote::Circuit(8), &mut sent[0], there.now);
+    assert_eq!(piped, Inbound::Drop(DropReason::ControlOnly));
+    assert_eq!(by(Remote::Circuit(3)), (Outbound::Drop(DropReason::SendFailed), Vec::new()));
+}
+
+fn udp(data: &[u8]) -> Sample {
+    Sample::Udp { ports: [0, 9, 0, 9], has_checksum: true, data: data.to_vec() }
 }
 
 /// One machine: its forwarder, and the datagrams that it sent.
@@ -222,6 +297,10 @@ impl Egress for Sent {
         let filled = fill(&mut datagram);
         self.0.push(datagram);
         filled
+    }
+
+    fn carried(&mut self, _: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        self.datagram(REMOTE, bytes, fill)
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod burst;
 pub mod keepalive;
 pub mod nat;
+pub mod portmap;
 pub mod punch;
 pub mod reflexive;
 mod remote;
@@ -139,10 +140,11 @@ pub fn is_candidate(address: &SocketAddr) -> bool {
     is_host && address.port() != 0 && !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
-/// The inner packet that every path of this sort carries.
+/// The inner packet that every path of this sort carries. A stream has no size of its own.
 fn base_bytes(remote: Remote) -> u16 {
     match remote {
         Remote::Relayed { .. } => BASE_PACKET_BYTES - RELAY_HEADER_BYTES as u16,
+        Remote::Carried(_) => FULL_PACKET_BYTES,
         Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) => BASE_PACKET_BYTES,
     }
 }
@@ -257,7 +259,7 @@ impl Path {
         self.selected = Some(Selected {
             remote,
             packet_bytes: base_bytes(remote),
-            size_probes_left: SIZE_PROBES,
+            size_probes_left: if base_bytes(remote) < FULL_PACKET_BYTES { SIZE_PROBES } else { 0 },
             next_size_probe_at: now,
             rtt_probe_at: Some(now + RTT_PROBE_AFTER),
             rtt,

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::Remote;
-use super::nat::Nat;
+use super::nat::{Mapping, Nat};
 use super::stun::{Sighting, Stun};
 use crate::random::Rng;
 
@@ -43,6 +43,10 @@ pub struct Reflexive {
     lasting: Vec<SocketAddr>,
     nat: Option<Nat>,
     asked_at: Option<Instant>,
+    /// A socket that had sent nothing has asked where this machine is.
+    was_fresh: bool,
+    /// Whom, in the order of asking.
+    asked: Vec<SocketAddr>,
 }
 
 impl Reflexive {
@@ -56,6 +60,8 @@ impl Reflexive {
         let is_asked = self.stun.ask(side, rng, now);
         if is_asked {
             self.asked_at = Some(now);
+            self.was_fresh |= side.is_some();
+            self.asked = self.stun.asked().collect();
             self.seen.clear();
         }
         is_asked
@@ -65,6 +71,14 @@ impl Reflexive {
     #[must_use]
     pub fn wants_side(&self) -> bool {
         self.nat.is_some_and(|nat| nat.step().is_some())
+    }
+
+    /// Says whether a socket that has sent nothing yet is to be asked about the NAT once: mappings of the own one may be from
+    /// before, another process's for instance, and then their ports do not follow the order of asking.
+    #[must_use]
+    pub fn wants_second_look(&self) -> bool {
+        let is_unordered = |nat: Nat| nat.mapping == Mapping::AddressAndPortDependent { step: None };
+        !self.was_fresh && self.nat.is_some_and(is_unordered)
     }
 
     /// When a server last said something.
@@ -77,6 +91,18 @@ impl Reflexive {
     #[must_use]
     pub fn asked_at(&self) -> Option<Instant> {
         self.asked_at
+    }
+
+    /// Whom was asked last, from 0 to 3 servers.
+    #[must_use]
+    pub fn asked(&self) -> &[SocketAddr] {
+        &self.asked
+    }
+
+    /// What those said who were asked last.
+    #[must_use]
+    pub fn seen(&self) -> &[Sighting] {
+        &self.seen
     }
 
     /// Waits for no response any more; what came stays.
@@ -152,10 +178,12 @@ impl Reflexive {
     pub fn forget(&mut self) {
         self.stun.forget();
         self.seen.clear();
+        self.asked.clear();
         self.by_members.clear();
         self.lasting.clear();
         self.seen_at = None;
         self.nat = None;
+        self.was_fresh = false;
     }
 
     /// The NAT, as far as is known.
@@ -236,9 +264,13 @@ mod tests {
 
     /// Asks three servers, which see the ports.
     fn ask(reflexive: &mut Reflexive, ports: [u16; 3]) {
+        ask_from(reflexive, None, ports);
+    }
+
+    fn ask_from(reflexive: &mut Reflexive, side: Option<u32>, ports: [u16; 3]) {
         let (mut rng, now) = (Rng::from_seed([1; 32]), Instant::now());
         reflexive.set_servers((1..4).map(|n| SocketAddr::from(([192, 0, 2, n], 3478))));
-        reflexive.ask(None, &mut rng, now);
+        reflexive.ask(side, &mut rng, now);
         for port in ports {
             let (server, request) = reflexive.poll(&mut rng, now).unwrap();
             let response = stun::response(&stun::read_request(&request).unwrap(), outside(port));
@@ -267,6 +299,30 @@ mod tests {
         ask(&mut reflexive, [40_000, 51_317, 47_511]);
         assert_eq!(reflexive.lasting(&[host()]), [outside(27_511)]);
         assert_eq!(reflexive.told(&[host()]).first(), Some(&outside(47_511)));
+    }
+
+    #[test]
+    fn mappings_from_before_do_not_hide_that_ports_follow_each_other() {
+        let mut reflexive = Reflexive::default();
+        ask(&mut reflexive, [20_007, 20_005, 20_006]);
+        assert!(reflexive.wants_second_look() && !reflexive.wants_side());
+        ask_from(&mut reflexive, Some(0), [20_010, 20_011, 20_012]);
+        assert!(reflexive.wants_side() && !reflexive.wants_second_look());
+    }
+
+    #[test]
+    fn a_nat_that_gives_out_any_port_is_looked_at_twice_in_each_place() {
+        let mut reflexive = Reflexive::default();
+        ask(&mut reflexive, [20_000, 31_317, 27_511]);
+        assert!(reflexive.wants_second_look());
+        ask_from(&mut reflexive, Some(0), [40_000, 51_317, 47_511]);
+        ask(&mut reflexive, [20_000, 31_317, 27_511]);
+        assert!(!reflexive.wants_second_look());
+        reflexive.forget();
+        ask(&mut reflexive, [20_000, 31_317, 27_511]);
+        assert!(reflexive.wants_second_look());
+        ask(&mut reflexive, [50_001; 3]);
+        assert!(!reflexive.wants_second_look(), "one port for all");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Remote {
     /// A pipe through a beacon, by the number that this machine gave it. It carries handshakes and in-session messages,
     /// never packets.
     Circuit(u32),
+    /// A stream through a beacon that carries, by the number that this machine gave it: everything goes over it (README §20).
+    Carried(u32),
 }
 
 impl Remote {
@@ -34,7 +36,7 @@ impl Remote {
     pub fn udp(self) -> Option<SocketAddr> {
         match self {
             Self::Udp(address) | Self::Side { address, .. } => Some(address),
-            Self::Relayed { .. } | Self::Circuit(_) => None,
+            Self::Relayed { .. } | Self::Circuit(_) | Self::Carried(_) => None,
         }
     }
 
@@ -43,7 +45,7 @@ impl Remote {
     pub fn side(self) -> Option<u32> {
         match self {
             Self::Side { socket, .. } => Some(socket),
-            Self::Udp(_) | Self::Relayed { .. } | Self::Circuit(_) => None,
+            Self::Udp(_) | Self::Relayed { .. } | Self::Circuit(_) | Self::Carried(_) => None,
         }
     }
 
@@ -53,24 +55,26 @@ impl Remote {
         self.udp().is_some()
     }
 
-    /// How good a path is, whatever its round trip: direct before a member's help, that before a beacon's.
+    /// How good a path is, whatever its round trip: direct before a member's help, that before a beacon's; and of a beacon's
+    /// what carries packets first.
     #[must_use]
     pub fn rank(self) -> u8 {
         match self {
-            Self::Udp(_) | Self::Side { .. } => 2,
-            Self::Relayed { .. } => 1,
+            Self::Udp(_) | Self::Side { .. } => 3,
+            Self::Relayed { .. } => 2,
+            Self::Carried(_) => 1,
             Self::Circuit(_) => 0,
         }
     }
 
-    /// The host that datagrams from here are counted against: circuits all against one.
+    /// The host that datagrams from here are counted against: what comes by way of beacons all against one.
     #[must_use]
     pub fn host(self) -> IpAddr {
         match self {
             Self::Udp(address) | Self::Side { address, .. } | Self::Relayed { via: address, .. } => {
                 address.ip()
             }
-            Self::Circuit(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::Circuit(_) | Self::Carried(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }
 }
@@ -88,6 +92,7 @@ impl fmt::Display for Remote {
             Self::Side { address, socket } => write!(f, "{address} by socket {socket}"),
             Self::Relayed { via, label } => write!(f, "{via}#{label:08x}"),
             Self::Circuit(number) => write!(f, "circuit {number:08x}"),
+            Self::Carried(number) => write!(f, "stream {number:08x}"),
         }
     }
 }

@@ -94,6 +94,11 @@ impl Stun {
         !self.open.is_empty()
     }
 
+    /// Whose response may come.
+    pub fn asked(&self) -> impl Iterator<Item = SocketAddr> {
+        self.open.iter().map(|open| open.server)
+    }
+
     /// Says whether a response may come.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Whether a device passes datagrams on for others. In: what its owner says, its addresses. Out: yes or no.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+
+use crate::wire::address::is_public;
 
 /// What the owner of a device says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,16 +28,6 @@ impl Consent {
             Self::No => false,
         }
     }
-}
-
-/// An IPv4 address that everybody can send to; those for documentation, which are nobody's, count as such.
-fn is_public(ip: IpAddr) -> bool {
-    let IpAddr::V4(ip) = ip.to_canonical() else { return false };
-    let [a, b, _, _] = ip.octets();
-    // RFC 6598, shared by a provider's customers; RFC 1112, reserved.
-    let is_shared = a == 100 && (64..128).contains(&b);
-    let is_here = ip.is_unspecified() || ip.is_loopback() || ip.is_link_local() || ip.is_private();
-    !(is_here || is_shared || a == 0 || ip.is_multicast() || a >= 240)
 }
 
 #[cfg(test)]

@@ -33,6 +33,17 @@ pub struct Candidate {
     pub kind: Kind,
 }
 
+/// Says whether everybody can send to an address, as far as it is one of IPv4; those for documentation, which are nobody's, count as such.
+#[must_use]
+pub fn is_public(ip: IpAddr) -> bool {
+    let IpAddr::V4(ip) = ip.to_canonical() else { return false };
+    let [a, b, _, _] = ip.octets();
+    // RFC 6598, shared by a provider's customers; RFC 1112, reserved.
+    let is_shared = a == 100 && (64..128).contains(&b);
+    let is_here = ip.is_unspecified() || ip.is_loopback() || ip.is_link_local() || ip.is_private();
+    !(is_here || is_shared || a == 0 || ip.is_multicast() || a >= 240)
+}
+
 /// Appends a candidate.
 pub(super) fn put(out: &mut Vec<u8>, candidate: &Candidate) {
     let flag = match candidate.kind {

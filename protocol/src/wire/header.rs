@@ -76,6 +76,13 @@ pub struct VeilHeader {
     pub nonce: [u8; 24],
 }
 
+/// The epoch's tag of a veiled datagram; `None` if it is too short to have one.
+#[must_use]
+pub fn veil_tag(datagram: &[u8]) -> Option<[u8; 2]> {
+    let [VEILED, _, t0, t1, ..] = datagram else { return None };
+    Some([*t0, *t1])
+}
+
 impl VeilHeader {
     /// The bytes on the wire: 28, or 44 for a join.
     #[must_use]
@@ -166,6 +173,7 @@ mod tests {
             let clear = datagram.len();
             datagram.extend_from_slice(b"sealed");
             assert_eq!(VeilHeader::split(&datagram), Some((header, &datagram[..clear], &b"sealed"[..])));
+            assert_eq!((veil_tag(&datagram), veil_tag(&datagram[..3])), (Some([1, 2]), None));
             for cut in 0..clear {
                 assert_eq!(VeilHeader::split(&datagram[..cut]), None, "cut at {cut}");
             }

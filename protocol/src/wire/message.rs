@@ -7,7 +7,7 @@
 //! 0x02 echo      id u64 | [address]               0x11 list     kind u8 | page u16 | n × id 32 (n ≤ 32)
 //! 0x03 candidates  set u32 | flags u8 (1: yours?; 2: may spray) | nat u8 | step i16 | n × address (n ≤ 8)
 //! 0x04 check     id u64 | padding                 0x12 get      id 32 | offset u16
-//! 0x05 spray                                      0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
+//! 0x05 spray          0x06 carry   token 32 | beacon 0x13 piece    id 32 | offset u16 | total u16 | ≤ 1,000 bytes
 //! 0x3f close     reason u8
 //! 0x14 settled   flags u8 (1: have yours)         0x16 ask      epoch id 32
 //! 0x15 have      n × id 32 (1 ≤ n ≤ 32)           0x17 secret   epoch id 32 | [secret 32]
@@ -35,6 +35,9 @@ pub const MAX_CANDIDATES: usize = 8;
 pub const SHORTEST_BYTES: usize = 9;
 /// A probe or check of fewer bytes is answered without an address, so that no echo is longer than what it answers.
 pub const OBSERVED_BYTES: usize = SHORTEST_BYTES + MAX_ADDRESS_BYTES;
+
+/// Bytes of a beacon's multiaddress at most (specified: as in a Presence).
+pub const MAX_BEACON_BYTES: usize = 128;
 
 /// The reason of a close: the node stops.
 pub const CLOSE_STOPS: u8 = 0;
@@ -105,6 +108,13 @@ pub enum Message<'m> {
     /// The sender has many sockets open at the address that its newest set says others see it at, each behind a port that
     /// nobody knows: many ports are to be tried.
     Spray,
+    /// A beacon holds a stream's end for the sender, and would join it to the receiver's: they talk over it from then on.
+    Carry {
+        /// By which the beacon knows the two ends of a stream.
+        token: Secret,
+        /// The beacon's multiaddress, 1 to [`MAX_BEACON_BYTES`].
+        beacon: &'m str,
+    },
     /// Asks for the ids of all objects of a kind, page by page.
     Ids {
         /// The kind's number.
@@ -134,9 +144,9 @@ pub enum Message<'m> {
         id: ObjectId,
         /// In bytes.
         offset: u16,
-        /// Bytes of the whole object.
+        /// Bytes of the whole object; 0 if the sender does not have it.
         total: u16,
-        /// At most [`PIECE_BYTES`].
+        /// At most [`PIECE_BYTES`]; none of an object that is not there.
         bytes: &'m [u8],
     },
     /// The sender has received or rejected everything that was listed to it.
@@ -240,6 +250,10 @@ impl<'m> Message<'m> {
                 out.resize((*length).max(SHORTEST_BYTES), 0);
             }
             Self::Spray => out.push(0x05),
+            Self::Carry { token, beacon } => {
+                put(&mut out, 0x06, &token.0);
+                out.extend_from_slice(beacon.as_bytes());
+            }
             Self::Ids { kind, page } => {
                 out.extend_from_slice(&[0x10, *kind]);
                 out.extend_from_slice(&page.to_be_bytes());
@@ -310,6 +324,15 @@ impl<'m> Message<'m> {
                 Self::Check { id, length: bytes.len() }
             }
             0x05 => Self::Spray,
+            0x06 => {
+                let token = Secret(reader.array()?);
+                let beacon = std::str::from_utf8(std::mem::take(&mut reader.0));
+                let beacon = beacon.map_err(|_| MessageError::Malformed)?;
+                if !(1..=MAX_BEACON_BYTES).contains(&beacon.len()) {
+                    return Err(MessageError::Malformed);
+                }
+                Self::Carry { token, beacon }
+            }
             0x10 => Self::Ids { kind: reader.u8()?, page: reader.u16()? },
             0x11 => Self::decode_list(&mut reader)?,
             0x12 => Self::Get { id: ObjectId(reader.array()?), offset: reader.u16()? },
@@ -317,7 +340,8 @@ impl<'m> Message<'m> {
                 let (id, offset, total) = (ObjectId(reader.array()?), reader.u16()?, reader.u16()?);
                 let bytes = std::mem::take(&mut reader.0);
                 let fits = usize::from(offset) + bytes.len() <= usize::from(total);
-                if bytes.is_empty() || bytes.len() > PIECE_BYTES || !fits {
+                let is_missing = total == 0 && bytes.is_empty();
+                if !is_missing && (bytes.is_empty() || bytes.len() > PIECE_BYTES || !fits) {
                     return Err(MessageError::Malformed);
                 }
                 Self::Piece { id, offset, total, bytes }
@@ -453,6 +477,7 @@ mod tests {
                 candidates: vec![],
             },
             Message::Spray,
+            Message::Carry { token: Secret([6; 32]), beacon: "/ip4/192.0.2.1/tcp/41415" },
             Message::Candidates {
                 set: 4,
                 is_question: false,
@@ -477,6 +502,7 @@ mod tests {
             Message::List { kind: 3, page: 1, ids: vec![id; PAGE_IDS] },
             Message::Get { id, offset: 1_000 },
             Message::Piece { id, offset: 1_000, total: 1_003, bytes: b"abc" },
+            Message::Piece { id, offset: 1_000, total: 0, bytes: b"" },
             Message::Settled { heard: true },
             Message::Have { ids: vec![id] },
             Message::Have { ids: vec![id; PAGE_IDS] },
@@ -538,6 +564,8 @@ mod tests {
         let addresses = [4, 10, 0, 0, 1, 0, 5, 0x14, 192, 0, 2, 1, 0, 6];
         assert_eq!(told, [&[0x03, 0, 0, 0, 7, 3, 0x14, 0xff, 0xfe][..], &addresses].concat());
         assert_eq!(Message::Spray.encode(), [0x05]);
+        let carry = Message::Carry { token: Secret([9; 32]), beacon: "/a" }.encode();
+        assert_eq!(carry, [&[0x06][..], &[9; 32], b"/a"].concat());
         assert_eq!(Message::Ids { kind: 6, page: 258 }.encode(), [0x10, 6, 1, 2]);
         assert_eq!(Message::decode(&[0x3e]), Err(MessageError::Unknown));
         assert_eq!(Message::decode(&[]), Err(MessageError::Malformed));

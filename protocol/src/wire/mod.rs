@@ -8,4 +8,5 @@ pub mod header;
 pub mod hello;
 pub mod ip;
 pub mod message;
+pub mod portmap;
 pub mod stun;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use protocol::drop::DropReason;
 use protocol::engine::Command;
-use protocol::membership::object::Body;
+use protocol::membership::object::{Body, Presence, RELAYS};
+use protocol::path::portmap::{Gateway, Outcome};
 use protocol::wire::address::{Candidate, Kind};
 use protocol::wire::message::{Message, NatCode};
 use protocol::wire::stun;
@@ -120,4 +121,35 @@ fn what_servers_see_is_told_to_members_and_only_what_was_asked_is_heard() {
     // Endpoint-independent, and the port is preserved.
     assert_eq!(presence.nat, 0x12);
     assert!(sent_elsewhere(&mut lab, Duration::from_secs(30)).is_empty(), "an idle node asks nobody");
+}
+
+#[test]
+fn a_port_that_a_gateway_maps_is_told_to_members_and_makes_a_relay_while_it_lasts() {
+    let mut lab = Lab::new(1);
+    let own: SocketAddr = "192.168.1.2:41414".parse().unwrap();
+    assert!(lab.reaches(FRIEND, VICTIM));
+    lab.command(VICTIM, Command::Addresses(vec![own]));
+    let told = |lab: &Lab| -> Presence {
+        let told = lab.nodes[FRIEND].presences.last().unwrap();
+        let Body::Presence(presence) = told.body() else { panic!("a Presence") };
+        presence.clone()
+    };
+    let gateway = Gateway { address: [192, 168, 1, 1].into(), own: [192, 168, 1, 2].into() };
+    lab.command(VICTIM, Command::Gateway(Some(gateway), 41_414));
+    let ask = *lab.nodes[VICTIM].asked.last().expect("the gateway is asked");
+    let outside = "11.0.1.2:50001".parse().unwrap();
+    lab.command(VICTIM, Command::PortAsked(ask, Outcome::Mapped { outside, lease: Duration::from_secs(60) }));
+    lab.run(Duration::from_secs(5));
+    assert_eq!((told(&lab).candidates, told(&lab).flags), (vec![own, outside.into()], RELAYS));
+
+    // Nobody renews it.
+    lab.run(Duration::from_secs(120));
+    assert!(lab.nodes[VICTIM].asked.len() > 3);
+    assert_eq!((told(&lab).candidates, told(&lab).flags), (vec![own], 0));
+
+    let ask = *lab.nodes[VICTIM].asked.last().unwrap();
+    lab.command(VICTIM, Command::PortAsked(ask, Outcome::Mapped { outside, lease: Duration::from_secs(60) }));
+    lab.command(VICTIM, Command::Close);
+    let release = lab.nodes[VICTIM].asked.last().unwrap();
+    assert!(release.is_release() && release.outside == outside && release.nonce == ask.nonce);
 }

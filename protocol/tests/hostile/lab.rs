@@ -16,6 +16,7 @@ use protocol::membership::founding::{Founding, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::object::Object;
 use protocol::membership::token::Token;
+use protocol::path::portmap::Ask;
 use protocol::tunnel::Sealer;
 use protocol::wire::hello::Suites;
 
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
     pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
+    /// What its gateway was to be asked.
+    pub(crate) asked: Vec<Ask>,
     /// What came of the last thing that it was to sign.
     pub(crate) signed: Option<Result<(), AdminError>>,
     token: Option<Box<Token>>,
@@ -332,6 +335,7 @@ impl Node {
             presences: Vec::new(),
             announced: Vec::new(),
             sealers: Vec::new(),
+            asked: Vec::new(),
             signed: None,
             token: None,
         }
@@ -359,6 +363,7 @@ impl Node {
             Event::Joined => self.is_joined = true,
             Event::Presence(object) => self.presences.push(object),
             Event::Announce(datagram) => self.announced.push(datagram),
+            Event::MapPort(ask) => self.asked.push(ask),
             Event::Dropped(reason) => self.dropped.push(reason),
             _ => {}
         }

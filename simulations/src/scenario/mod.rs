@@ -1,6 +1,7 @@
 //! What one seed stands for: a story drawn from it, and what must be true at the story's end.
 
 mod backup;
+mod carry;
 mod chaos;
 mod clocks;
 mod finding;
@@ -65,6 +66,7 @@ const STORIES: &[Story] = &[
     Story { name: "nat", weight: 3, play: nat::nat },
     Story { name: "meet", weight: 3, play: meet::meet },
     Story { name: "relay", weight: 3, play: relay::relay },
+    Story { name: "carry", weight: 2, play: carry::carry },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "moved", weight: 3, play: finding::moved },
     Story { name: "idle-day", weight: 1, play: idle::idle_day },

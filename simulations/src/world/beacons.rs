@@ -1,9 +1,12 @@
-//! What stands in for beacons: servers that say where a datagram came from, and pipes between two who cannot hear each other.
+//! What stands in for beacons: servers that say where a datagram came from, pipes between two who cannot hear each other, and
+//! streams that carry everything, as slowly as a beacon is told to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::engine::{Command, Event, Transmit};
+use protocol::engine::{CarryEnd, Command, Event, Transmit};
+use protocol::identity::Secret;
+use protocol::path::Remote;
 use protocol::wire::stun;
 
 use super::{Occurrence, World};
@@ -14,6 +17,9 @@ const SERVERS: [([u8; 4], u16); 3] =
     [([203, 0, 113, 251], 3_478), ([203, 0, 113, 252], 3_478), ([203, 0, 113, 252], 3_479)];
 /// Where pipes lead through.
 const ADDRESS: &str = "/ip4/203.0.113.251/udp/443/quic-v1";
+/// What a beacon carries of one end, in bytes a second: 2 Mbit/s; and for how long something waits for it.
+const CARRY_BYTES_PER_SEC: u32 = 250_000;
+const QUEUED_FOR: Duration = Duration::from_millis(262);
 /// In the number of a pipe that another opened.
 const INBOUND: u32 = 1 << 31;
 
@@ -23,6 +29,20 @@ pub(crate) struct Beacons {
     is_there: bool,
     /// Both ends: the host, and the pipe's number there.
     pipes: Vec<[(usize, u32); 2]>,
+    /// They carry.
+    pub(crate) carries: bool,
+    /// Ends that wait for the other.
+    held: Vec<(Secret, End)>,
+    streams: Vec<Stream>,
+}
+
+/// A host, and a stream's number there.
+type End = (usize, u32);
+
+struct Stream {
+    ends: [End; 2],
+    /// When the beacon has written, towards each end, what it took.
+    busy_until: [Duration; 2],
 }
 
 impl Beacons {
@@ -74,7 +94,73 @@ impl World {
             return;
         };
         let after = (self.internet.delay + self.internet.jitter) * 2;
-        self.schedule(after, Occurrence::Piped { to, circuit, bytes });
+        self.schedule(after, Occurrence::Piped { to, from: Remote::Circuit(circuit), bytes });
+    }
+
+    /// `end` wants a stream. Its token joins it to who waits with the same.
+    pub(super) fn ask_to_carry(&mut self, end: End, token: Secret, is_offer: bool) {
+        let waiting = self.beacons.held.iter().position(|(held, _)| *held == token);
+        if !self.beacons.carries {
+            return self.tell_end(end, |number| Command::CarryClosed(number, CarryEnd::NoneCarries));
+        }
+        if is_offer {
+            self.beacons.held.push((token, end));
+            return self.tell_end(end, |number| Command::CarryHeld(number, ADDRESS.to_owned()));
+        }
+        let Some(waiting) = waiting else {
+            return self.tell_end(end, |number| Command::CarryClosed(number, CarryEnd::Gone));
+        };
+        let (_, first) = self.beacons.held.swap_remove(waiting);
+        self.beacons.streams.push(Stream { ends: [first, end], busy_until: [Duration::ZERO; 2] });
+        self.tell_end(first, Command::CarryOpen);
+        self.tell_end(end, Command::CarryOpen);
+    }
+
+    /// A stream is over for both ends, or is waited for no more.
+    pub(super) fn end_stream(&mut self, end: End) {
+        self.beacons.held.retain(|(_, held)| *held != end);
+        let Some(at) = self.beacons.streams.iter().position(|stream| stream.ends.contains(&end)) else {
+            return;
+        };
+        let Stream { ends, .. } = self.beacons.streams.swap_remove(at);
+        for other in ends.into_iter().filter(|other| *other != end) {
+            self.tell_end(other, |number| Command::CarryClosed(number, CarryEnd::Gone));
+        }
+    }
+
+    /// The beacons that carry die; those that come in their place do so from here on.
+    pub(crate) fn break_streams(&mut self) {
+        self.beacons.held.clear();
+        for Stream { ends, .. } in std::mem::take(&mut self.beacons.streams) {
+            for end in ends {
+                self.tell_end(end, |number| Command::CarryClosed(number, CarryEnd::Gone));
+            }
+        }
+    }
+
+    fn tell_end(&mut self, (host, number): End, command: impl FnOnce(u32) -> Command) {
+        let after = (self.internet.delay + self.internet.jitter) * 2;
+        let (boot, command) = (self.hosts[host].boot, command(number));
+        self.schedule(after, Occurrence::Told { host, boot, command });
+    }
+
+    /// A datagram goes over a stream, in its turn; what would wait for long is lost.
+    pub(super) fn carry(&mut self, end: End, bytes: Vec<u8>) {
+        self.sent += 1;
+        let now = self.now;
+        let Some(stream) = self.beacons.streams.iter_mut().find(|stream| stream.ends.contains(&end)) else {
+            return;
+        };
+        let [first, second] = stream.ends;
+        let (towards, (to, number)) = if first == end { (1, second) } else { (0, first) };
+        let begins = stream.busy_until[towards].max(now);
+        if begins > now + QUEUED_FOR {
+            return;
+        }
+        stream.busy_until[towards] = begins + Duration::from_secs(bytes.len() as u64) / CARRY_BYTES_PER_SEC;
+        let written = stream.busy_until[towards] - now;
+        let after = written + (self.internet.delay + self.internet.jitter) * 2;
+        self.schedule(after, Occurrence::Piped { to, from: Remote::Carried(number), bytes });
     }
 
     /// Opens and closes sockets, before anything leaves by them.

@@ -44,10 +44,10 @@ enum Occurrence {
         bytes: Vec<u8>,
         sender: Option<usize>,
     },
-    /// What came through a pipe, under its number at `to`.
+    /// What came through a pipe or a stream, from its far end as `to` sees it.
     Piped {
         to: usize,
-        circuit: u32,
+        from: Remote,
         bytes: Vec<u8>,
     },
     Stored {
@@ -265,8 +265,8 @@ impl World {
             Some((_, Occurrence::Announcement { from, to, bytes, sender })) => {
                 self.hear((from, to), bytes, sender)
             }
-            Some((_, Occurrence::Piped { to, circuit, bytes })) => {
-                self.give(to, Input::Datagram { from: Remote::Circuit(circuit), bytes })
+            Some((_, Occurrence::Piped { to, from, bytes })) => {
+                self.give(to, Input::Datagram { from, bytes })
             }
             Some((_, Occurrence::Stored { host, boot })) => self.stored(host, boot),
             Some((_, Occurrence::Look { host, objects, seen })) => self.compare((host, objects), seen),

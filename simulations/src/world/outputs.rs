@@ -80,6 +80,7 @@ impl World {
                     self.send((host, Some(socket)), address, &transmit.datagram);
                 }
                 Remote::Circuit(circuit) => self.pipe((host, circuit), transmit.datagram),
+                Remote::Carried(number) => self.carry((host, number), transmit.datagram),
                 Remote::Relayed { .. } => {}
             }
         }
@@ -241,7 +242,12 @@ impl World {
             Event::Lookup { .. } | Event::Publish { .. } | Event::OpenCircuit { .. } => {
                 self.ask_dht(host, event);
             }
-            Event::Socket { .. } | Event::Burst { .. } => {}
+            Event::Carry { number, token, is_offer, .. } => {
+                self.ask_to_carry((host, number), token, is_offer)
+            }
+            Event::CloseCarry(number) => self.end_stream((host, number)),
+            // No host is told of a gateway.
+            Event::Socket { .. } | Event::Burst { .. } | Event::MapPort(_) => {}
             Event::EpochEnded { number, tag } => {
                 let epochs = &mut self.hosts[host].disk.epochs;
                 epochs.retain(|epoch| (epoch.number(), epoch.tag()) != (number, tag));

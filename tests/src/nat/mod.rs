@@ -97,13 +97,32 @@ pub struct Site {
     pub timeout_secs: Option<u32>,
     /// It has a second host, called as the first with a `2` behind; never behind [`Nat::Public`].
     pub has_second: bool,
+    /// Its gateway maps ports for who asks, by these protocols; never that of [`Nat::Public`].
+    pub maps: Option<Maps>,
+}
+
+/// By which protocols a gateway maps ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maps {
+    /// PCP and NAT-PMP, for 20 s at most.
+    Pcp,
+    /// UPnP, for as long as who asks says.
+    Upnp,
+    /// All of these.
+    All,
 }
 
 impl Site {
     /// A site of one host, without hairpinning.
     #[must_use]
     pub fn behind(nat: Nat) -> Self {
-        Self { nat, has_hairpin: false, timeout_secs: None, has_second: false }
+        Self { nat, has_hairpin: false, timeout_secs: None, has_second: false, maps: None }
+    }
+
+    /// A site of one host, whose gateway maps ports.
+    #[must_use]
+    pub fn mapping(nat: Nat, maps: Maps) -> Self {
+        Self { maps: Some(maps), ..Self::behind(nat) }
     }
 
     /// What `run.sh up nats --site` takes.
@@ -111,6 +130,12 @@ impl Site {
         let hairpin = if self.has_hairpin { ",hairpin" } else { "" };
         let timeout = self.timeout_secs.map(|secs| format!(",timeout={secs}")).unwrap_or_default();
         let hosts = if self.has_second { ",hosts=2" } else { "" };
-        format!("{}{hairpin}{timeout}{hosts}", self.nat)
+        let maps = match self.maps {
+            None => "",
+            Some(Maps::Pcp) => ",mapping=pcp",
+            Some(Maps::Upnp) => ",mapping=upnp",
+            Some(Maps::All) => ",mapping",
+        };
+        format!("{}{hairpin}{timeout}{hosts}{maps}", self.nat)
     }
 }

@@ -97,6 +97,15 @@ pub fn sign_charter(host: &Host, binary: &str, name: &str, device: &str) -> Resu
     host.run(binary, &["sign-charter", name, device], ORDER_LIMIT)?.json()
 }
 
+/// What the keys in the state folder of `host`, whose node must be stopped, show of the DHT: `{NAME: {"presence": [KEY],
+/// "bulletin": [KEY]}, "own": {"key", "value"}}`, in hexadecimal (bin/rogue/records.rs).
+///
+/// # Errors
+/// The program's own sentence.
+pub fn records(host: &Host, binary: &str, names: &[&str]) -> Result<Value> {
+    host.run(binary, &[&["records"], names].concat(), ORDER_LIMIT)?.json()
+}
+
 impl Drop for Rogue {
     fn drop(&mut self) {
         // Both fail only if it has ended.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::anywhere;
 use crate::{Host, wait};
@@ -121,6 +121,17 @@ impl Flow {
         ensure!(echoes.len() > 1, "{} echoes came", echoes.len());
         let gaps = echoes.windows(2).map(|pair| pair[1].came_at.duration_since(pair[0].came_at));
         Ok(gaps.max().unwrap_or_default())
+    }
+
+    /// The longest time between two echoes that ends after `instant`.
+    ///
+    /// # Errors
+    /// Fewer than two echoes came, or none after it.
+    pub fn longest_gap_since(&self, instant: Instant) -> Result<Duration> {
+        let echoes = self.echoes();
+        let pairs = echoes.windows(2).filter(|pair| pair[1].came_at > instant);
+        let longest = pairs.map(|pair| pair[1].came_at.duration_since(pair[0].came_at)).max();
+        longest.context("nothing came after it")
     }
 
     fn echoes(&self) -> Vec<Echo> {

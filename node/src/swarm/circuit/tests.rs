@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::carry::FRAME_BYTES;
 
 const CIRCUIT: u32 = 7;
 
@@ -29,7 +30,7 @@ impl Bench {
         let (vouch, vouched) = oneshot::channel();
         let orders = Orders { frames: to_write, vouch: is_inbound.then_some(vouched), close: closed };
         let (tell, told) = mpsc::channel(driver_takes);
-        let ended = tokio::spawn(async move { carry(CIRCUIT, Pipe(pipe), orders, &tell).await });
+        let ended = tokio::spawn(async move { run(CIRCUIT, Pipe(pipe), orders, &tell).await });
         Self { other, frames, vouch: is_inbound.then_some(vouch), close, told, ended }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::beacon::{Silent, StockBeacon, Ways};
 use super::*;
 use crate::swarm::behaviour::build;
-use crate::swarm::outward::Inside;
+use crate::swarm::outward;
 
 /// A beacon, and a member that is reachable there.
 async fn reachable() -> (StockBeacon, Member, (Beacon, PeerId)) {
@@ -116,6 +116,28 @@ async fn eight_circuits_come_in_and_a_ninth_is_refused_until_one_ends() {
 }
 
 #[tokio::test]
+async fn strangers_in_all_places_give_way_to_who_comes_and_not_to_each_other() {
+    let (_beacon, mut callee, place) = reachable().await;
+    let mut strangers: Vec<Member> = (0..4).map(|_| Member::new(&[place.0])).collect();
+    let mut inbound = Vec::new();
+    for stranger in &mut strangers {
+        for circuit in 0..4 {
+            stranger.open(circuit, place).await.unwrap();
+            inbound.push(callee.inbound().await.0);
+        }
+        assert_eq!(stranger.open(4, place).await, Err(Ended::Unreachable));
+    }
+    let mut member = Member::new(&[place.0]);
+    member.open(7, place).await.unwrap();
+    let (proven, _) = callee.inbound().await;
+    callee.ask(Ask::Vouch(proven));
+    assert_eq!(callee.closed(inbound[0]).await, Ended::Unvouched);
+    assert_eq!(strangers[0].closed(0).await, Ended::Peer);
+    member.ask(Ask::Frame { circuit: 7, bytes: b"here".to_vec() });
+    assert_eq!(callee.frame(proven).await, b"here");
+}
+
+#[tokio::test]
 async fn no_more_than_thirty_two_circuits_are_opened_and_an_end_makes_room() {
     let silent = Silent::start().await;
     let mut caller = Member::new(&[silent.beacon]);
@@ -143,9 +165,9 @@ fn openings() -> [Vec<u8>; 5] {
 #[tokio::test]
 async fn a_stranger_who_says_anything_or_nothing_gets_no_byte() {
     let (_beacon, mut callee, (at, peer)) = reachable().await;
-    let inside = Inside::default();
-    inside.allow(true);
-    let mut stranger = build(inside, 1).unwrap();
+    let ways = outward::Ways::new(outward::tcp);
+    ways.inside.allow(true);
+    let mut stranger = build(&ways, 1).unwrap();
     let address = at.circuit().with(Protocol::P2p(peer));
     let dialer = stranger.dialer.clone();
     let polled = tokio::spawn(async move {

@@ -31,6 +31,31 @@ async fn what_one_member_puts_another_gets_and_no_beacon_learns_a_publisher() {
     }
 }
 
+/// `beacon` behind an address whose connections hang for `delay` before they go on.
+async fn far(beacon: Beacon, delay: Duration) -> Beacon {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let mut there = tokio::net::TcpStream::connect(beacon.socket).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut there).await;
+            });
+        }
+    });
+    Beacon { socket, ..beacon }
+}
+
+#[tokio::test]
+async fn a_put_is_not_given_up_before_a_beacon_that_is_far_has_answered() {
+    let beacon = StockBeacon::start(Ways::default(), &[]).await;
+    let Record { key, value, .. } = record(1);
+    let mut member = Member::new(&[far(beacon.beacon, Duration::from_millis(2_500)).await]);
+    assert_eq!(member.put(key, &value).await, 1);
+    assert_eq!(member.get(key).await.0, [value]);
+}
+
 #[tokio::test]
 async fn nothing_is_kept_here_of_what_was_put() {
     let beacon = StockBeacon::start(Ways { is_forgetful: true, ..Ways::default() }, &[]).await;

@@ -67,7 +67,7 @@ impl Member {
     async fn get(&mut self, key: [u8; 32]) -> (Vec<Vec<u8>>, u32) {
         self.ask(Ask::Get { ticket: 5, key });
         self.until(|told| match told {
-            Told::Found { ticket: 5, values, answered } => Some((values.clone(), *answered)),
+            Told::Found { ticket: 5, values, answered, .. } => Some((values.clone(), *answered)),
             _ => None,
         })
         .await
@@ -76,7 +76,7 @@ impl Member {
     async fn put(&mut self, key: [u8; 32], value: &[u8]) -> u32 {
         self.ask(Ask::Put { key, value: value.to_vec(), expires_in: Duration::from_secs(600) });
         self.until(|told| match told {
-            Told::Stored { key: stored, copies } if *stored == key => Some(*copies),
+            Told::Stored { key: stored, copies, .. } if *stored == key => Some(*copies),
             _ => None,
         })
         .await

@@ -36,8 +36,8 @@ struct Looks {
     stream: libp2p_stream::Behaviour,
 }
 
-/// Runs for ever.
-pub(crate) async fn run(at: SocketAddr, peers: &[Multiaddr], mut lies: Lies, clock_s: i64) -> Result<()> {
+/// Runs for ever. `told` is how far its clock is ahead, in seconds, and the port of its STUN responder.
+pub(crate) async fn run(at: SocketAddr, peers: &[Multiaddr], mut lies: Lies, told: (i64, u16)) -> Result<()> {
     let mut swarm = looks()?;
     for peer in peers {
         let mut address = peer.clone();
@@ -69,7 +69,7 @@ pub(crate) async fn run(at: SocketAddr, peers: &[Multiaddr], mut lies: Lies, clo
                     let _ = talk(peer, stream, &lies, &close).await;
                 });
             }
-            Some((_, stream)) = timed.next() => drop(tokio::spawn(tell_time(stream, clock_s))),
+            Some((_, stream)) = timed.next() => drop(tokio::spawn(tell_time(stream, told))),
             Some(peer) = closing.recv() => drop(swarm.disconnect_peer_id(peer)),
             _ = dials.tick() => {
                 for (peer, address) in &known {
@@ -161,12 +161,12 @@ async fn read(stream: &mut Stream) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// The answer of `/vpi/time/1`: the time, in milliseconds, and no STUN responder.
-async fn tell_time(mut stream: Stream, clock_s: i64) {
+/// The answer of `/vpi/time/1`: the time, in milliseconds, and the port of a STUN responder.
+async fn tell_time(mut stream: Stream, (clock_s, stun_port): (i64, u16)) {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let wall_ms =
         u64::try_from(wall).unwrap_or_default().saturating_add_signed(clock_s.saturating_mul(1_000));
-    if stream.write_all(&[&wall_ms.to_be_bytes()[..], &[0, 0]].concat()).await.is_ok() {
+    if stream.write_all(&[&wall_ms.to_be_bytes()[..], &stun_port.to_be_bytes()].concat()).await.is_ok() {
         // It has all, or is gone.
         let _ = stream.close().await;
     }

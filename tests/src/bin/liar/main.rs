@@ -1,7 +1,7 @@
 //! A beacon by its looks, which answers lookups as it is told to.
 //!
 //! ```text
-//! liar --tcp IP:PORT [--peer MULTIADDRESS]... [WAY]... [--clock SECONDS] [--named IP:PORT]
+//! liar --tcp IP:PORT [--peer MULTIADDRESS]... [WAY]... [--clock SECONDS] [--stun WAY] [--named IP:PORT]
 //! ```
 //!
 //! | way | what becomes of a question |
@@ -16,11 +16,12 @@
 //! | `--mute` | not even that: connections are taken and never answered |
 //!
 //! Of several ways each question gets the next in turn. Identify, ping, circuits and the time are those of any beacon, so
-//! beacons take it into their tables; the time is off by `--clock`. It prints its address, then `liar is ready`, and runs until
+//! beacons take it into their tables; the time is off by `--clock`, and with `--stun` a responder is named that lies, too (stun.rs). It prints its address, then `liar is ready`, and runs until
 //! it is killed.
 
 mod beacon;
 mod lies;
+mod stun;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -65,6 +66,9 @@ struct Arguments {
     /// How far its clock is ahead.
     #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     clock: i64,
+    /// How its STUN responder lies; without it there is none.
+    #[arg(long)]
+    stun: Option<stun::Stun>,
     /// Where the peers are said to be that do not exist.
     #[arg(long, default_value = "198.18.0.1:41415")]
     named: SocketAddr,
@@ -96,6 +100,10 @@ fn run(arguments: &Arguments) -> Result<()> {
             return beacon::mute(arguments.tcp).await;
         }
         let lies = lies::Lies::new(ways, arguments.named)?;
-        beacon::run(arguments.tcp, &arguments.peer, lies, arguments.clock).await
+        let stun_port = match arguments.stun {
+            Some(way) => stun::start(arguments.tcp.ip(), way).await?,
+            None => 0,
+        };
+        beacon::run(arguments.tcp, &arguments.peer, lies, (arguments.clock, stun_port)).await
     })
 }

@@ -7,10 +7,15 @@
 //! | `stranger put NUMBER ADDRESS...` | puts a valid record to all of them; another NUMBER is another writer |
 //! | `stranger plant TEXT ADDRESS...` | puts a valid record whose box is not sealed: it holds TEXT |
 //! | `stranger get NUMBER ADDRESS` | fetches that record |
+//! | `stranger fetch KEY ADDRESS` | fetches what is under KEY, in hexadecimal, whatever it is |
+//! | `stranger place KEY VALUE ADDRESS` | puts VALUE under KEY, both in hexadecimal, whatever they are |
+//! | `stranger circuits ADDRESS PEER PEERS EACH [SORT]...` | PEERS strangers with EACH circuits to PEER at once (circuit.rs), until the end of standard input |
+//! | `stranger stock ADDRESS PEER` | dials PEER over a circuit, as any libp2p node does |
 //! | `stranger flood SORT IP:PORT COUNT NETWORKS` | COUNT connections from NETWORKS networks (flood.rs), held until the end of standard input |
 //!
 //! Addresses end in `/p2p/` and a peer id. All print one line of JSON.
 
+mod circuit;
 mod flood;
 mod stock;
 
@@ -18,6 +23,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
 use libp2p::Multiaddr;
 use protocol::discovery::lobby::{Contact, Lobby};
 use protocol::discovery::record::Record;
@@ -58,10 +64,25 @@ fn run(words: &[&str]) -> Result<()> {
                 let record = record(number.parse()?)?;
                 stock::Node::connect(&addresses(&[address])?).await?.get(&record).await?
             }
+            ["fetch", key, address] => {
+                let key = HEXLOWER.decode(key.as_bytes())?;
+                stock::Node::connect(&addresses(&[address])?).await?.fetch(key).await?
+            }
+            ["place", key, value, address] => {
+                let (key, value) = (HEXLOWER.decode(key.as_bytes())?, HEXLOWER.decode(value.as_bytes())?);
+                stock::Node::connect(&addresses(&[address])?).await?.place(key, value).await?
+            }
+            ["circuits", address, member, peers, each, sorts @ ..] => {
+                let to = (&address.parse()?, member.parse()?);
+                circuit::run(to, (peers.parse()?, each.parse()?), sorts).await?
+            }
+            ["stock", address, member] => circuit::stock(&address.parse()?, member.parse()?).await?,
             ["flood", sort, target, count, networks] => {
                 return flood::run(sort, target.parse()?, count.parse()?, networks.parse()?).await;
             }
-            _ => bail!("stranger identify | closest | put | plant | get | flood"),
+            _ => bail!(
+                "stranger identify | closest | put | plant | get | fetch | place | circuits | stock | flood"
+            ),
         };
         println!("{said}");
         Ok(())

@@ -1,8 +1,10 @@
 //! A libp2p node with standard settings, whose Kademlia is called as that of beacons.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
 use libp2p::futures::StreamExt as _;
 use libp2p::kad::store::MemoryStore;
 use libp2p::kad::{self, GetRecordOk, QueryResult, Quorum};
@@ -104,14 +106,32 @@ impl Node {
     }
 
     /// Puts `record` to everybody it is connected to.
-    pub(crate) async fn put(mut self, record: Record) -> Result<Value> {
-        let mut put = kad::Record::new(record.key.to_vec(), record.value);
+    pub(crate) async fn put(self, record: Record) -> Result<Value> {
+        self.place(record.key.to_vec(), record.value).await
+    }
+
+    /// The same with whatever is given; that it was put does not say that it was taken.
+    pub(crate) async fn place(mut self, key: Vec<u8>, value: Vec<u8>) -> Result<Value> {
+        let mut put = kad::Record::new(key, value);
         put.publisher = None;
         let peers = self.peers.clone();
         self.swarm.behaviour_mut().kad.put_record_to(put, peers.into_iter(), Quorum::One);
         let mut is_done = false;
         self.query(|result| is_done |= matches!(result, QueryResult::PutRecord(Ok(_)))).await?;
         Ok(json!({"put": is_done}))
+    }
+
+    /// Fetches every distinct value under `key`, in hexadecimal.
+    pub(crate) async fn fetch(mut self, key: Vec<u8>) -> Result<Value> {
+        self.swarm.behaviour_mut().kad.get_record(key.into());
+        let mut values = BTreeSet::new();
+        self.query(|result| {
+            if let QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) = result {
+                values.insert(HEXLOWER.encode(&found.record.value));
+            }
+        })
+        .await?;
+        Ok(json!({"values": values}))
     }
 
     /// Fetches what is under the key of `record`.

@@ -1,0 +1,218 @@
+//! Frames of a stream that carries packets through a beacon (protocol/README §20): their form, and the lines in which they wait.
+//!
+//! A line is short and drops the oldest: what waits behind a slow stream is late, and whoever sent it sends again. Neither the
+//! pump nor a beacon ever waits for one.
+//!
+//! ```text
+//! pump, driver ──► out ──► ┌ stream task ┐ ══► beacon        length u16 | frame, 1 to 2,048 bytes | length u16 | …
+//!         pump ◄── arrived ◄──└─────────────┘ ◄══                (big-endian; a frame is one datagram of protocol/README §2 or §4)
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libp2p::futures::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use protocol::drop::DropReason;
+use tokio::sync::Notify;
+
+use crate::metrics::Drops;
+
+/// The longest frame: more than any datagram on the wire (protocol/README §4).
+pub(crate) const FRAME_BYTES: usize = 2_048;
+const LENGTH_BYTES: usize = 2;
+
+/// Bytes that wait on a member's side, each way (chosen: two super-packets cut to frames; half a second at 2 Mbit/s).
+const LINE_BYTES: usize = 128 << 10;
+
+/// Frames that wait, the oldest first.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    held: Mutex<Held>,
+    ready: Notify,
+    most_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    frames: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Ring {
+    /// An empty one for so many bytes.
+    pub(crate) fn new(most_bytes: usize) -> Self {
+        Self { held: Mutex::default(), ready: Notify::new(), most_bytes }
+    }
+
+    /// A panic while it was held leaves nothing half done here.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a frame; returns how many older ones gave way.
+    pub(crate) fn push(&self, frame: Vec<u8>) -> usize {
+        let mut held = self.held();
+        held.bytes += frame.len();
+        held.frames.push_back(frame);
+        let mut lost = 0;
+        while held.bytes > self.most_bytes
+            && let Some(oldest) = held.frames.pop_front()
+        {
+            held.bytes -= oldest.len();
+            lost += 1;
+        }
+        drop(held);
+        self.ready.notify_one();
+        lost
+    }
+
+    /// The oldest frame, if there is one.
+    pub(crate) fn pop(&self) -> Option<Vec<u8>> {
+        let mut held = self.held();
+        let frame = held.frames.pop_front()?;
+        held.bytes -= frame.len();
+        Some(frame)
+    }
+
+    /// Waits for the oldest frame; for one reader. A call that is given up loses nothing.
+    pub(crate) async fn next(&self) -> Vec<u8> {
+        loop {
+            if let Some(frame) = self.pop() {
+                return frame;
+            }
+            self.ready.notified().await;
+        }
+    }
+}
+
+/// A member's end of one stream: what waits to be written to it, and what came over it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    out: Ring,
+    arrived: Ring,
+    /// Wakes the pump.
+    wake: Arc<OwnedFd>,
+    drops: Arc<Drops>,
+}
+
+impl Line {
+    /// An empty one; the pump that has `wake` takes what arrives.
+    pub(crate) fn new(wake: Arc<OwnedFd>, drops: Arc<Drops>) -> Self {
+        Self { out: Ring::new(LINE_BYTES), arrived: Ring::new(LINE_BYTES), wake, drops }
+    }
+
+    /// Puts a datagram in the line to be written.
+    pub(crate) fn send(&self, datagram: Vec<u8>) {
+        let lost = self.out.push(datagram);
+        (0..lost).for_each(|_| self.drops.count(DropReason::CarryQueue));
+    }
+
+    /// What is to be written next.
+    pub(crate) fn to_write(&self) -> &Ring {
+        &self.out
+    }
+
+    /// A datagram came.
+    pub(crate) fn arrive(&self, datagram: Vec<u8>) {
+        let lost = self.arrived.push(datagram);
+        (0..lost).for_each(|_| self.drops.count(DropReason::CarryQueue));
+        // An error would be that the counter is full: the pump is awake then.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// The next that came.
+    pub(crate) fn take_arrived(&self) -> Option<Vec<u8>> {
+        self.arrived.pop()
+    }
+}
+
+/// Writes one frame; what is no frame is left out.
+///
+/// # Errors
+/// The stream has ended.
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(write: &mut W, frame: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(frame.len()).unwrap_or(0);
+    if length == 0 || frame.len() > FRAME_BYTES {
+        return Ok(());
+    }
+    write.write_all(&[&length.to_be_bytes(), frame].concat()).await?;
+    write.flush().await
+}
+
+/// Bytes that are no frame.
+#[derive(Debug)]
+pub(crate) struct Malformed;
+
+/// Frames out of a stream. What a call that was given up had read is kept for the next.
+pub(crate) struct Reader<R> {
+    read: R,
+    /// Less than two frames.
+    held: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Nothing is read yet.
+    pub(crate) fn new(read: R) -> Self {
+        Self { read, held: Vec::new() }
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// Bytes that are no frame.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+        let mut chunk = [0; LENGTH_BYTES + FRAME_BYTES];
+        loop {
+            if let Some(frame) = self.take()? {
+                return Ok(Some(frame));
+            }
+            match self.read.read(&mut chunk).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(length) => self.held.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// A whole frame, if one is there.
+    fn take(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+        let Some((length, rest)) = self.held.split_first_chunk() else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length == 0 || length > FRAME_BYTES {
+            return Err(Malformed);
+        }
+        let Some(frame) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
+        self.held.drain(..LENGTH_BYTES + length);
+        Ok(Some(frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_full_loses_the_oldest_and_nothing_else() {
+        let ring = Ring::new(3_000);
+        let lost: usize = (0..6).map(|n| ring.push(vec![n; 1_000])).sum();
+        assert_eq!(lost, 3);
+        let left: Vec<u8> = std::iter::from_fn(|| ring.pop()).map(|frame| frame[0]).collect();
+        assert_eq!(left, [3, 4, 5]);
+        assert_eq!(ring.push(vec![0; 3_000]), 0, "what was taken out counts no more");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_frame_gets_it_and_one_that_gave_up_loses_none() {
+        let ring = Arc::new(Ring::new(3_000));
+        let gave_up = tokio::time::timeout(std::time::Duration::from_millis(5), ring.next()).await;
+        assert!(gave_up.is_err());
+        let waits = tokio::spawn({
+            let ring = Arc::clone(&ring);
+            async move { (ring.next().await, ring.next().await) }
+        });
+        ring.push(vec![1]);
+        ring.push(vec![2]);
+        assert_eq!(waits.await.unwrap(), (vec![1], vec![2]));
+    }
+}
