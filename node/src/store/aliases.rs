@@ -213,6 +213,7 @@ fn parse_suffix(text: &str) -> Option<u16> {
 mod tests {
     use std::fs;
 
+    use super::super::damage::damaged;
     use super::*;
 
     const DAY: u64 = 24 * 60 * 60;
@@ -265,14 +266,8 @@ mod tests {
         let (file, _, _) = Aliases::open(&path, &VPI, 60).unwrap();
         file.save(&pins, 60).unwrap();
         let whole = fs::read(&path).unwrap();
-        let flipped = (0..whole.len() * 8).map(|bit| {
-            let mut bytes = whole.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            bytes
-        });
-        let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
 
-        for bytes in flipped.chain(cut) {
+        for bytes in damaged(&whole) {
             fs::write(&path, &bytes).unwrap();
             assert!(Aliases::peek(&path, &VPI).unwrap().iter().all(|pin| pins.contains(pin)));
             let (_, found, mended) = Aliases::open(&path, &VPI, 60).unwrap();

@@ -26,6 +26,8 @@
 pub(crate) mod aliases;
 pub(crate) mod aside;
 pub(crate) mod beacon;
+#[cfg(test)]
+mod damage;
 pub(crate) mod departure;
 mod error;
 pub(crate) mod floor;

@@ -265,7 +265,11 @@ impl Engine {
             peer.news.on_get(&id);
         }
         let object = self.roster.to_tell(&id).or_else(|| self.farewell_object(&id)).cloned();
-        if let Some(piece) = object.as_ref().and_then(|object| exchange::piece(id, object.bytes(), offset)) {
+        let piece = match &object {
+            Some(object) => exchange::piece(id, object.bytes(), offset),
+            None => Some(Message::Piece { id, offset, total: 0, bytes: &[] }),
+        };
+        if let Some(piece) = piece {
             self.send_message(device, &piece, time);
         }
     }

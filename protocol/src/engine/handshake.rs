@@ -409,7 +409,7 @@ impl Engine {
         let is_keepalive_due = peer.timers.keepalive_at().is_some_and(|at| time.now >= at);
         let is_rekey_due = peer.rekey_at.take_if(|at| time.now >= *at).is_some();
         let is_forgotten = peer.timers.take_doubt(time.now);
-        let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
+        let is_used = peer.timers.is_worth(self.config.idle_after, time.now);
         let is_alive = peer.sessions.current(time.now).is_some();
         self.forget(expired);
         if !is_alive {

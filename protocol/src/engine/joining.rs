@@ -19,8 +19,6 @@ use crate::tunnel::timers::retry_pause;
 use crate::veil::{self, Veiled};
 use crate::wire::header::{Class, VeilHeader};
 
-/// An exchange with the witness that did not make this device a member by then is begun anew.
-const STUCK_AFTER: Duration = Duration::from_secs(4);
 /// From becoming a member to telling where this device is.
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 
@@ -209,11 +207,7 @@ impl Engine {
     /// A link whose exchange came to its end and did not make this device a member is made again: the witness may have
     /// started anew since, and a handshake shows it.
     fn hurry(&mut self, witness: &DeviceId, time: Time) {
-        // An exchange that takes so long waits for something that the witness has no more.
-        let is_slow = |peer: &Peer| peer.exchange_at.is_none_or(|began| time.now >= began + STUCK_AFTER);
-        let is_stuck = |peer: &Peer| {
-            peer.sessions.current(time.now).is_none() || peer.exchange.is_done() || is_slow(peer)
-        };
+        let is_stuck = |peer: &Peer| peer.sessions.current(time.now).is_none() || peer.exchange.is_done();
         if self.peers.get(witness).is_some_and(is_stuck) {
             self.wake(witness, time);
         }

@@ -204,8 +204,7 @@ impl Engine {
     /// circuit does without a word, not as long as after an application's.
     fn use_link(&mut self, device: &DeviceId, time: Time) {
         let Some(peer) = self.peers.get_mut(device) else { return };
-        let at = (time.now + SILENT_FOR).checked_sub(self.config.idle_after);
-        peer.timers.on_used(at.unwrap_or(time.now));
+        peer.timers.on_served(time.now + SILENT_FOR);
         let rekey_after = self.config.rekey_after;
         let is_worn = peer
             .sessions
@@ -344,10 +343,10 @@ impl Engine {
         }
     }
 
-    /// Says whether somebody on this machine waits for the link, or used it lately.
+    /// Says whether somebody on this machine waits for the link, or used it lately. That it serves others is not enough: two
+    /// links, each the spare of the other, would keep each other up for ever.
     fn is_wanted(&self, peer: &Peer, time: Time) -> bool {
-        let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
-        is_used || peer.is_waited_for()
+        peer.timers.is_used(self.config.idle_after, time.now) || peer.is_waited_for()
     }
 
     /// Who could pass on to `device`: members with a direct link that say so, the nearest first.

@@ -73,10 +73,9 @@ impl Engine {
         self.send_due_messages(&device, time);
     }
 
-    /// Says whether an application has used the link lately, and it is up.
+    /// Says whether an application has used the link lately, or it serves others, and it is up.
     pub(super) fn is_in_use(&self, peer: &Peer, time: Time) -> bool {
-        let is_used = peer.timers.used_at().is_some_and(|at| time.now < at + self.config.idle_after);
-        is_used && peer.sessions.current(time.now).is_some()
+        peer.timers.is_worth(self.config.idle_after, time.now) && peer.sessions.current(time.now).is_some()
     }
 
     /// Wakes one member that has an address.

@@ -136,6 +136,12 @@ impl Exchange {
     /// Takes in a piece; returns the whole object's bytes once they are all here.
     pub fn on_piece(&mut self, id: ObjectId, (offset, total): (u16, u16), bytes: &[u8]) -> Option<Vec<u8>> {
         self.outstanding.remove(&Question::Get { id, offset })?;
+        if total == 0 {
+            // It gave way to another since it was listed: as if it had not been.
+            self.wanted.remove(&id);
+            self.partial.remove(&id);
+            return None;
+        }
         let mut whole = self.partial.remove(&id).unwrap_or_default();
         if whole.len() != usize::from(offset) || total > MAX_OBJECT_BYTES {
             self.wanted.remove(&id);
@@ -333,6 +339,24 @@ mod tests {
             }
         }
         assert!(exchange.is_settled() && exchange.is_done() && !exchange.is_complete());
+    }
+
+    #[test]
+    fn an_object_that_gave_way_since_it_was_listed_holds_nothing_up() {
+        let (mut exchange, mut rng, now) = (Exchange::start(), Rng::from_seed([1; 32]), Instant::now());
+        let id = ObjectId([5; 32]);
+        while let Some(question) = exchange.poll_question(&mut rng, now) {
+            match question {
+                Message::Ids { kind, page } => {
+                    exchange.on_list((kind, page), &[id][..usize::from(kind == 1)], |_| false);
+                }
+                Message::Get { offset, .. } => assert_eq!(exchange.on_piece(id, (offset, 0), b""), None),
+                other => panic!("not a question: {other:?}"),
+            }
+        }
+        assert!(exchange.is_settled() && exchange.is_complete());
+        exchange.on_list((1, 0), &[id], |_| false);
+        assert_eq!(exchange.poll_question(&mut rng, now), Some(Message::Get { id, offset: 0 }), "it is back");
     }
 
     #[test]

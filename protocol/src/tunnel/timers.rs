@@ -51,6 +51,8 @@ pub struct Timers {
     owed_since: Option<Instant>,
     /// The last packet of an application, in either direction.
     used_at: Option<Instant>,
+    /// Until when it serves others, unless something passes again.
+    serves_until: Option<Instant>,
     /// The last datagram, in either direction.
     active_at: Option<Instant>,
     /// When the other end counts as started again, unless it is heard before.
@@ -72,9 +74,9 @@ impl Timers {
         self.active_at = Some(now);
     }
 
-    /// Notes that the link serves others' packets, as if an application had used it at `at`.
-    pub fn on_used(&mut self, at: Instant) {
-        self.used_at = self.used_at.max(Some(at));
+    /// Notes that the link serves others until `until`, though no application uses it.
+    pub fn on_served(&mut self, until: Instant) {
+        self.serves_until = self.serves_until.max(Some(until));
     }
 
     /// Notes that something was received lately; `packets` says whether packets were among it.
@@ -111,10 +113,16 @@ impl Timers {
         self.owed_since = None;
     }
 
-    /// When an application last used the link.
+    /// Whether an application used the link within `idle_after`.
     #[must_use]
-    pub fn used_at(&self) -> Option<Instant> {
-        self.used_at
+    pub fn is_used(&self, idle_after: Duration, now: Instant) -> bool {
+        self.used_at.is_some_and(|at| now < at + idle_after)
+    }
+
+    /// Whether the link is worth renewing: an application used it within `idle_after`, or it serves others.
+    #[must_use]
+    pub fn is_worth(&self, idle_after: Duration, now: Instant) -> bool {
+        self.is_used(idle_after, now) || self.serves_until.is_some_and(|until| now < until)
     }
 
     /// When something was last sent that is noted, or received.

@@ -134,9 +134,9 @@ pub enum Message<'m> {
         id: ObjectId,
         /// In bytes.
         offset: u16,
-        /// Bytes of the whole object.
+        /// Bytes of the whole object; 0 if the sender does not have it.
         total: u16,
-        /// At most [`PIECE_BYTES`].
+        /// At most [`PIECE_BYTES`]; none of an object that is not there.
         bytes: &'m [u8],
     },
     /// The sender has received or rejected everything that was listed to it.
@@ -317,7 +317,8 @@ impl<'m> Message<'m> {
                 let (id, offset, total) = (ObjectId(reader.array()?), reader.u16()?, reader.u16()?);
                 let bytes = std::mem::take(&mut reader.0);
                 let fits = usize::from(offset) + bytes.len() <= usize::from(total);
-                if bytes.is_empty() || bytes.len() > PIECE_BYTES || !fits {
+                let is_missing = total == 0 && bytes.is_empty();
+                if !is_missing && (bytes.is_empty() || bytes.len() > PIECE_BYTES || !fits) {
                     return Err(MessageError::Malformed);
                 }
                 Self::Piece { id, offset, total, bytes }
@@ -477,6 +478,7 @@ mod tests {
             Message::List { kind: 3, page: 1, ids: vec![id; PAGE_IDS] },
             Message::Get { id, offset: 1_000 },
             Message::Piece { id, offset: 1_000, total: 1_003, bytes: b"abc" },
+            Message::Piece { id, offset: 1_000, total: 0, bytes: b"" },
             Message::Settled { heard: true },
             Message::Have { ids: vec![id] },
             Message::Have { ids: vec![id; PAGE_IDS] },

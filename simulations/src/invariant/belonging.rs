@@ -1,7 +1,7 @@
 //! Who belongs, on all hosts together: the same objects make the same members everywhere; what a host made and others
 //! know is on its disk; an admin has one history; who was taken out is gone in that very step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -61,8 +61,8 @@ struct Known {
     parting: BTreeSet<DeviceId>,
     /// It said that it was removed itself.
     is_silent: bool,
-    /// What the last command asked of the disk, and all before it.
-    commanded: Ticket,
+    /// What each command that is not answered yet asked of the disk, and all before it.
+    commanded: VecDeque<Ticket>,
 }
 
 impl Records {
@@ -148,8 +148,9 @@ impl Records {
             Event::Store { ticket, .. } => Some(*ticket),
             _ => None,
         };
+        // One that was refused is answered at once, and asks nothing of the disk.
         if let Some(last) = events.iter().filter_map(ticket).max() {
-            self.hosts.entry(number).or_default().commanded = last;
+            self.hosts.entry(number).or_default().commanded.push_back(last);
         }
     }
 
@@ -158,7 +159,7 @@ impl Records {
     /// # Errors
     /// If anything that this host made until the command was carried out is not on its disk.
     pub(crate) fn on_signed(&mut self, number: usize, host: &Host) -> Result<(), String> {
-        let commanded = self.hosts.entry(number).or_default().commanded;
+        let commanded = self.hosts.entry(number).or_default().commanded.pop_front().unwrap_or(0);
         let waits = |write: &Write| match write {
             Write::Store { ticket, objects, .. } => {
                 *ticket <= commanded && objects.iter().any(|object| maker(object) == Some(host.id()))

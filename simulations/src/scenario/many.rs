@@ -33,6 +33,10 @@ pub(super) fn many(world: &mut World) -> Result<(), String> {
 pub(super) fn idle(world: &mut World, length: Duration) -> Result<(), String> {
     world.calm();
     world.run_for(LINKS_END)?;
+    // A link that served another, by which its other end was reached, ends after that.
+    let count = world.hosts.len();
+    let is_up = |world: &World, a| (0..count).any(|b| a != b && world.path((a, b)).is_some());
+    world.run_until(LINKS_END, |world| (0..count).all(|host| !is_up(world, host)))?;
     let sent = world.sent;
     for host in 0..world.hosts.len() {
         world.take_wakes(host);

@@ -64,17 +64,8 @@ pub(super) enum Kind {
     Typo,
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::Truncate,
-    Kind::Flip,
-    Kind::ZeroSector,
-    Kind::DoubleBlock,
-    Kind::Empty,
-    Kind::Folder,
-    Kind::Foreign,
-];
-
-const KINDS_OF_LOGS: [Kind; 8] = [
+/// What a disk and a person do to any file; and what is done only to logs, at the end.
+const KINDS: [Kind; 8] = [
     Kind::Truncate,
     Kind::Flip,
     Kind::ZeroSector,
@@ -94,8 +85,8 @@ impl Role {
         match self {
             Self::LogTwice => Kind::Flip,
             Self::Settings => *rng.pick(&KINDS_OF_SETTINGS),
-            Self::Log | Self::LogCopy => *rng.pick(&KINDS_OF_LOGS),
-            _ => *rng.pick(&KINDS),
+            Self::Log | Self::LogCopy => *rng.pick(&KINDS),
+            _ => *rng.pick(&KINDS[..KINDS.len() - 1]),
         }
     }
 

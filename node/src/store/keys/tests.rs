@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use protocol::membership::admin;
 use protocol::membership::object::Object;
 
+use super::super::damage::damaged;
 use super::super::replace::beside;
 use super::*;
 
@@ -112,14 +113,8 @@ fn every_flipped_bit_and_truncation_of_a_key_file_is_noticed_and_named() {
     keys.device().unwrap();
     let path = keys.dir.join("device");
     let whole = fs::read(&path).unwrap();
-    let flipped = (0..whole.len() * 8).map(|bit| {
-        let mut bytes = whole.clone();
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        bytes
-    });
-    let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
 
-    for bytes in flipped.chain(cut).chain([[&whole[..], b"\n"].concat()]) {
+    for bytes in damaged(&whole).chain([[&whole[..], b"\n"].concat()]) {
         fs::write(&path, &bytes).unwrap();
         let error = keys.device().unwrap_err();
         assert!(matches!(&error, StoreError::Damaged { path: named, .. } if *named == path), "{error}");
