@@ -242,7 +242,7 @@ async fn three_beacons_find_each_other_keep_what_a_client_puts_and_serve_it_afte
 async fn who_finds_no_place_in_its_bucket_is_not_dialled_back() {
     let own = PeerId::random();
     let records = Records::new(&::protocol::identity::Secret([1; 32]), Vec::new(), moment());
-    let mut kad = kad::Behaviour::new(own, records, KAD);
+    let mut kad = kad::Behaviour::with_config(own, records, kad::Config::new(KAD));
     assert!(!has_place(&mut kad, own));
     let far = |peer: &PeerId| {
         let distance = kad::KBucketKey::from(own).distance(&kad::KBucketKey::from(*peer));

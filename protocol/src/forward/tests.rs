@@ -269,7 +269,8 @@ fn packets_go_over_a_stream_whole_and_over_a_pipe_not_at_all() {
     };
     let (outcome, mut sent) = by(Remote::Carried(3));
     assert_eq!((outcome, sent.len()), (Outbound::Sent, 1));
-    let came = there.forwarder.passed_on(Remote::Carried(8), &mut sent[0].clone(), there.now);
+    let mut again = sent[0].clone();
+    let came = there.forwarder.passed_on(Remote::Carried(8), &mut again, there.now);
     assert!(matches!(came, Inbound::Packet(_)), "{came:?}");
     let mut there = End::new(THERE);
     let piped = there.forwarder.passed_on(Remote::Circuit(8), &mut sent[0], there.now);
