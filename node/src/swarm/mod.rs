@@ -85,7 +85,10 @@ pub(crate) enum Ask {
     /// Something authentic came over this inbound circuit: it may stay.
     Vouch(u32),
     /// Sends what waits, and closes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "circuits end by the beacon's limit; tests end them sooner"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "circuits end by the beacon's limit; tests end them sooner")
+    )]
     Close(u32),
     /// Has a beacon that carries join a stream's two ends; answered by [`Told::CarryHeld`], [`Told::CarryOpen`],
     /// [`Told::CarryClosed`].
