@@ -103,7 +103,7 @@ impl Options {
                 "--lookups" => options.lookups = usize::try_from(number()?)?.max(1),
                 "--delay-ms" => options.delay = Duration::from_millis(number()?),
                 count => {
-                    options.beacons.push(count.parse().with_context(|| format!("{count} is no number"))?)
+                    options.beacons.push(count.parse().with_context(|| format!("{count} is no number"))?);
                 }
             }
         }

@@ -170,7 +170,7 @@ impl Command {
             Self::RequestCode(arguments) => request_code::run(context, &arguments),
             Self::Whois(arguments) => whois::run(context, &arguments),
             Self::Why(arguments) => why::run(context, arguments),
-            Self::Netcheck(arguments) => netcheck::run(context, arguments),
+            Self::Netcheck(arguments) => netcheck::run(context, &arguments),
             Self::Expose(arguments) => expose::expose(context, arguments),
             Self::Unexpose(arguments) => expose::unexpose(context, arguments),
             Self::Exposures(arguments) => expose::exposures(context, arguments),

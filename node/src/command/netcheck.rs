@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 /// Has the node look around, waits until it has, and prints what it found.
-pub(crate) fn run(context: &Context, arguments: Arguments) -> anyhow::Result<Exit> {
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Exit> {
     let begun = Instant::now();
     let mut netcheck = ask(context, (&arguments.vpi, true))?;
     while begun.elapsed() < SETTLED_WITHIN && !netcheck.is_settled {

@@ -264,13 +264,11 @@ impl<'m> Message<'m> {
                 out.extend(ids.iter().flat_map(|id| id.0));
             }
             Self::Get { id, offset } => {
-                out.push(0x12);
-                out.extend_from_slice(&id.0);
+                put(&mut out, 0x12, &id.0);
                 out.extend_from_slice(&offset.to_be_bytes());
             }
             Self::Piece { id, offset, total, bytes } => {
-                out.push(0x13);
-                out.extend_from_slice(&id.0);
+                put(&mut out, 0x13, &id.0);
                 out.extend_from_slice(&offset.to_be_bytes());
                 out.extend_from_slice(&total.to_be_bytes());
                 out.extend_from_slice(bytes);
@@ -282,20 +280,17 @@ impl<'m> Message<'m> {
             }
             Self::Ask { id } => put(&mut out, 0x16, &id.0),
             Self::Secret { id, secret } => {
-                out.push(0x17);
-                out.extend_from_slice(&id.0);
+                put(&mut out, 0x17, &id.0);
                 secret.iter().for_each(|secret| out.extend_from_slice(&secret.0));
             }
             Self::Open { device } => put(&mut out, 0x20, &device.0),
             Self::Opened { device, label, is_question } => {
-                out.push(0x21);
-                out.extend_from_slice(&device.0);
+                put(&mut out, 0x21, &device.0);
                 out.extend_from_slice(&label.to_be_bytes());
                 out.push(u8::from(*is_question));
             }
             Self::Refused { device, reason } => {
-                out.push(0x22);
-                out.extend_from_slice(&device.0);
+                put(&mut out, 0x22, &device.0);
                 out.push(*reason);
             }
             Self::Closed { device } => put(&mut out, 0x23, &device.0),

@@ -52,7 +52,7 @@ pub(super) fn carry(world: &mut World) -> Result<(), String> {
         world.move_behind(host, kind);
         world.addresses(host)?;
     }
-    let is_direct = |world: &World| both(world, ends, |remote| remote.is_direct());
+    let is_direct = |world: &World| both(world, ends, Remote::is_direct);
     if !world.run_until(UPGRADED_WITHIN, is_direct)? {
         return Err(format!("after {UPGRADED_WITHIN:?} they are no nearer"));
     }

@@ -243,7 +243,7 @@ impl World {
                 self.ask_dht(host, event);
             }
             Event::Carry { number, token, is_offer, .. } => {
-                self.ask_to_carry((host, number), token, is_offer)
+                self.ask_to_carry((host, number), token, is_offer);
             }
             Event::CloseCarry(number) => self.end_stream((host, number)),
             // No host is told of a gateway.

@@ -4,6 +4,7 @@ use libp2p::futures::AsyncWriteExt as _;
 use libp2p::swarm::Stream;
 use libp2p_stream::OpenStreamError;
 
+use super::super::node::Beacon;
 use super::super::protocol::{CARRY, HELD, JOINED};
 use super::*;
 use crate::carry::{Reader, write_frame};
@@ -107,7 +108,7 @@ async fn what_one_end_writes_comes_at_the_rate_and_what_is_above_it_is_lost() {
     }
     let rate = f64::from(bytes) / since.elapsed().as_secs_f64();
     assert!((RATE * 0.5..RATE * 1.3).contains(&rate), "{rate} bytes a second");
-    let counts = beacon.ask(|beacon| beacon.metrics()).await;
+    let counts = beacon.ask(Beacon::metrics).await;
     let lost = counts.iter().find(|family| family.name == "vpi_beacon_carry_lost_total").unwrap();
     assert!(lost.samples[0].value > 0.0);
     flood.abort();
