@@ -20,9 +20,9 @@ use super::outward::{Outward, Ways};
 use super::pipe::{RawDialer, RawIn, raw_relay};
 use crate::beacon::protocol::{KAD, REPLICATION};
 
-/// How often a beacon in use is asked for a sign of life (chosen: 0.7 kB each time, and below the 350 s after which some NATs
-/// forget a connection).
-const PING_EVERY: Duration = Duration::from_secs(300);
+/// How often a beacon in use is asked for a sign of life (chosen: 0.7 kB each time; what shows that a machine is gone, and keeps
+/// NATs from forgetting the connection, are the kernel's probes, and this only that the beacon does not hang).
+const PING_EVERY: Duration = Duration::from_secs(600);
 /// And how long it may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection is made within this time or not at all.
