@@ -26,6 +26,8 @@ const LEFT_LIMIT: Duration = Duration::from_secs(180);
 const REACH_LIMIT: Duration = Duration::from_secs(40);
 /// How long the ex-member tries: lookups of every key that it knows, again and again.
 const TRYING: Duration = Duration::from_secs(20);
+/// Between two connections to the beacon, which takes 20 a second of one network once 512 have come.
+const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(60);
 /// Bytes 33 to 41 of a record, in hexadecimal digits: its sequence; the last 64 bytes are the signature.
 const SEQUENCE: std::ops::Range<usize> = 66..82;
 const SIGNATURE_DIGITS: usize = 128;
@@ -179,6 +181,7 @@ struct Store<'l> {
 impl Store<'_> {
     /// Every value under a key, in hexadecimal.
     fn all(&self, key: &str) -> Result<BTreeSet<String>> {
+        thread::sleep(BETWEEN_CONNECTIONS);
         let told = self.from.run(STRANGER, &["fetch", key, &self.address], COMMAND_LIMIT)?.json()?;
         Ok(keys(&told["values"])?.into_iter().collect())
     }

@@ -464,7 +464,7 @@ impl Stage {
 /// In-session messages that are known and do not fit, or are not known, by the counter that says so.
 fn messages() -> Vec<(&'static str, Vec<Vec<u8>>, &'static str)> {
     let known: [(u8, usize); 8] =
-        [(0x01, 8), (0x02, 8), (0x10, 3), (0x11, 3), (0x12, 34), (0x13, 37), (0x14, 1), (0x3f, 1)];
+        [(0x01, 8), (0x02, 8), (0x10, 3), (0x11, 3), (0x12, 34), (0x13, 36), (0x14, 1), (0x3f, 1)];
     let of = |first: u8, bytes: usize| [vec![first], vec![0; bytes]].concat();
     let short = known.map(|(first, bytes)| of(first, bytes - 1)).to_vec();
     // A probe may be of any length; a list and a piece are judged by what stands in them.
