@@ -21,7 +21,7 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 fn hard_nats_are_passed_by_foresight_and_by_chance_and_sockets_are_closed_after() {
     let kinds = [Nat::Random, Nat::Translating, Nat::Sequential, Nat::Sequential];
     nats("punching", 3, &kinds.map(Site::behind), |lab| {
-        let beacons = Beacon::start_all(lab, &["p1", "p2", "p3"])?;
+        let beacons = Beacon::start_all(lab, &["p1", "p2", "p3"], &[])?;
         let words = Beacon::words(&beacons)?;
         let mut members = vec![Member::found_with(lab.host("b")?, &words, &[])?];
         for name in ["a", "c", "d"] {

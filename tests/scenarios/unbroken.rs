@@ -48,7 +48,7 @@ fn unbroken(
     let _turn = one_at_a_time();
     let sites: Vec<_> = nats.iter().copied().map(Site::behind).collect();
     impaired_nats(name, 4, &sites, &LINK, |lab| {
-        let beacons = Beacon::start_all(lab, &["p2", "p3", "p4"])?;
+        let beacons = Beacon::start_all(lab, &["p2", "p3", "p4"], &[])?;
         let relay = Member::found_with(lab.host("p1")?, &Beacon::words(&beacons)?, &[])?;
         let mut members = Vec::new();
         for name in ["a"].iter().chain(to) {

@@ -69,12 +69,12 @@ impl Beacon {
     ///
     /// # Errors
     /// As [`Beacon::start`], or the lab has no such host.
-    pub fn start_all(lab: &Lab, names: &[&str]) -> Result<Vec<Self>> {
+    pub fn start_all(lab: &Lab, names: &[&str], options: &[&str]) -> Result<Vec<Self>> {
         let mut beacons: Vec<Self> = Vec::new();
         for name in names {
             let first = beacons.first().map(|first| first.address(false).map(str::to_owned)).transpose()?;
-            let arguments: Vec<&str> = first.iter().flat_map(|first| ["--peer", first]).collect();
-            beacons.push(Self::start(lab.host(name)?, &arguments)?);
+            let peer: Vec<&str> = first.iter().flat_map(|first| ["--peer", first]).collect();
+            beacons.push(Self::start(lab.host(name)?, &[options, &peer].concat())?);
         }
         Ok(beacons)
     }

@@ -139,7 +139,11 @@ mod tests {
                 assert_eq!(outcome.direct.is_some(), !line.contains(" relayed: "), "{line}");
                 let words: Vec<&str> = seen.next().unwrap().split(' ').collect();
                 assert_eq!(words[..2], line.split(' ').collect::<Vec<_>>()[..2], "pairs in the same order");
-                assert_eq!(outcome.direct.is_some(), words[2] == "direct", "{words:?}");
+                assert_eq!(
+                    if outcome.direct.is_some() { "direct" } else { "relayed" },
+                    words[2],
+                    "{words:?}"
+                );
             }
         }
         assert_eq!((lines.next(), seen.next()), (None, None));
