@@ -4,9 +4,10 @@ use std::fs::{self, Permissions};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tests::topology::vpi_binary;
 use tests::{Answer, Host, Member, Node, Pair, scenario};
 
@@ -170,7 +171,10 @@ fn as_nobody(host: &Host, arguments: &[&str]) -> Result<Answer> {
     let folder = tempfile::tempdir()?;
     chmod(folder.path(), 0o755)?;
     let binary = folder.path().join("vpi");
-    fs::copy(vpi_binary()?, &binary)?;
+    // By a process of its own: what this one has open for writing, a command that another scenario starts at that
+    // instant has too, and then it cannot be executed.
+    let copied = Command::new("cp").arg(vpi_binary()?).arg(&binary).status()?;
+    ensure!(copied.success(), "cp of vpi: {copied}");
     let (binary, state) = (binary.to_string_lossy(), folder.path().join("state"));
     let state = state.to_string_lossy();
     let identity = ["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", &binary, "--state", &state];

@@ -260,7 +260,9 @@ impl Program {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = folder.path().join("vpi-test");
-        fs::copy(env::current_exe().unwrap(), &path).unwrap();
+        // By a process of its own: a file written here would be held open by what another test starts at that instant,
+        // and what is open for writing cannot be executed.
+        run(&format!("cp '{}' '{}'", env::current_exe().unwrap().display(), path.display()));
         Self { _folder: folder, path }
     }
 }
