@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use libp2p::futures::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use protocol::drop::DropReason;
@@ -23,8 +24,22 @@ use crate::metrics::Drops;
 pub(crate) const FRAME_BYTES: usize = 2_048;
 const LENGTH_BYTES: usize = 2;
 
+/// What a frame takes beyond its bytes (chosen): in a line a place and what the allocator adds; on the wire its length, and its
+/// part of what yamux, Noise, TCP and IP add. Without it a line of the shortest frames would hold sixty times its bytes.
+const OVERHEAD_BYTES: usize = 64;
+
 /// Bytes that wait on a member's side, each way (chosen: two super-packets cut to frames; half a second at 2 Mbit/s).
 const LINE_BYTES: usize = 128 << 10;
+
+/// What a frame costs, of a line and of a rate.
+pub(crate) fn cost(frame: &[u8]) -> usize {
+    frame.len() + OVERHEAD_BYTES
+}
+
+/// How long the pump may take for what came, and how often that is looked at (chosen: a turn of a busy pump takes a few
+/// milliseconds).
+const TAKEN_WITHIN: Duration = Duration::from_millis(200);
+const TAKEN_AGAIN: Duration = Duration::from_millis(2);
 
 /// Frames that wait, the oldest first.
 #[derive(Debug)]
@@ -38,6 +53,7 @@ pub(crate) struct Ring {
 struct Held {
     frames: VecDeque<Vec<u8>>,
     bytes: usize,
+    is_ended: bool,
 }
 
 impl Ring {
@@ -51,16 +67,19 @@ impl Ring {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a frame; returns how many older ones gave way.
+    /// Adds a frame; returns how many older ones gave way. One that has ended takes none.
     pub(crate) fn push(&self, frame: Vec<u8>) -> usize {
         let mut held = self.held();
-        held.bytes += frame.len();
+        if held.is_ended {
+            return 1;
+        }
+        held.bytes += cost(&frame);
         held.frames.push_back(frame);
         let mut lost = 0;
         while held.bytes > self.most_bytes
             && let Some(oldest) = held.frames.pop_front()
         {
-            held.bytes -= oldest.len();
+            held.bytes -= cost(&oldest);
             lost += 1;
         }
         drop(held);
@@ -72,18 +91,38 @@ impl Ring {
     pub(crate) fn pop(&self) -> Option<Vec<u8>> {
         let mut held = self.held();
         let frame = held.frames.pop_front()?;
-        held.bytes -= frame.len();
+        held.bytes -= cost(&frame);
         Some(frame)
     }
 
-    /// Waits for the oldest frame; for one reader. A call that is given up loses nothing.
-    pub(crate) async fn next(&self) -> Vec<u8> {
+    /// Ends it: what waits is still taken, and nothing is added.
+    pub(crate) fn end(&self) {
+        self.held().is_ended = true;
+        self.ready.notify_one();
+    }
+
+    /// Waits for the oldest frame; `None` once it has ended and is empty. For one reader. A call that is given up loses nothing.
+    pub(crate) async fn next(&self) -> Option<Vec<u8>> {
         loop {
             if let Some(frame) = self.pop() {
-                return frame;
+                return Some(frame);
+            }
+            if self.held().is_ended {
+                return None;
             }
             self.ready.notified().await;
         }
+    }
+
+    /// Waits until it has ended; for whoever would read it, before they do.
+    async fn ended(&self) {
+        while !self.held().is_ended {
+            self.ready.notified().await;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held().frames.is_empty()
     }
 }
 
@@ -109,9 +148,30 @@ impl Line {
         (0..lost).for_each(|_| self.drops.count(DropReason::CarryQueue));
     }
 
-    /// What is to be written next.
-    pub(crate) fn to_write(&self) -> &Ring {
-        &self.out
+    /// What is to be written next; `None` at the end.
+    pub(crate) async fn to_write(&self) -> Option<Vec<u8>> {
+        self.out.next().await
+    }
+
+    /// Its owner wants it no more: what was put in line is written, then the stream ends.
+    pub(crate) fn end(&self) {
+        self.out.end();
+    }
+
+    /// Waits for that; to be called before anything is written.
+    pub(crate) async fn ended(&self) {
+        self.out.ended().await;
+    }
+
+    /// Waits until the pump has taken what came, so that a goodbye is heard before the end is; not for long.
+    pub(crate) async fn taken(&self) {
+        let taking = async {
+            while !self.arrived.is_empty() {
+                tokio::time::sleep(TAKEN_AGAIN).await;
+            }
+        };
+        // A pump that is gone takes nothing.
+        let _ = tokio::time::timeout(TAKEN_WITHIN, taking).await;
     }
 
     /// A datagram came.
@@ -194,12 +254,30 @@ mod tests {
 
     #[test]
     fn a_line_that_is_full_loses_the_oldest_and_nothing_else() {
-        let ring = Ring::new(3_000);
+        let ring = Ring::new(3 * (1_000 + OVERHEAD_BYTES));
         let lost: usize = (0..6).map(|n| ring.push(vec![n; 1_000])).sum();
         assert_eq!(lost, 3);
         let left: Vec<u8> = std::iter::from_fn(|| ring.pop()).map(|frame| frame[0]).collect();
         assert_eq!(left, [3, 4, 5]);
         assert_eq!(ring.push(vec![0; 3_000]), 0, "what was taken out counts no more");
+    }
+
+    #[test]
+    fn the_shortest_frames_take_no_more_memory_than_long_ones() {
+        let ring = Ring::new(6_400);
+        let lost: usize = (0..1_000).map(|_| ring.push(vec![0])).sum();
+        assert_eq!(std::iter::from_fn(|| ring.pop()).count(), 6_400 / (1 + OVERHEAD_BYTES));
+        assert_eq!(lost, 1_000 - 6_400 / (1 + OVERHEAD_BYTES));
+    }
+
+    #[tokio::test]
+    async fn what_waits_at_the_end_is_still_taken_and_nothing_is_added() {
+        let ring = Ring::new(3_000);
+        ring.push(vec![1]);
+        ring.end();
+        assert_eq!(ring.push(vec![2]), 1);
+        assert_eq!((ring.next().await, ring.next().await), (Some(vec![1]), None));
+        ring.ended().await;
     }
 
     #[tokio::test]
@@ -213,6 +291,6 @@ mod tests {
         });
         ring.push(vec![1]);
         ring.push(vec![2]);
-        assert_eq!(waits.await.unwrap(), (vec![1], vec![2]));
+        assert_eq!(waits.await.unwrap(), (Some(vec![1]), Some(vec![2])));
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -30,7 +31,7 @@ fn members_without_udp_are_carried_by_a_beacon_and_by_another_when_it_dies_and_b
     let sites = [Nat::UdpBlocked, Nat::UdpBlocked, Nat::PortPreserving].map(Site::behind);
     nats("carry", 3, &sites, |lab| {
         let (first, second) = beacons(lab, &["--carry", "--carry-rate", RATE])?;
-        let members = home(lab, [&first, &second])?;
+        let mut members = home(lab, [&first, &second])?;
         let [a, b, c, p3] = &members;
         let capture = Capture::at_port(lab, "p1", "tcp", "at-first", &[])?;
         let other = Capture::at_port(lab, "p2", "tcp", "at-second", &[])?;
@@ -41,7 +42,7 @@ fn members_without_udp_are_carried_by_a_beacon_and_by_another_when_it_dies_and_b
             let (names, mbit) = ((&from.host.name, &to.host.name), moved.megabits());
             println!("{names:?}: {BYTES} bytes at {mbit:.1} Mbit/s");
             ensure!(mbit <= RATE_MBIT * 1.1, "{names:?}: {mbit} Mbit/s where {RATE_MBIT} are allowed");
-            ensure!(mbit >= RATE_MBIT * 0.5, "{names:?}: {mbit} Mbit/s where {RATE_MBIT} are allowed");
+            ensure!(mbit >= RATE_MBIT * 0.25, "{names:?}: {mbit} Mbit/s where {RATE_MBIT} are allowed");
         }
         let alias = a.alias_of("b")?;
         let page = fetch(&a.host, &format!("http://{alias}:8080/"))?;
@@ -54,6 +55,16 @@ fn members_without_udp_are_carried_by_a_beacon_and_by_another_when_it_dies_and_b
             |frame: &Frame| frame.payload.windows(PAGE.len()).any(|window| window == PAGE.as_bytes());
         ensure!(!frames.iter().any(has_page), "a beacon reads what it carries");
 
+        members[2].stop()?;
+        // It says goodbye over the stream; if only that broke, it would be called again.
+        wait::until("the goodbye of c", LIMIT, || {
+            Ok(find_member(&members[0].host, "c")?.filter(|c| c["state"] == "idle"))
+        })?;
+        thread::sleep(Duration::from_secs(1));
+        let c = find_member(&members[0].host, "c")?.context("a member")?;
+        ensure!(c["state"] == "idle", "c said goodbye, and is {}", c["state"]);
+
+        let [a, b, ..] = &members;
         let [used, left] =
             if carrier(a, "b")?.contains(first.id()?) { [first, second] } else { [second, first] };
         let echo = EchoServer::start(&b.host, 0)?;

@@ -2,7 +2,8 @@
 //!
 //! In: streams that members open. Out: what one end writes, to the other end and to nobody else. Two who want to be joined have
 //! agreed on 32 random bytes between themselves: a stranger who opens streams reaches only who brings its own token. Nothing
-//! is sent over UDP for anybody, nothing is read of what is passed on, and no frame waits longer than its line is.
+//! is sent over UDP for anybody, nothing is read of what is passed on, and of what a slow end does not take, a line is kept, beyond
+//! what its connection holds.
 //!
 //! ```text
 //! stream ── token ──► the first: HELD, waits 10 s      the second: JOINED to both, then
@@ -11,26 +12,26 @@
 //! ```
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
+use libp2p::futures::FutureExt as _;
 use libp2p::futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use libp2p::futures::{FutureExt as _, StreamExt as _};
 use libp2p::swarm::Stream;
-use libp2p_stream::IncomingStreams;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::group::Group;
 use super::protocol::{HELD, HOLD_FOR, JOINED, TOKEN_BYTES};
-use crate::carry::{Reader, Ring, write_frame};
+use crate::carry::{Reader, Ring, cost, write_frame};
 
 /// *Chosen*: streams at once, waiting ones included: 128 pairs. Each may hold a line of 64 KiB.
 const STREAMS_MAX: usize = 256;
-/// *Chosen*: of one network: a household, or an office behind one address, and four of them fill no beacon.
-const GROUP_MAX: usize = 64;
+/// *Chosen*: of one network: a household, or an office behind one address; seven of them fill no beacon.
+const GROUP_MAX: usize = 32;
 /// *Chosen*: of one peer: a member that is blocked has one to each member that it talks to.
 const PEER_MAX: usize = 16;
 /// *Chosen*: how long a token may take to come, and a word to go out.
@@ -45,7 +46,11 @@ const BURST_BYTES: f64 = 64.0 * 1024.0;
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// *Chosen*: a pair over which nothing goes is ended: members close what no application uses after 15 minutes.
 const IDLE_FOR: Duration = Duration::from_secs(1_200);
+/// *Chosen*: what a direction may still be written when the end that sent it is done: a goodbye is among it.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
 const DAY_SECS: f64 = 86_400.0;
+/// *Chosen*: bytes at once of what is carried in a day: an hour's, so that a day has no more than a twenty-fourth above its own.
+const BUDGET_BURST_SECS: f64 = 3_600.0;
 
 /// What a beacon carries.
 #[derive(Clone, Copy, Debug)]
@@ -71,34 +76,24 @@ pub(super) struct Carried {
     pub(super) refused: AtomicU64,
 }
 
-/// The streams of this protocol, if the beacon carries.
+/// The streams of this protocol.
 pub(super) struct Carry {
-    incoming: Option<IncomingStreams>,
     table: Arc<Table>,
 }
 
 impl Carry {
-    /// Takes streams from `incoming`; none without.
-    pub(super) fn new(incoming: Option<IncomingStreams>, bounds: CarryBounds, counts: Arc<Carried>) -> Self {
-        let budget = Pace::new(bounds.bytes_per_day / DAY_SECS, bounds.bytes_per_day);
+    /// None yet.
+    pub(super) fn new(bounds: CarryBounds, counts: Arc<Carried>) -> Self {
+        let per_second = bounds.bytes_per_day / DAY_SECS;
+        let budget = Pace::new(per_second, per_second * BUDGET_BURST_SECS);
         let table = Table { bounds, counts, budget, places: Mutex::default(), waiting: Mutex::default() };
-        Self { incoming, table: Arc::new(table) }
-    }
-
-    /// The next stream; never, where nothing is carried. A call that is given up loses nothing.
-    pub(super) async fn next(&mut self) -> (PeerId, Stream) {
-        match &mut self.incoming {
-            Some(incoming) => match incoming.next().await {
-                Some(next) => next,
-                None => std::future::pending().await,
-            },
-            None => std::future::pending().await,
-        }
+        Self { table: Arc::new(table) }
     }
 
     /// Serves it, or drops it where there are enough.
     pub(super) fn take(&self, (peer, stream): (PeerId, Stream), group: Group) {
-        let Some(place) = self.table.place(peer, group).filter(|_| !self.table.budget.is_spent()) else {
+        let is_spent = self.table.budget.is_spent(Instant::now());
+        let Some(place) = self.table.place(peer, group).filter(|_| !is_spent) else {
             self.table.counts.refused.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -249,35 +244,34 @@ impl Table {
         let fill = async {
             let mut reader = Reader::new(read);
             while let Ok(Some(frame)) = reader.next().await {
-                *lock(heard_at) = Instant::now();
-                let wait = client.reading.charge(frame.len());
+                let now = Instant::now();
+                *lock(heard_at) = now;
+                let wait = client.reading.charge(cost(&frame), now);
                 let lost = line.push(frame);
                 self.counts.lost.fetch_add(lost as u64, Ordering::Relaxed);
                 if !wait.is_zero() {
                     sleep(wait).await;
                 }
             }
+            line.end();
         };
-        let drain = async {
-            loop {
-                let frame = line.next().await;
-                let wait = client.rate.charge(frame.len());
+        let mut drain = pin!(async {
+            while let Some(frame) = line.next().await {
+                // Where the day's bytes are used up, all go on as slowly as these come back.
+                let (bytes, now) = (cost(&frame), Instant::now());
+                let wait = client.rate.charge(bytes, now).max(self.budget.charge(bytes, now));
                 if !wait.is_zero() {
                     sleep(wait).await;
                 }
-                if self.budget.is_spent() {
-                    return;
-                }
-                self.budget.charge(frame.len());
                 if !matches!(timeout(STALLED_AFTER, write_frame(write, &frame)).await, Ok(Ok(()))) {
                     return;
                 }
                 self.counts.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
             }
-        };
+        });
         tokio::select! {
-            () = fill => {}
-            () = drain => {}
+            () = fill => drop(timeout(LAST_WITHIN, drain).await),
+            () = drain.as_mut() => {}
         }
     }
 }
@@ -325,17 +319,16 @@ impl Pace {
     }
 
     /// Takes so many bytes; returns how long to wait before they may go on.
-    fn charge(&self, bytes: usize) -> Duration {
+    fn charge(&self, bytes: usize, now: Instant) -> Duration {
         let mut left = lock(&self.left);
-        let now = Instant::now();
         let grown = left.0 + now.saturating_duration_since(left.1).as_secs_f64() * self.per_second;
-        *left = (grown.min(self.burst) - bytes as f64, now);
+        *left = (grown.min(self.burst) - bytes as f64, now.max(left.1));
         Duration::from_secs_f64((-left.0).max(0.0) / self.per_second)
     }
 
     /// Says whether nothing is left.
-    fn is_spent(&self) -> bool {
-        !self.charge(0).is_zero()
+    fn is_spent(&self, now: Instant) -> bool {
+        !self.charge(0, now).is_zero()
     }
 }
 
@@ -346,16 +339,18 @@ mod tests {
     #[test]
     fn a_burst_goes_at_once_and_what_is_above_it_waits_for_the_rate() {
         let pace = Pace::new(1_000.0, 4_000.0);
-        assert_eq!((0..4).map(|_| pace.charge(1_000)).max(), Some(Duration::ZERO));
-        let wait = pace.charge(2_000).as_secs_f64();
-        assert!((1.8..=2.0).contains(&wait), "{wait}");
-        assert!(pace.is_spent());
+        let now = Instant::now();
+        assert_eq!((0..4).map(|_| pace.charge(1_000, now)).max(), Some(Duration::ZERO));
+        let second = Duration::from_secs(1);
+        assert_eq!(pace.charge(1_500, now + second).as_millis(), 500);
+        assert!(pace.is_spent(now + second));
+        assert!(!pace.is_spent(now + 2 * second));
     }
 
     #[test]
     fn places_are_bounded_by_peer_and_network_and_in_all_and_are_free_again() {
         let bounds = CarryBounds { bytes_per_second: 1.0, bytes_per_day: 1.0 };
-        let carry = Carry::new(None, bounds, Arc::default());
+        let carry = Carry::new(bounds, Arc::default());
         let peer = PeerId::random();
         let group = |n: u8| Group::V4([10, 0, n]);
         let of_one: Vec<_> = (0..100).filter_map(|_| carry.table.place(peer, group(0))).collect();

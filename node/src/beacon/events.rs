@@ -9,6 +9,8 @@ use tracing::{debug, info, trace};
 
 use super::admission::{Introduction, is_diverse};
 use super::node::{Beacon, moment};
+use super::protocol::TIME;
+use super::streams::Opened;
 use super::swarm::{BehaviourEvent, RESERVATIONS_MAX};
 
 impl Beacon {
@@ -18,6 +20,7 @@ impl Beacon {
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(opened)) => self.on_stream(opened),
             SwarmEvent::ConnectionEstablished {
                 peer_id, endpoint: ConnectedPoint::Dialer { .. }, ..
             } => {
@@ -35,6 +38,17 @@ impl Beacon {
             SwarmEvent::ListenerError { error, .. } => debug!(%error, "a listener has trouble"),
             SwarmEvent::ListenerClosed { reason, .. } => tracing::error!(?reason, "a listener is closed"),
             _ => {}
+        }
+    }
+
+    fn on_stream(&mut self, Opened { peer, connection, protocol, stream }: Opened) {
+        if protocol == TIME {
+            self.clock.tell(stream);
+        } else if let Some(carry) = &self.carry
+            // Whose connection is gone has no network to charge, and nothing to say.
+            && let Some(group) = self.swarm.behaviour().door.group(connection)
+        {
+            carry.take((peer, stream), group);
         }
     }
 

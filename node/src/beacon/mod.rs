@@ -27,6 +27,7 @@ mod metrics;
 mod node;
 pub(crate) mod protocol;
 mod records;
+mod streams;
 mod stun;
 mod swarm;
 mod sys;

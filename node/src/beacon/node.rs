@@ -19,15 +19,16 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, warn};
 
 use super::admission::Admission;
-use super::carry::{Carry, CarryBounds};
+use super::carry::Carry;
 use super::door::DoorBounds;
 use super::group::Group;
 use super::metrics::{self, Counts, Shared, Standing};
 use super::protocol::{CARRY, TIME};
 use super::records::{Moment, Records};
 use super::swarm::{self, Behaviour};
+use super::time::Clock;
 use super::writer::Writer;
-use super::{Announcement, BeaconOptions, keypair, listen, memory, stun, time};
+use super::{Announcement, BeaconOptions, keypair, listen, memory, stun};
 use crate::control::protocol::{Reply, Request};
 use crate::control::server::Call;
 use crate::control::{self, Exit};
@@ -50,9 +51,6 @@ const GIVE_BACK: Duration = Duration::from_secs(10);
 /// *Chosen*: dials of known beacons at one look; the rest have their turn at the next.
 const DIALS_MAX: usize = 64;
 
-/// What is carried where nothing is.
-const NOTHING: CarryBounds = CarryBounds { bytes_per_second: 1.0, bytes_per_day: 1.0 };
-
 /// A running beacon.
 pub(super) struct Beacon {
     pub(super) swarm: Swarm<Behaviour>,
@@ -60,7 +58,9 @@ pub(super) struct Beacon {
     pub(super) counts: Counts,
     pub(super) reserved: BTreeSet<PeerId>,
     shared: Arc<Shared>,
-    carry: Carry,
+    /// None where nothing is carried.
+    pub(super) carry: Option<Carry>,
+    pub(super) clock: Clock,
     folder: BeaconFolder,
     writer: Writer,
     /// Beacons to fall back on: those that were named, and at the start those of the last table.
@@ -72,7 +72,7 @@ pub(super) struct Beacon {
     resident: fn() -> u64,
     written_table: Vec<String>,
     started_at: Instant,
-    /// STUN and time; they end with it.
+    /// STUN; it ends with it.
     tasks: JoinSet<()>,
 }
 
@@ -86,7 +86,8 @@ impl Beacon {
         folder: BeaconFolder,
         bounds: DoorBounds,
     ) -> anyhow::Result<Self> {
-        let make = |keypair, records| swarm::swarm(keypair, records, bounds);
+        let spoken: &[_] = if options.carry.is_some() { &[TIME, CARRY] } else { &[TIME] };
+        let make = |keypair, records| swarm::swarm(keypair, records, bounds, spoken);
         let mut beacon = Self::still(folder, options.peers.clone(), memory::resident_bytes, make)?;
         let listening = listen::at(&mut beacon.swarm, &options).await?;
         let external = listen::external_addresses(&listening, &options.external).await;
@@ -97,13 +98,11 @@ impl Beacon {
         for socket in stun {
             beacon.tasks.spawn(stun::serve(socket, Arc::clone(&beacon.shared)));
         }
-        let streams = beacon.swarm.behaviour().stream.new_control().accept(TIME)?;
         if let Some(bounds) = options.carry {
-            let streams = beacon.swarm.behaviour().stream.new_control().accept(CARRY)?;
-            beacon.carry = Carry::new(Some(streams), bounds, Arc::clone(&beacon.shared.carried));
+            beacon.carry = Some(Carry::new(bounds, Arc::clone(&beacon.shared.carried)));
         }
         let port = beacon.stun.first().map(SocketAddr::port);
-        beacon.tasks.spawn(time::serve(streams, port, Arc::clone(&beacon.shared)));
+        beacon.clock = Clock::new(port, Arc::clone(&beacon.shared));
         Ok(beacon)
     }
 
@@ -125,7 +124,6 @@ impl Beacon {
         }
         let swarm = make(keypair(&seed)?, Records::new(&seed, kept, moment()))?;
         let shared = Arc::new(Shared::default());
-        let carry = Carry::new(None, NOTHING, Arc::clone(&shared.carried));
         let table = folder.table()?;
         let own = *swarm.local_peer_id();
         let known = table.iter().filter_map(|line| peer_address(line));
@@ -136,8 +134,9 @@ impl Beacon {
             admission: Admission::default(),
             counts: Counts::default(),
             reserved: BTreeSet::new(),
+            clock: Clock::new(None, Arc::clone(&shared)),
             shared,
-            carry,
+            carry: None,
             writer: Writer::new(file),
             folder,
             seeds,
@@ -200,12 +199,6 @@ impl Beacon {
                     self.writer.on_finished(records, finished, Instant::now());
                 }
                 () = sleep_until(self.refresh_at.into()) => self.refresh(),
-                (peer, stream) = self.carry.next() => {
-                    // Whose connection is gone has no network to charge, and nothing to say.
-                    if let Some(group) = self.swarm.behaviour().door.group_of(&peer) {
-                        self.carry.take((peer, stream), group);
-                    }
-                }
                 event = self.swarm.select_next_some() => self.on_event(event),
             }
         }

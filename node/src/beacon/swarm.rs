@@ -8,12 +8,13 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, BucketInserts, Caching, Mode, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{Swarm, SwarmBuilder, identify, noise, ping, relay, tcp, yamux};
+use libp2p::{StreamProtocol, Swarm, SwarmBuilder, identify, noise, ping, relay, tcp, yamux};
 use protocol::discovery::record::BULLETIN_LIFE_SECS;
 
 use super::door::{Door, DoorBounds};
 use super::protocol::{AGENT, IDENTIFY_VERSION, KAD, REPLICATION};
 use super::records::Records;
+use super::streams::Streams;
 use crate::swarm::Connections;
 
 /// *Chosen*: members that can be called through this beacon at once. An idle one costs a connection, about 60 kB.
@@ -50,10 +51,10 @@ pub(super) struct Behaviour {
     pub(super) relay: relay::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
-    pub(super) stream: libp2p_stream::Behaviour,
+    pub(super) streams: Streams,
 }
 
-/// Makes the swarm; it listens nowhere yet. To be called inside a tokio runtime.
+/// Makes the swarm, which hands out streams of `spoken`; it listens nowhere yet. To be called inside a tokio runtime.
 ///
 /// # Errors
 /// If the keys for Noise cannot be made.
@@ -61,6 +62,7 @@ pub(super) fn swarm(
     keypair: Keypair,
     records: Records,
     bounds: DoorBounds,
+    spoken: &[StreamProtocol],
 ) -> anyhow::Result<Swarm<Behaviour>> {
     let built = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
@@ -72,12 +74,12 @@ pub(super) fn swarm(
             quic.max_connection_data = 1 << 20;
             quic
         })
-        .with_behaviour(|keypair| behaviour(keypair, records, bounds))?
+        .with_behaviour(|keypair| behaviour(keypair, records, bounds, spoken))?
         .with_swarm_config(settings);
     Ok(built.build())
 }
 
-/// As [`swarm`], over `connections` instead of TCP and QUIC.
+/// As [`swarm`], over `connections` instead of TCP and QUIC, and without protocols of the beacon's own.
 ///
 /// # Errors
 /// As [`swarm`].
@@ -93,7 +95,7 @@ pub(super) fn swarm_over(
             let secured = connections.upgrade(Version::V1Lazy).authenticate(noise::Config::new(keypair)?);
             Ok(secured.multiplex(muxer()))
         })?
-        .with_behaviour(|keypair| behaviour(keypair, records, bounds))?
+        .with_behaviour(|keypair| behaviour(keypair, records, bounds, &[]))?
         .with_swarm_config(settings);
     Ok(built.build())
 }
@@ -108,7 +110,12 @@ fn muxer() -> yamux::Config {
     config
 }
 
-fn behaviour(keypair: &Keypair, records: Records, bounds: DoorBounds) -> Behaviour {
+fn behaviour(
+    keypair: &Keypair,
+    records: Records,
+    bounds: DoorBounds,
+    spoken: &[StreamProtocol],
+) -> Behaviour {
     let id = keypair.public().to_peer_id();
     let mut kad = kad::Behaviour::with_config(id, records, kad_config());
     kad.set_mode(Some(Mode::Server));
@@ -125,7 +132,7 @@ fn behaviour(keypair: &Keypair, records: Records, bounds: DoorBounds) -> Behavio
         relay: relay::Behaviour::new(id, relay_config()),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
-        stream: libp2p_stream::Behaviour::new(),
+        streams: Streams::new(spoken),
     }
 }
 

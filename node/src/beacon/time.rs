@@ -5,9 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use libp2p::futures::{AsyncWriteExt as _, StreamExt as _};
+use libp2p::futures::AsyncWriteExt as _;
 use libp2p::swarm::Stream;
-use libp2p_stream::IncomingStreams;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -19,13 +18,23 @@ const ANSWERS_MAX: usize = 64;
 /// *Chosen*: how long an answer may take to go out.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Answers every stream, until the swarm is gone. `stun` is the port of the STUN responder.
-pub(super) async fn serve(mut streams: IncomingStreams, stun: Option<u16>, shared: Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(ANSWERS_MAX));
-    while let Some((_, stream)) = streams.next().await {
-        // Without a place the stream is dropped, and the member asks another beacon.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let shared = Arc::clone(&shared);
+/// Answers streams.
+pub(super) struct Clock {
+    stun: Option<u16>,
+    places: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+impl Clock {
+    /// `stun` is the port of the STUN responder.
+    pub(super) fn new(stun: Option<u16>, shared: Arc<Shared>) -> Self {
+        Self { stun, places: Arc::new(Semaphore::new(ANSWERS_MAX)), shared }
+    }
+
+    /// Answers one; without a place it is dropped, and the member asks another beacon.
+    pub(super) fn tell(&self, stream: Stream) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
+        let (stun, shared) = (self.stun, Arc::clone(&self.shared));
         tokio::spawn(async move {
             if let Ok(Ok(())) = timeout(WITHIN, tell(stream, stun)).await {
                 shared.time_answered.count();

@@ -48,16 +48,22 @@ impl Vpi {
                     self.on_carry_closed(number, CarryEnded::Gone, time);
                 }
             }
-            Event::CloseCarry(number) => {
-                self.way.ask(Ask::CloseCarry(number));
-                self.forget_stream(number);
-            }
+            // What is to be sent goes first: a goodbye is among it.
+            Event::CloseCarry(number) => self.way.ended_streams.push(number),
             _ => {}
         }
     }
 
+    /// Ends the streams that the engine gave up, once what it wanted to send is in their lines.
+    pub(super) fn forget_ended_streams(&mut self) {
+        for number in std::mem::take(&mut self.way.ended_streams) {
+            self.forget_stream(number);
+        }
+    }
+
     fn forget_stream(&mut self, number: u32) {
-        if self.way.streams.remove(&number).is_some() {
+        if let Some(stream) = self.way.streams.remove(&number) {
+            stream.line.end();
             self.pump.close_line(number);
         }
     }

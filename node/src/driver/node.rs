@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use libp2p::futures::future::join_all;
 use protocol::alias::{Pin, assign::SUFFIXES};
 use protocol::engine::{Command, Engine, Ticket, Time};
 use protocol::identity::{DeviceId, StaticSecret, VpiId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::timeout;
 use tracing::trace;
 
 use super::enter::PendingJoin;
@@ -29,6 +31,7 @@ use crate::pump::{Queues, Seen};
 use crate::store::index::{Index, Recalled};
 use crate::store::settings::VpiSettings;
 use crate::store::state::State;
+use crate::swarm::Swarm;
 use crate::udp::{AddressWatch, Socket};
 
 /// What members and applications may have waiting (chosen: a burst of every link's notes and messages).
@@ -47,6 +50,8 @@ const REMEMBER_WITHIN: Duration = Duration::from_secs(4);
 
 /// How long a gateway may take at the end to take a port back.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
+/// How long what is in line for beacons that carry may take (chosen).
+const GOODBYES_WITHIN: Duration = Duration::from_secs(2);
 
 /// The running node.
 pub(super) struct Node {
@@ -228,7 +233,10 @@ impl Node {
                 }
             }
         }
-        tokio::join!(self.index.close(REMEMBER_WITHIN), self.mappings.close(GIVE_BACK_WITHIN));
+        let swarms = self.vpis.values_mut().filter_map(|vpi| vpi.end_swarm());
+        let goodbyes = timeout(GOODBYES_WITHIN, join_all(swarms.map(Swarm::close)));
+        let _ =
+            tokio::join!(goodbyes, self.index.close(REMEMBER_WITHIN), self.mappings.close(GIVE_BACK_WITHIN));
         Ok(Exit::Done)
     }
 

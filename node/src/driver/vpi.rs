@@ -294,6 +294,7 @@ impl Vpi {
             });
         }
         self.flush();
+        self.forget_ended_streams();
         while let Some(packet) = self.engine.poll_packet() {
             if let Some(tun) = &self.tun {
                 let _ = tun.send(&packet);

@@ -59,6 +59,8 @@ pub(super) struct Way {
     has_stun: bool,
     /// The streams that carry packets.
     pub(super) streams: Streams,
+    /// Those that the engine gave up, with something in line perhaps.
+    pub(super) ended_streams: Vec<u32>,
 }
 
 impl Way {
@@ -144,6 +146,11 @@ impl Vpi {
             self.way.own = own.to_vec();
             self.look_at_beacons(time);
         }
+    }
+
+    /// Takes the swarm away, for its end.
+    pub(super) fn end_swarm(&mut self) -> Option<Swarm> {
+        self.way.swarm.take()
     }
 
     /// Brings the swarm in line with the beacons that are known: the one beside this node, those named by the settings, the

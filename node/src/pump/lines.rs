@@ -20,12 +20,15 @@ const TURN: usize = 64;
 pub(super) type Lines = BTreeMap<u32, Arc<Line>>;
 
 impl Runner {
-    /// Takes in a stream's line, or lets it go.
+    /// Takes in a stream's line, or lets it go, with what came over it.
     pub(super) fn set_line(&mut self, number: u32, line: Option<Arc<Line>>) {
         match line {
-            Some(line) => self.lines.insert(number, line),
-            None => self.lines.remove(&number),
-        };
+            Some(line) => drop(self.lines.insert(number, line)),
+            None => {
+                self.take_carried();
+                self.lines.remove(&number);
+            }
+        }
     }
 
     /// Takes what came over streams, as from the socket. Returns whether anything was handed to the device, and whether there

@@ -8,7 +8,7 @@ use libp2p::futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, Write
 use libp2p::swarm::Stream;
 use libp2p_stream::{Control, OpenStreamError};
 use protocol::identity::Secret;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::timeout;
 use tracing::debug;
@@ -55,16 +55,25 @@ pub(crate) struct Wish {
     pub(crate) line: Arc<Line>,
 }
 
+/// A stream, or one that is asked for.
+struct Link {
+    task: Id,
+    /// Under which peer id it is.
+    generation: u64,
+}
+
 /// The table.
 pub(super) struct Carries {
-    links: HashMap<u32, (oneshot::Sender<()>, Id)>,
+    links: HashMap<u32, Link>,
+    /// How often the peer id changed.
+    generation: u64,
     tasks: JoinSet<()>,
     told: mpsc::Sender<Told>,
 }
 
 impl Carries {
     pub(super) fn new(told: mpsc::Sender<Told>) -> Self {
-        Self { links: HashMap::new(), tasks: JoinSet::new(), told }
+        Self { links: HashMap::new(), generation: 0, tasks: JoinSet::new(), told }
     }
 
     /// Asks for one at these beacons, in this order. What becomes of it is told.
@@ -82,36 +91,40 @@ impl Carries {
             return Err(CarryEnded::Gone);
         }
         let told = self.told.clone();
-        let (close, mut closed) = oneshot::channel();
         let task = self.tasks.spawn(async move {
             let opened = tokio::select! {
                 opened = open(&wish, &beacons, &mut control, &told) => opened,
-                _ = &mut closed => Err(CarryEnded::Gone),
+                () = wish.line.ended() => Err(CarryEnded::Gone),
             };
             let ended = match opened {
                 Ok(stream) => {
                     if told.send(Told::CarryOpen { number }).await.is_err() {
                         return;
                     }
-                    serve(stream, &wish.line, closed).await;
+                    serve(stream, &wish.line).await;
                     CarryEnded::Gone
                 }
                 Err(ended) => ended,
             };
             let _ = told.send(Told::CarryClosed { number, ended }).await;
         });
-        self.links.insert(number, (close, task.id()));
+        self.links.insert(number, Link { task: task.id(), generation: self.generation });
         Ok(())
     }
 
-    /// Closes it, after what waits has been written.
-    pub(super) fn close(&mut self, number: u32) {
-        if let Some((close, task)) = self.links.remove(&number) {
-            let _ = close.send(());
-            // Its place is free once it has ended.
-            let (kept, _) = oneshot::channel();
-            self.links.insert(number, (kept, task));
-        }
+    /// The peer id is another from here on.
+    pub(super) fn on_renewed(&mut self) {
+        self.generation += 1;
+    }
+
+    /// Whether one goes on under the peer id before.
+    pub(super) fn has_older(&self) -> bool {
+        self.links.values().any(|link| link.generation < self.generation)
+    }
+
+    /// Waits for those whose lines have ended to write what is in them.
+    pub(super) async fn finish(&mut self) {
+        let _ = timeout(CLOSE_WITHIN, async { while self.tasks.join_next().await.is_some() {} }).await;
     }
 
     /// Waits until one has ended and was told of. A call that is given up loses nothing; with none it never returns.
@@ -121,11 +134,11 @@ impl Carries {
             Some(Err(error)) => error.id(),
             None => std::future::pending().await,
         };
-        self.links.retain(|_, (_, of)| *of != task);
+        self.links.retain(|_, link| link.task != task);
     }
 }
 
-/// Finds a beacon that carries, and waits there for the other end.
+/// Finds a beacon that carries, and waits there for the other end. That none carries is said only if all have answered.
 async fn open(
     wish: &Wish,
     beacons: &[Beacon],
@@ -133,19 +146,22 @@ async fn open(
     told: &mpsc::Sender<Told>,
 ) -> Result<Stream, CarryEnded> {
     let number = wish.number;
-    let mut ended = CarryEnded::Gone;
+    let mut ended = if beacons.is_empty() { CarryEnded::Gone } else { CarryEnded::NoneCarries };
     for beacon in beacons {
         let asked = timeout(OPEN_WITHIN, ask(wish, *beacon, control)).await;
         let (mut stream, word) = match asked {
             Ok(Ok(asked)) => asked,
             Ok(Err(refused)) => {
                 debug!(number, %beacon, ?refused, "a beacon holds no end of a stream");
-                if refused == CarryEnded::NoneCarries {
+                if refused == CarryEnded::Gone {
                     ended = refused;
                 }
                 continue;
             }
-            Err(_) => continue,
+            Err(_) => {
+                ended = CarryEnded::Gone;
+                continue;
+            }
         };
         if word == JOINED {
             return Ok(stream);
@@ -180,23 +196,12 @@ async fn ask(wish: &Wish, beacon: Beacon, control: &mut Control) -> Result<(Stre
     }
 }
 
-/// Moves frames until either end is gone, or the driver closes it.
-async fn serve(stream: Stream, line: &Line, closed: oneshot::Receiver<()>) {
+/// Moves frames until either end is gone, or the driver ends it: then what is in line still goes out, a goodbye among it.
+async fn serve(stream: Stream, line: &Line) {
     let (read, mut write) = stream.split();
     tokio::select! {
-        () = take(read, line) => {}
+        () = take(read, line) => line.taken().await,
         () = give(&mut write, line) => {}
-        _ = closed => {
-            // What was given before the end still goes out: a goodbye is among it.
-            let _ = timeout(CLOSE_WITHIN, async {
-                while let Some(frame) = line.to_write().pop() {
-                    if write_frame(&mut write, &frame).await.is_err() {
-                        return;
-                    }
-                }
-            })
-            .await;
-        }
     }
     let _ = timeout(CLOSE_WITHIN, write.close()).await;
 }
@@ -209,8 +214,7 @@ async fn take(read: ReadHalf<Stream>, line: &Line) {
 }
 
 async fn give(write: &mut WriteHalf<Stream>, line: &Line) {
-    loop {
-        let frame = line.to_write().next().await;
+    while let Some(frame) = line.to_write().await {
         if !matches!(timeout(STALLED_AFTER, write_frame(write, &frame)).await, Ok(Ok(()))) {
             return;
         }

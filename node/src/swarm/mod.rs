@@ -91,10 +91,8 @@ pub(crate) enum Ask {
     )]
     Close(u32),
     /// Has a beacon that carries join a stream's two ends; answered by [`Told::CarryHeld`], [`Told::CarryOpen`],
-    /// [`Told::CarryClosed`].
+    /// [`Told::CarryClosed`]. The end of its line is its own.
     Carry(Wish),
-    /// Closes the stream of this number, once what waits is written.
-    CloseCarry(u32),
     /// The time of up to three beacons; answered by [`Told::Clock`].
     Time,
     /// Begins again under another peer id, with connections of its own: this machine's addresses changed.
@@ -155,6 +153,13 @@ impl Swarm {
     #[must_use]
     pub(crate) fn ask(&self, ask: Ask) -> bool {
         self.asks.try_send(ask).is_ok()
+    }
+
+    /// Ends it, once streams have written what was in line.
+    pub(crate) async fn close(self) {
+        let Self { asks, mut told } = self;
+        drop(asks);
+        while told.recv().await.is_some() {}
     }
 
     /// What is told next; `None` once the task has ended.

@@ -23,6 +23,8 @@ const PEER_ID_LIFE: Duration = Duration::from_secs(24 * 3600);
 const RETIRED_FOR: Duration = Duration::from_secs(600);
 /// And where it leads nowhere, as nothing is reserved: until what it was asked is answered.
 const RETIRED_UNUSED_FOR: Duration = Duration::from_secs(20);
+/// How often it is looked at whether packets are still carried under the one before, until the next renewal (chosen).
+const CARRYING_AGAIN: Duration = Duration::from_secs(60);
 /// While as much waits for the driver, it is asked nothing more (chosen: all lookups and circuits that can be under way).
 const OUTBOX: usize = 128;
 
@@ -81,7 +83,7 @@ impl Task {
         let mut hosts = Hosts { current, retired: None };
         loop {
             match self.next(&mut hosts).await {
-                Next::Ask(None) | Next::Room(Err(())) => return,
+                Next::Ask(None) | Next::Room(Err(())) => return self.carries.finish().await,
                 Next::Ask(Some(ask)) => self.on_ask(ask, &mut hosts),
                 Next::Happened { is_current, what } => self.on_happened(is_current, what, &mut hosts),
                 Next::Room(Ok(())) | Next::CircuitEnded | Next::Time => {}
@@ -154,7 +156,6 @@ impl Task {
             Ask::Vouch(circuit) => self.circuits.vouch(circuit),
             Ask::Close(circuit) => self.circuits.close(circuit),
             Ask::Carry(wish) => self.carry(wish, hosts),
-            Ask::CloseCarry(number) => self.carries.close(number),
             Ask::Time => hosts.current.ask_time(&self.roster, now),
             Ask::Renew => self.renew(hosts, now),
         }
@@ -207,6 +208,13 @@ impl Task {
             host.tick(&mut Shared { roster: &mut self.roster, told: &mut told, now });
         }
         self.outbox.extend(told);
+        if let Some((_, until)) = &mut hosts.retired
+            && *until <= now
+            && self.carries.has_older()
+        {
+            // A stream cannot be taken along; the next renewal is a day away.
+            *until = now + jitter(CARRYING_AGAIN);
+        }
         hosts.retired.take_if(|(_, until)| *until <= now);
     }
 
@@ -220,9 +228,10 @@ impl Task {
         let mut before = std::mem::replace(&mut hosts.current, next);
         hosts.current.want(self.is_wanted, now);
         before.retire();
+        self.carries.on_renewed();
         let leads_here = before.reservation.beacon().is_some();
         let kept_for = if leads_here { RETIRED_FOR } else { RETIRED_UNUSED_FOR };
-        if leads_here || !before.is_idle() || hosts.retired.is_none() {
+        if leads_here || self.carries.has_older() || !before.is_idle() || hosts.retired.is_none() {
             hosts.retired = Some((before, now + kept_for));
         }
     }

@@ -27,8 +27,8 @@ use crate::path::{Found, Remote};
 use crate::random::{self, jittered};
 use crate::wire::message::Message;
 
-/// A link has nothing but a pipe for this long before a stream is asked for (chosen: checks, and members that pass on, have
-/// answered by then if they can).
+/// A link has nothing but a pipe for this long before a stream is asked for, ± 20 % (chosen: checks, and members that pass on,
+/// have answered by then if they can).
 const CARRY_AFTER: Duration = Duration::from_secs(3);
 /// Between two askings for one member, ± 20 % (chosen: longer than a beacon holds one end).
 const AGAIN_AFTER: Duration = Duration::from_secs(15);
@@ -36,6 +36,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(15);
 const NONE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Between two checks of a stream that is no path yet: what the two ends' lines drop is checked again.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the echo of the first may take (chosen: a geostationary link at both ends takes two seconds); until then it is the
+/// same check that is sent again.
+const CHECK_FOR: Duration = Duration::from_secs(5);
 /// A stream is kept for this long behind a better path: what is under way on it arrives.
 const UNUSED_FOR: Duration = Duration::from_secs(10);
 /// Offers taken from one member: each makes this machine call a beacon.
@@ -75,8 +78,8 @@ enum Stream {
 #[derive(Debug)]
 pub(super) struct Carrying {
     stream: Stream,
-    /// Since when the link has nothing but a pipe.
-    only_pipe_since: Option<Instant>,
+    /// When a stream is asked for, if the link still has nothing but a pipe then.
+    ask_at: Option<Instant>,
     not_before: Option<Instant>,
     look_at: Option<Instant>,
     offers: Bucket,
@@ -89,7 +92,7 @@ impl Default for Carrying {
         let offers = Bucket::new(OFFERS);
         Self {
             stream: Stream::None,
-            only_pipe_since: None,
+            ask_at: None,
             not_before: None,
             look_at: None,
             offers,
@@ -130,16 +133,17 @@ impl Engine {
         let now = time.now;
         let may_ask = self.finding.is_on() && self.joining.is_none() && self.streams() < MAX_STREAMS;
         let is_wanted = self.peers.get(device).is_some_and(|peer| self.is_wanted(peer, time));
+        let patience = jittered(CARRY_AFTER, &mut self.rng);
         let Some(peer) = self.peers.get_mut(device) else { return };
         let used = peer.path.remote().filter(|_| peer.sessions.current(now).is_some());
         let is_silent = peer.is_silent();
         let carrying = &mut peer.carrying;
         let has_only_pipe = matches!(used, Some(Remote::Circuit(_)));
-        let since = carrying.only_pipe_since.filter(|_| has_only_pipe).or(has_only_pipe.then_some(now));
-        (carrying.only_pipe_since, carrying.look_at) = (since, None);
+        let ask_at = has_only_pipe.then(|| carrying.ask_at.unwrap_or(now + patience));
+        (carrying.ask_at, carrying.look_at) = (ask_at, None);
         match &mut carrying.stream {
             Stream::None => {
-                let due = since.map(|since| carrying.not_before.unwrap_or(since).max(since + CARRY_AFTER));
+                let due = ask_at.map(|ask_at| carrying.not_before.unwrap_or(ask_at).max(ask_at));
                 let Some(due) = due.filter(|_| may_ask && is_wanted) else { return };
                 if now < due {
                     carrying.look_at = Some(due);
@@ -160,8 +164,9 @@ impl Engine {
                 } else if now < *check_at {
                     carrying.look_at = Some(*check_at);
                 } else {
-                    let id = self.rng.next_u64();
-                    (*check, *check_at) = (Some((id, now)), now + CHECK_AGAIN);
+                    let out = check.filter(|(_, sent_at)| now < *sent_at + CHECK_FOR);
+                    let (id, sent_at) = out.unwrap_or((self.rng.next_u64(), now));
+                    (*check, *check_at) = (Some((id, sent_at)), now + CHECK_AGAIN);
                     carrying.look_at = Some(*check_at);
                     self.send_message_to(device, &Message::Check { id, length: CHECK_BYTES }, remote, time);
                 }

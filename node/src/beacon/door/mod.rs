@@ -133,11 +133,6 @@ impl Door {
         self.guests.get(&connection).filter(|guest| guest.is_inbound).map(|guest| &guest.address)
     }
 
-    /// The network that a peer is in, by one of its connections.
-    pub(crate) fn group_of(&self, peer: &PeerId) -> Option<Group> {
-        self.guests.values().find(|guest| guest.peer == *peer).map(|guest| Group::of(&guest.address))
-    }
-
     /// The network that the other end is in.
     pub(crate) fn group(&self, connection: ConnectionId) -> Option<Group> {
         self.guests.get(&connection).map(|guest| Group::of(&guest.address))

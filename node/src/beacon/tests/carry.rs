@@ -83,9 +83,12 @@ async fn who_brings_the_same_token_is_joined_and_nobody_else() {
     assert_eq!(Reader::new(&mut first.0).next().await.unwrap().unwrap(), [7; 1_452]);
     // Who waits in vain gets not one byte, and is let go.
     assert_eq!((word(&mut other).await, word(&mut late).await), (None, None));
-    // When one end goes, the other is told.
+    // When one end goes, the other is told, after what came before that.
+    write_frame(&mut first.1, b"goodbye").await.unwrap();
     first.1.close().await.unwrap();
     drop(first);
+    let last = timeout(LIMIT, Reader::new(&mut second.0).next()).await.unwrap().unwrap();
+    assert_eq!(last.unwrap(), b"goodbye");
     assert!(timeout(LIMIT, Reader::new(&mut second.0).next()).await.unwrap().unwrap().is_none());
     beacon.stop().await;
 }
