@@ -129,10 +129,10 @@ knows() {
 
 # Nobody is connected to anybody.
 is_quiet() {
-    local host
+    local host busy
     while read -r host; do
-        [[ -z $(members "$host" 'member["name"] for member in members if member["state"] not in ("self", "idle")') ]] ||
-            return 1
+        busy=$(members "$host" 'member["name"] for member in members if member["state"] not in ("self", "idle")') || return 1
+        [[ -z $busy ]] || return 1
     done <"$LABS/$lab/nodes"
 }
 
@@ -164,7 +164,7 @@ MEASURE='
 import collections, json, os, re, subprocess, sys, time
 labs_folder, minutes, form, beacon, *labs = sys.argv[1:]
 tick = os.sysconf("SC_CLK_TCK")
-SLOT, BEFORE, BEHIND = 3600, 600, 660
+SLOT, BEFORE, BEHIND, QUIET = 3600, 600, 660, 600
 KINDS = ("sent_udp", "received_udp", "sent_tcp", "received_tcp")
 def counters(lab, host):
     said = subprocess.run(["ip", "netns", "exec", f"{lab}-{host}", "nft", "-j", "list", "counters", "table", "inet", "idle"],
@@ -199,7 +199,7 @@ start, end = time.time(), time.time() + float(minutes) * 60
 samples = {start: everywhere()}
 if beacon == "yes":
     change = -(-(start + BEFORE) // SLOT) * SLOT
-    end = max(end, change + BEHIND + 1)
+    end = max(end, change + BEHIND + QUIET)
 # One sample a minute tells when something went; those about the change are at its very bounds.
 times = [start + 60 * (minute + 1) for minute in range(int((end - start) // 60))] + [end]
 times += [change - BEFORE, change + BEHIND] if beacon == "yes" else []

@@ -17,7 +17,7 @@ use tests::{Host, Lab, Maps, Nat, Node, Site, nats, wait};
 const LIMIT: Duration = Duration::from_secs(20);
 /// The longest lease of PCP in the lab (`netns-scripts/topologies/nats.sh`), and as long for the gateway to look again.
 const LEASE: Duration = Duration::from_secs(20);
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+const GONE_WITHIN: Duration = Duration::from_secs(45);
 /// The lease that a node asks for (protocol/README §14).
 const LEASE_ASKED_SECS: u64 = 3_600;
 

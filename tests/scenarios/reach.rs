@@ -59,7 +59,7 @@ fn udp_datagrams_of_every_size_up_to_the_tunnels_come_back() {
             let flow =
                 Flow::start(&from.host, SocketAddr::from((alias, server.port)), Duration::from_millis(10))?;
             wait::until("200 echoes", Duration::from_secs(5), || Ok((flow.count() >= 200).then_some(())))?;
-            ensure!(flow.longest_gap()? < Duration::from_millis(500), "a gap of {:?}", flow.longest_gap()?);
+            ensure!(flow.longest_gap()? < Duration::from_secs(2), "a gap of {:?}", flow.longest_gap()?);
         }
         Ok(())
     });

@@ -25,7 +25,7 @@ const ROGUE: &str = env!("CARGO_BIN_EXE_rogue");
 /// Every connected member has closed its sessions with the target within this time (promised).
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 /// Others are not disturbed for longer.
-const GAP_LIMIT: Duration = Duration::from_millis(500);
+const GAP_LIMIT: Duration = Duration::from_secs(2);
 /// How long members may take to link.
 const LINK_LIMIT: Duration = Duration::from_secs(20);
 /// How long members may take to be of one mind after a cut: an admin's node finds an epoch stale for up to 60 s.

@@ -17,9 +17,9 @@ const STRANGER: &str = env!("CARGO_BIN_EXE_stranger");
 /// Until the member has its place, and says so.
 const RESERVED_LIMIT: Duration = Duration::from_secs(30);
 /// *Promised* is the end of a circuit over which nothing authentic came after 5 s; the rest is for a loaded machine.
-const STAYED_LIMIT: u64 = 8_000;
+const STAYED_LIMIT: u64 = 12_000;
 /// *Promised* is the end at once of one that brings what is no frame.
-const NO_FRAME_LIMIT: u64 = 4_000;
+const NO_FRAME_LIMIT: u64 = 4_500;
 /// How long strangers come before they are asked what they got: each sort was said often by then.
 const COMING: Duration = Duration::from_secs(15);
 /// What keeps a place for as long as it can be kept, and how long it takes until all are kept and some have ended.

@@ -9,6 +9,9 @@ use super::*;
 use crate::loopback::lab::{in_own_namespace_async, run};
 
 const KEY: [u8; 32] = [7; 32];
+/// A lookup of which some say nothing ends 2 s after its beginning, or after four times what the first answer took, which is more
+/// on a busy machine; one that waited for all would end after 8 s.
+const SETTLED: Duration = Duration::from_secs(7);
 
 fn places(beacons: &[StockBeacon]) -> Vec<Beacon> {
     beacons.iter().map(|beacon| beacon.beacon).collect()
@@ -92,7 +95,7 @@ async fn every_distinct_value_that_was_signed_is_told_and_no_other() {
 }
 
 #[tokio::test]
-async fn beacons_that_stall_hold_a_lookup_up_for_less_than_three_seconds() {
+async fn beacons_that_stall_hold_a_lookup_up_for_two_seconds_and_not_to_its_end() {
     let honest = holding(record(2).value, &[]).await;
     let (silent, also_silent) = (Silent::start().await, Silent::start().await);
     let mute = misusing(Misuse::Stall).await;
@@ -103,7 +106,7 @@ async fn beacons_that_stall_hold_a_lookup_up_for_less_than_three_seconds() {
         let mut member = Member::new(others);
         let began_at = Instant::now();
         let (values, _) = member.get(record(0).key).await;
-        assert!(began_at.elapsed() < Duration::from_secs(3), "{:?}", began_at.elapsed());
+        assert!(began_at.elapsed() < SETTLED, "{:?}", began_at.elapsed());
         assert!(values.contains(&record(2).value), "{values:?}");
     }
 }
@@ -114,7 +117,7 @@ fn made_up(silent: &Silent) -> Vec<Beacon> {
 }
 
 #[tokio::test]
-async fn one_of_three_that_lies_in_any_way_costs_less_than_three_seconds_and_all_but_one_less_than_ten() {
+async fn one_of_three_that_lies_in_any_way_costs_two_seconds_and_all_but_one_less_than_ten() {
     let silent = Silent::start().await;
     let honest = holding(record(2).value, &[]).await;
     // A message of 1 GiB; one of 16 KiB that is none.
@@ -134,7 +137,7 @@ async fn one_of_three_that_lies_in_any_way_costs_less_than_three_seconds_and_all
         let mut member = Member::new(&[liar.beacon, forgetful.beacon, honest.beacon]);
         let began_at = Instant::now();
         let (values, _) = member.get(record(0).key).await;
-        assert!(began_at.elapsed() < Duration::from_secs(3), "liar {number}: {:?}", began_at.elapsed());
+        assert!(began_at.elapsed() < SETTLED, "liar {number}: {:?}", began_at.elapsed());
         assert_eq!(values.iter().max(), Some(&record(2).value), "liar {number}");
     }
     let mut all = places(&liars);
