@@ -18,6 +18,8 @@ const MIB: u64 = 1 << 20;
 /// *Promised* is a second without packets when one end's mapping, address or uplink changes, and printed is what it was; the rest
 /// is for a machine that is busy with other scenarios.
 const GAP: Duration = Duration::from_secs(3);
+/// *Promised* are three seconds when both ends' do at once.
+const GAP_OF_BOTH: Duration = Duration::from_secs(6);
 const STEADY: Duration = Duration::from_millis(10);
 const LIMIT: Duration = Duration::from_secs(30);
 /// Slow enough that the transfer is still under way when something happens.
@@ -36,6 +38,18 @@ fn a_nat_that_forgets_its_mappings_is_passed_again_within_a_second() {
 fn a_machine_whose_uplink_changes_goes_on_within_a_second() {
     let sites = [Nat::Translating, Nat::PortPreserving, Nat::Translating];
     unbroken("uplink", &sites, &["b"], GAP, |lab, members| switch(lab, &members[0].host, "c"));
+}
+
+#[test]
+fn machines_whose_uplinks_change_at_once_go_on_within_three_seconds() {
+    let sites = [Nat::Translating, Nat::PortPreserving, Nat::Translating, Nat::PortPreserving];
+    unbroken("uplinks", &sites, &["b"], GAP_OF_BOTH, |lab, members| {
+        thread::scope(|scope| {
+            let other = scope.spawn(|| switch(lab, &members[1].host, "d"));
+            switch(lab, &members[0].host, "c")?;
+            other.join().map_err(|_| anyhow!("a switch panicked"))?
+        })
+    });
 }
 
 /// `a` sends a steady flow to each of `to`, whose echoes are measured, and bulk to the last; then something happens.

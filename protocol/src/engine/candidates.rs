@@ -45,7 +45,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(120);
 /// A direct path with a round trip below this is not compared with others: none is much nearer.
 const NEAR: Duration = Duration::from_millis(5);
 /// The round trip of a path that was not measured yet.
-const UNKNOWN_RTT: Duration = Duration::from_millis(100);
+pub(super) const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
 /// How long a path may be silent.
 pub(super) struct Patience {
@@ -305,6 +305,9 @@ impl Engine {
                 peer.quiet
             }
             Quiet::Looking(..) => Quiet::No,
+            Quiet::Moved(at) if peer.path.has_echoed_since(at) => Quiet::No,
+            Quiet::Moved(at) if time.now >= at + peer.moved_patience() => Quiet::Looking(used, time.now),
+            Quiet::Moved(_) => peer.quiet,
             Quiet::No | Quiet::Asked(_) if !is_silent => Quiet::No,
             Quiet::Asked(at) if time.now >= at + patience.asked_for => Quiet::Looking(used, time.now),
             Quiet::No => Quiet::Asked(time.now),

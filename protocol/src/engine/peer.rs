@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bursts::{FORETELLS, Waiting};
-use super::candidates::Patience;
+use super::candidates::{Patience, UNKNOWN_RTT};
 use super::carrying::Carrying;
 use super::circuits::Circuit;
 use super::epochs::Asking;
@@ -93,6 +93,8 @@ pub(super) enum Reach {
 pub(super) enum Quiet {
     /// As far as is known.
     No,
+    /// It was asked at this moment, because this device moved: nothing may come back by the way that it knew.
+    Moved(Instant),
     /// It was asked at this moment, because nothing came for a while.
     Asked(Instant),
     /// It did not since then: others are looked at. What is heard by way of others says nothing of it.
@@ -314,12 +316,20 @@ impl Peer {
         })
     }
 
+    /// How long the path that is used may take to answer after this device moved: three round trips, within what a busy machine
+    /// takes and what a path is given otherwise (chosen).
+    pub(super) fn moved_patience(&self) -> Duration {
+        let rtt = self.path.rtt().unwrap_or(UNKNOWN_RTT);
+        (3 * rtt).clamp(Duration::from_millis(300), Duration::from_millis(1_500))
+    }
+
     /// When the path that is used is to be doubted.
     fn doubt_at(&self) -> Option<Instant> {
         let patience = Patience::of(self.path.remote()?);
         let silent_at = self.timers.silent_at(patience.silent_after)?;
         match self.quiet {
             Quiet::No => Some(silent_at),
+            Quiet::Moved(at) => Some(at + self.moved_patience()),
             Quiet::Asked(at) => Some(at + patience.asked_for),
             Quiet::Looking(..) => None,
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::news::Origin;
 use super::outbox::Event;
+use super::peer::Quiet;
 use super::trail::Step;
 use super::{Engine, Time};
 use crate::identity::DeviceId;
@@ -89,6 +90,9 @@ impl Engine {
             if peer.sessions.current(time.now).is_some() {
                 if let Some(probe) = peer.path.ping(&mut self.rng, time.now) {
                     peer.timers.on_asked(time.now);
+                    if !peer.is_silent() {
+                        peer.quiet = Quiet::Moved(time.now);
+                    }
                     self.send_probe(device, probe, time);
                 }
             } else if peer.last_seen_secs.is_some_and(|seen| seen >= since) {
