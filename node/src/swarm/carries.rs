@@ -1,6 +1,7 @@
 //! Streams that carry packets, the member's side: asked for at beacons, waited on, served until they end.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,11 +200,18 @@ async fn ask(wish: &Wish, beacon: Beacon, control: &mut Control) -> Result<(Stre
 /// Moves frames until either end is gone, or the driver ends it: then what is in line still goes out, a goodbye among it.
 async fn serve(stream: Stream, line: &Line) {
     let (read, mut write) = stream.split();
-    tokio::select! {
-        () = take(read, line) => line.taken().await,
-        () = give(&mut write, line) => {}
-    }
+    let mut take = pin!(take(read, line));
+    let is_over = tokio::select! {
+        () = take.as_mut() => true,
+        () = give(&mut write, line) => false,
+    };
     let _ = timeout(CLOSE_WITHIN, write.close()).await;
+    if is_over {
+        line.taken().await;
+    } else {
+        // The beacon ends its side once it has passed on what was written; before that it may still be on its way.
+        let _ = timeout(CLOSE_WITHIN, take).await;
+    }
 }
 
 async fn take(read: ReadHalf<Stream>, line: &Line) {
