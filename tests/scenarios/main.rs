@@ -71,6 +71,7 @@ mod roaming;
 mod rogue;
 #[cfg(feature = "netns")]
 mod statics;
+mod stock;
 #[cfg(feature = "netns")]
 mod strangers;
 #[cfg(feature = "netns")]

@@ -1,4 +1,4 @@
-//! Every two kinds of NAT: whether two members behind them talk directly or by way of a third, and after how long.
+//! Every two kinds of NAT: whether two members behind them talk directly, by way of a third or of a beacon, and after how long.
 //!
 //! ```text
 //!  a … i  one behind each kind ┐
@@ -118,13 +118,15 @@ fn sorted(times: impl Iterator<Item = Option<Duration>>) -> Vec<Duration> {
 }
 
 /// What became of two members.
-struct Outcome {
+pub(crate) struct Outcome {
     /// In the order of [`Nat::ALL`].
-    kinds: [Nat; 2],
+    pub(crate) kinds: [Nat; 2],
     /// From the first packet until one was answered.
-    first: Option<Duration>,
+    pub(crate) first: Option<Duration>,
     /// And until both used a direct path.
-    direct: Option<Duration>,
+    pub(crate) direct: Option<Duration>,
+    /// What is used at the end goes by way of a beacon that carries, and of no member.
+    pub(crate) is_carried: bool,
 }
 
 impl std::fmt::Display for Outcome {
@@ -133,6 +135,7 @@ impl std::fmt::Display for Outcome {
             |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2}", time.as_secs_f64()));
         let verdict = match (self.first, self.direct) {
             (None, _) => "unreachable",
+            (Some(_), None) if self.is_carried => "carried",
             (Some(_), None) => "relayed",
             (Some(_), Some(_)) => "direct",
         };
@@ -171,7 +174,7 @@ fn matrix(
 }
 
 /// Beacons, the member that relays, and one for each site, all started anew. Who cannot join is none.
-fn settled(lab: &Lab, sites: usize) -> Result<(Vec<Beacon>, Vec<Option<Member>>)> {
+pub(crate) fn settled(lab: &Lab, sites: usize) -> Result<(Vec<Beacon>, Vec<Option<Member>>)> {
     let beacons = Beacon::start_all(lab, &["p2", "p3", "p4"], &["--carry"])?;
     let words = Beacon::words(&beacons)?;
     let relay = Member::found_with(lab.host("p1")?, &words, &[])?;
@@ -223,8 +226,8 @@ fn at_once<T: Sync, R: Send>(all: &[T], act: impl Fn(&T) -> Result<R> + Sync) ->
     Ok(results)
 }
 
-/// The pairs of one round meet.
-fn meet_all(
+/// The pairs of one round meet; those without hope of a direct path are watched for `watched`.
+pub(crate) fn meet_all(
     members: &[Option<Member>],
     kinds: &[Nat],
     round: &[(usize, usize)],
@@ -237,7 +240,7 @@ fn meet_all(
             kinds.sort_unstable();
             let ends = members[*one].as_ref().zip(members[*other].as_ref());
             running.push(scope.spawn(move || match ends {
-                None => Ok(Outcome { kinds, first: None, direct: None }),
+                None => Ok(Outcome { kinds, first: None, direct: None, is_carried: false }),
                 Some(ends) => {
                     let watched = if is_hopeless(kinds) { watched } else { DIRECT_WITHIN };
                     meet(ends, kinds, watched).with_context(|| format!("{} and {}", kinds[0], kinds[1]))
@@ -261,7 +264,8 @@ fn meet((one, other): (&Member, &Member), kinds: [Nat; 2], watched: Duration) ->
     let is_direct = || -> Result<bool> {
         Ok(state(&one.host, &other.host.name)? == "direct" && state(&other.host, &one.host.name)? == "direct")
     };
-    let mut outcome = Outcome { kinds, first: flow.first_echo_after(since, LIMIT).ok(), direct: None };
+    let mut outcome =
+        Outcome { kinds, first: flow.first_echo_after(since, LIMIT).ok(), direct: None, is_carried: false };
     while outcome.first.is_some() && outcome.direct.is_none() {
         outcome.direct = is_direct()?.then(|| since.elapsed());
         if since.elapsed() > watched {
@@ -269,6 +273,7 @@ fn meet((one, other): (&Member, &Member), kinds: [Nat; 2], watched: Duration) ->
         }
         thread::sleep(if since.elapsed() < BUSY { LOOK } else { LATER_LOOK });
     }
+    outcome.is_carried = state(&one.host, &other.host.name)? == "carried";
     if outcome.direct.is_some() {
         flow.first_echo_after(Instant::now(), LIMIT).context("over the direct path")?;
     }
