@@ -189,7 +189,8 @@ translate() {
 # comes from outside before these do; `nft list chain inet mapper prerouting_miniupnpd` there shows what is mapped.
 port_mapper() {
     local number=$3 protocols=$4 namespace=$1-$2 folder=$LABS/$1/$2 pmp=yes upnp=yes
-    need_tools miniupnpd
+    # Debian starts it for the machine where it is installed without what need_servers does.
+    command -v miniupnpd >/dev/null || need_servers
     [[ $protocols != upnp ]] || pmp=no
     [[ $protocols != pcp ]] || upnp=no
     mkdir -p "$folder"
@@ -225,9 +226,12 @@ END
 
 # mapper_listens NAMESPACE PROTOCOLS: whether the gateway's mapper can be asked.
 mapper_listens() {
-    local port=1900
-    [[ $2 == upnp ]] || port=5351
-    ip netns exec "$1" ss -Hlun "sport = :$port" | grep -q .
+    local port ports=(1900 5351)
+    [[ $2 != upnp ]] || ports=(1900)
+    [[ $2 != pcp ]] || ports=(5351)
+    for port in "${ports[@]}"; do
+        ip netns exec "$1" ss -Hlun "sport = :$port" | grep -q . || return 1
+    done
 }
 
 # sequence: which port each number stands for, for nft.

@@ -171,7 +171,7 @@ fn upnp_lease(host: &Host, port: u16) -> Result<u64> {
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)
 s.sendto(sys.stdin.buffer.read(), (sys.argv[1], 1900))
 print([l for l in s.recv(2048).decode().splitlines() if l.lower().startswith("location")][0].split(":", 2)[2].split("/")[2])' "$gateway")
-        curl -s --data '<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:GetSpecificPortMappingEntry xmlns:u="urn:schemas-upnp-org:service:WANIPConnection:1"><NewRemoteHost></NewRemoteHost><NewExternalPort>{port}</NewExternalPort><NewProtocol>UDP</NewProtocol></u:GetSpecificPortMappingEntry></s:Body></s:Envelope>' -H 'SOAPAction: "urn:schemas-upnp-org:service:WANIPConnection:1#GetSpecificPortMappingEntry"' "http://$place/ctl/IPConn""#
+        curl -s --max-time 5 --data '<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:GetSpecificPortMappingEntry xmlns:u="urn:schemas-upnp-org:service:WANIPConnection:1"><NewRemoteHost></NewRemoteHost><NewExternalPort>{port}</NewExternalPort><NewProtocol>UDP</NewProtocol></u:GetSpecificPortMappingEntry></s:Body></s:Envelope>' -H 'SOAPAction: "urn:schemas-upnp-org:service:WANIPConnection:1#GetSpecificPortMappingEntry"' "http://$place/ctl/IPConn""#
     );
     let said = host.run("bash", &["-c", &script], LIMIT)?.success()?.stdout;
     let lease =

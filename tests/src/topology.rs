@@ -229,10 +229,9 @@ impl Lab {
         self.run_at(&nat, "ip", &["link", "set", "dev", &port, "master", "lan", "up"])
     }
 
-    /// Runs a program at a place of this lab that is no host.
+    /// As [`Lab::run_in`], and it has to succeed.
     fn run_at(&self, place: &str, program: &str, arguments: &[&str]) -> Result<()> {
-        let command = command_inside(&format!("{}-{place}", self.name), program, arguments);
-        finish(command, "", COMMAND_LIMIT)?.success().map(drop)
+        self.run_in(place, program, arguments)?.success().map(drop)
     }
 
     /// Writes down what stands on each host at the moment of a failure, as far as it can be asked.

@@ -3,7 +3,7 @@
 //! One [`Forwarder`] for each thread that moves packets; it owns the openers of its sessions and shares their sealers
 //! with the engine. The engine tells it what changed by [`Update`]s; it tells the engine what it saw by [`Note`]s, at
 //! most one of a sort a second and link, so that a busy link costs the slow path nothing and an idle one has no timer.
-//! No lock, and no allocation for each packet.
+//! No lock, and no allocation for each packet, but for what goes over a stream.
 //!
 //! ```text
 //! out   packet → filter → link of the destination → its Access → 127.0.0.1 to own → cut to the path → seal → Egress

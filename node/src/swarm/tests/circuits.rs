@@ -9,6 +9,7 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, SwarmBuilder, noise, relay, tcp, yamux};
 use tokio::time::{Instant, timeout};
 
+use super::super::circuits::UNPROVEN;
 use super::beacon::{Silent, StockBeacon, Ways};
 use super::*;
 use crate::swarm::behaviour::build;
@@ -135,6 +136,19 @@ async fn strangers_in_all_places_give_way_to_who_comes_and_not_to_each_other() {
     assert_eq!(strangers[0].closed(0).await, Ended::Peer);
     member.ask(Ask::Frame { circuit: 7, bytes: b"here".to_vec() });
     assert_eq!(callee.frame(proven).await, b"here");
+}
+
+#[tokio::test]
+async fn as_many_strangers_as_there_are_places_keep_nobody_out_for_longer_than_a_second() {
+    let (_beacon, mut callee, place) = reachable().await;
+    let mut strangers: Vec<Member> = (0..UNPROVEN).map(|_| Member::new(&[place.0])).collect();
+    let mut inbound = Vec::new();
+    for stranger in &mut strangers {
+        stranger.open(0, place).await.unwrap();
+        inbound.push(callee.inbound().await.0);
+    }
+    Member::new(&[place.0]).open(7, place).await.unwrap();
+    assert_eq!(callee.closed(inbound[0]).await, Ended::Unvouched, "the oldest gives way");
 }
 
 #[tokio::test]
