@@ -340,7 +340,7 @@ impl Node {
         let mut members = vpi.settings.endpoints.clone();
         let (v4, v6): (Vec<_>, Vec<_>) = found.into_iter().partition(std::net::IpAddr::is_ipv4);
         let own = v4.into_iter().chain(v6).map(|address| SocketAddr::new(address, vpi.settings.port));
-        members.extend(vpi.engine.portmap().outside());
+        members.extend(vpi.engine.mapped());
         members.extend(own);
         members.truncate(TOKEN_ADDRESSES);
         let beacons = vpi.way.beacons();

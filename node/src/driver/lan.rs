@@ -31,8 +31,9 @@ impl Node {
             };
             vpi.engine.handle_command(Command::Relay(consent), time);
             let own = own_addresses(vpi, &addresses);
-            vpi.place(&self.options.settings, own, time);
+            // Before the addresses: with them nothing is told that a former gateway maps.
             vpi.engine.handle_command(Command::Gateway(gateway, vpi.settings.port), time);
+            vpi.place(&self.options.settings, own, time);
         }
         self.on_beside();
         if !is_wanted || self.vpis.is_empty() {

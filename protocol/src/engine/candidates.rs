@@ -32,9 +32,9 @@ use crate::wire::message::{MAX_CANDIDATES, Message, NatCode};
 const ASK_EVERY: Duration = Duration::from_secs(120);
 /// For a search servers are asked only if the last time is as long ago.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
-/// A Presence that says what servers see waits for the other servers' words.
-const GATHER_FOR: Duration = Duration::from_secs(1);
-/// Places among the candidates that hosts' addresses leave to what others see.
+/// A Presence that says what servers see, or where a mapped port leads, waits for the other servers' words.
+pub(super) const GATHER_FOR: Duration = Duration::from_secs(1);
+/// Places among the candidates of where this device is outside, which hosts' addresses leave to them.
 const REFLEXIVE_PLACES: usize = 3;
 /// Checks to all addresses that members named (specified: README §14).
 const CHECKS: Rate = Rate { per_second: 64.0, burst: 256.0 };
@@ -77,6 +77,8 @@ pub(super) struct Candidates {
     set: u32,
     /// What was said of the NAT with it.
     nat: NatCode,
+    /// Where the mapped port led when it was looked at last.
+    pub(super) mapped: Option<SocketAddr>,
     checks: Bucket,
     /// When the servers are asked again.
     ask_at: Option<Instant>,
@@ -92,6 +94,7 @@ impl Candidates {
             // A number that a former process used would hide this one's set from members that remember it.
             set: rng.next_u32(),
             nat: NatCode::default(),
+            mapped: None,
             checks: Bucket::new(CHECKS),
             ask_at: None,
             is_open: false,
@@ -152,6 +155,7 @@ impl Engine {
         if is_over {
             self.end_scout(time);
         }
+        self.look_at_mapped(time);
         self.on_own_candidates(time);
         let is_over = is_over && !(self.candidates.reflexive.wants_second_look() && self.scout(time));
         if is_over && self.publish_at.is_none() {
@@ -239,21 +243,19 @@ impl Engine {
     /// The addresses for a Presence, the best first, and the number of the NAT's class; `None` while this machine's are
     /// not known.
     pub(super) fn whereabouts(&mut self) -> Option<(Vec<SocketAddr>, u8)> {
+        let mapped = self.mapped();
         let hosts = self.addresses.as_deref()?;
-        let outside = outside(self.portmap.outside(), self.candidates.reflexive.lasting(hosts));
-        let kept = hosts.iter().take(MAX_CANDIDATES - outside.len().min(REFLEXIVE_PLACES));
-        let addresses = kept.copied().chain(outside).take(MAX_CANDIDATES).collect();
+        // Everybody gets in there.
+        let outside = outside(mapped.iter().chain(self.candidates.reflexive.lasting(hosts)));
+        let kept = hosts.iter().take(MAX_CANDIDATES - outside.len());
+        let addresses = kept.copied().chain(outside).collect();
         Some((addresses, self.candidates.reflexive.nat().map_or(0, |nat| nat.code())))
     }
 
     /// What this device tells a member may be another set than before.
     pub(super) fn on_own_candidates(&mut self, time: Time) {
         let hosts = self.addresses.as_deref().unwrap_or_default();
-        let outside = outside(self.portmap.outside(), &self.candidates.reflexive.told(hosts));
-        let kept = hosts.iter().take(MAX_CANDIDATES - outside.len().min(REFLEXIVE_PLACES));
-        let kept = kept.map(|address| Candidate { address: *address, kind: Kind::Host });
-        let outside = outside.into_iter().map(|address| Candidate { address, kind: Kind::Reflexive });
-        let own: Vec<Candidate> = kept.chain(outside).take(MAX_CANDIDATES).collect();
+        let own = set(hosts, self.mapped(), &self.candidates.reflexive.told(hosts));
         let nat = self.candidates.reflexive.nat().map(|nat| nat.told()).unwrap_or_default();
         if own == self.candidates.own && nat == self.candidates.nat {
             return;
@@ -492,10 +494,25 @@ impl Engine {
     }
 }
 
-/// Where others reach the data socket: by the port that a gateway maps, which lets everybody in, then where it was seen.
-fn outside(mapped: Option<SocketAddr>, seen: &[SocketAddr]) -> Vec<SocketAddr> {
-    let others = seen.iter().copied().filter(|seen| Some(*seen) != mapped);
-    mapped.into_iter().chain(others).collect()
+/// What a member is told: from the first that is seen outside it foretells where the next datagram comes from, so that the port
+/// that a gateway maps, which no datagram but those to it shows, stands behind.
+fn set(hosts: &[SocketAddr], mapped: Option<SocketAddr>, seen: &[SocketAddr]) -> Vec<Candidate> {
+    let (first, others) = seen.split_at(seen.len().min(1));
+    let outside = outside(first.iter().chain(&mapped).chain(others));
+    let kept = hosts.iter().take(MAX_CANDIDATES - outside.len());
+    let kept = kept.map(|address| Candidate { address: *address, kind: Kind::Host });
+    kept.chain(outside.into_iter().map(|address| Candidate { address, kind: Kind::Reflexive })).collect()
+}
+
+/// Each once, and so many as have places.
+fn outside<'a>(all: impl Iterator<Item = &'a SocketAddr>) -> Vec<SocketAddr> {
+    let mut outside: Vec<SocketAddr> = Vec::new();
+    for address in all {
+        if outside.len() < REFLEXIVE_PLACES && !outside.contains(address) {
+            outside.push(*address);
+        }
+    }
+    outside
 }
 
 impl Peer {
@@ -508,5 +525,31 @@ impl Peer {
     fn kind_of(&self, address: &SocketAddr) -> Kind {
         let mut told = self.punch.told();
         told.find(|candidate| candidate.address == *address).map_or(Kind::Host, |candidate| candidate.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::punch::Punch;
+
+    #[test]
+    fn members_foretell_from_where_servers_saw_this_device_and_not_from_a_mapped_port() {
+        let at = |port: u16| SocketAddr::from(([198, 51, 100, 7], port));
+        let hosts: Vec<SocketAddr> = (1..=8).map(|n| SocketAddr::from(([192, 168, 1, n], 41_414))).collect();
+        let seen_at = |mapped: u16, seen: &[u16]| {
+            let seen: Vec<SocketAddr> = seen.iter().map(|port| at(*port)).collect();
+            let told = set(&hosts[..2], Some(at(mapped)), &seen);
+            assert!(told.iter().any(|candidate| candidate.address == at(mapped)));
+            assert!(told.len() <= 2 + REFLEXIVE_PLACES);
+            let mut punch = Punch::default();
+            punch.on_told(1, told, Instant::now());
+            punch.seen_at().unwrap().port()
+        };
+        assert_eq!(seen_at(41_414, &[20_007, 20_006, 20_005]), 20_007);
+        assert_eq!((seen_at(41_414, &[]), seen_at(41_414, &[41_414])), (41_414, 41_414));
+        let told = set(&hosts, Some(at(1)), &[at(2), at(3), at(4)]);
+        let told: Vec<SocketAddr> = told.iter().map(|candidate| candidate.address).collect();
+        assert_eq!(told, [&hosts[..5], &[at(2), at(1), at(3)]].concat());
     }
 }

@@ -192,7 +192,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(device) else { return };
         peer.carrying.stream = Stream::Asked { number, token: token.clone() };
         peer.carrying.not_before = Some(time.now + jittered(AGAIN_AFTER, &mut self.rng));
-        peer.trail.add(Step::CarryAsked, time.now);
+        peer.trail.add_once(Step::CarryAsked, time.now);
         self.out.events.push_back(Event::Carry { number, token, beacon, is_offer: true });
     }
 
@@ -233,7 +233,7 @@ impl Engine {
         let number = self.next_number();
         let Some(peer) = self.peers.get_mut(device) else { return Ok(()) };
         peer.carrying.stream = Stream::Opening { number, is_own: false };
-        peer.trail.add(Step::CarryAsked, time.now);
+        peer.trail.add_once(Step::CarryAsked, time.now);
         let beacon = Some(beacon.to_owned());
         self.out.events.push_back(Event::Carry { number, token, beacon, is_offer: false });
         Ok(())
@@ -264,7 +264,7 @@ impl Engine {
         peer.carrying.not_before = (!was_open).then_some(again_at);
         peer.carrying.has_no_beacon = end == CarryEnd::NoneCarries;
         let step = if end == CarryEnd::NoneCarries { Step::NoneCarries } else { Step::CarryEnded };
-        peer.trail.add(step, time.now);
+        peer.trail.add_once(step, time.now);
         if peer.path.remote() == Some(Remote::Carried(number)) {
             self.close(&device, time);
             if is_wanted {

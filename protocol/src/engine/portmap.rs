@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use super::candidates::GATHER_FOR;
 use super::outbox::Event;
 use super::{Config, Engine, Time};
 use crate::identity::derive;
@@ -18,21 +19,22 @@ pub(super) fn of(config: &Config) -> PortMap {
 impl Engine {
     /// This machine's gateway, and the port of the data socket; `None`: there is none, or it is not to be asked.
     pub(super) fn on_gateway(&mut self, gateway: Option<Gateway>, port: u16, time: Time) {
-        let before = self.portmap.outside();
         self.portmap.set_gateway(gateway, port, time.now);
-        self.on_portmap(before, time);
+        self.portmap_due(time);
     }
 
     /// What came of what [`Event::MapPort`] wanted.
     pub(super) fn on_port_asked(&mut self, ask: &Ask, outcome: Outcome, time: Time) {
-        let before = self.portmap.outside();
         self.portmap.on_outcome(ask, outcome, &mut self.rng, time.now);
-        self.on_portmap(before, time);
+        self.portmap_due(time);
     }
 
-    /// Asks what is due.
+    /// Asks what is due, and tells where that leads.
     pub(super) fn portmap_due(&mut self, time: Time) {
-        self.on_portmap(self.portmap.outside(), time);
+        if self.is_member() {
+            self.ask_gateway(time);
+            self.look_at_mapped(time);
+        }
     }
 
     /// Asks once more where nobody mapped a port when asked last.
@@ -49,21 +51,30 @@ impl Engine {
     }
 
     fn ask_gateway(&mut self, time: Time) {
-        while let Some(ask) = self.portmap.poll(time.now) {
+        while let Some(ask) = self.portmap.poll(&mut self.rng, time.now) {
             self.out.events.push_back(Event::MapPort(ask));
         }
     }
 
-    fn on_portmap(&mut self, before: Option<SocketAddr>, time: Time) {
-        if !self.is_member() {
+    /// The mapped port may lead elsewhere than was told, or servers see this machine elsewhere. A change of networks changes
+    /// several things at once, which are told together.
+    pub(super) fn look_at_mapped(&mut self, time: Time) {
+        let mapped = self.mapped();
+        if !self.is_member() || std::mem::replace(&mut self.candidates.mapped, mapped) == mapped {
             return;
         }
-        self.ask_gateway(time);
-        if self.portmap.outside() != before {
-            self.on_own_candidates(time);
-            // Consent to pass on may hang on it.
-            self.on_consent(self.relaying.consent, time);
-        }
+        self.on_own_candidates(time);
+        self.publish_at.get_or_insert(time.now + GATHER_FOR);
+        // Consent to pass on may hang on it.
+        self.end_unwilling(time);
+    }
+
+    /// Where everybody reaches the data socket, by the port that a gateway maps. None where servers see this machine, and all at
+    /// other addresses: the gateway is behind another NAT, or says what is not so.
+    #[must_use]
+    pub fn mapped(&self) -> Option<SocketAddr> {
+        let reflexive = &self.candidates.reflexive;
+        self.portmap.outside().filter(|outside| !reflexive.is_seen_elsewhere(outside.ip()))
     }
 
     /// The mapping, for whoever wants to know.

@@ -64,14 +64,19 @@ impl Engine {
     /// Says whether this node passes datagrams on for others.
     pub(super) fn passes_on(&self) -> bool {
         let own = self.addresses.iter().flatten().copied();
-        let addresses: Vec<SocketAddr> = own.chain(self.portmap.outside()).collect();
+        let addresses: Vec<SocketAddr> = own.chain(self.mapped()).collect();
         self.is_member() && self.relaying.consent.given(&addresses)
     }
 
-    /// The owner's word; who does not pass on any more ends what there is.
+    /// The owner's word.
     pub(super) fn on_consent(&mut self, consent: Consent, time: Time) {
         self.relaying.consent = consent;
         self.publish(time);
+        self.end_unwilling(time);
+    }
+
+    /// Who does not pass on any more ends what there is.
+    pub(super) fn end_unwilling(&mut self, time: Time) {
         if !self.passes_on() {
             let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
             devices.iter().for_each(|device| self.close_circuits(device, time));
@@ -184,7 +189,7 @@ impl Engine {
     pub(super) fn on_refused(&mut self, from: &DeviceId, device: &DeviceId, time: Time) {
         if let Some(peer) = self.peers.get_mut(device) {
             peer.relays.legs.on_refused(from, &mut self.rng, time.now);
-            peer.trail.add_of_relay(Step::RelayRefused(*from), time.now);
+            peer.trail.add_once(Step::RelayRefused(*from), time.now);
             self.watch_relays(device, time);
         }
     }
@@ -309,7 +314,7 @@ impl Engine {
             match act {
                 Act::Ask(relay) => {
                     if let Some(peer) = self.peers.get_mut(device) {
-                        peer.trail.add_of_relay(Step::RelayAsked(relay), time.now);
+                        peer.trail.add_once(Step::RelayAsked(relay), time.now);
                     }
                     self.send_message(&relay, &Message::Open { device: *device }, time);
                 }

@@ -80,10 +80,14 @@ impl Trail {
         self.0.push_back((now, step));
     }
 
-    /// Adds what came of relays: once between two other steps, for they are asked again and again.
-    pub(super) fn add_of_relay(&mut self, step: Step, now: Instant) {
-        let is_of_relay = |step: &Step| matches!(step, Step::RelayAsked(_) | Step::RelayRefused(_));
-        let mut last = self.0.iter().rev().map(|(_, step)| step).take_while(|step| is_of_relay(step));
+    /// Adds what came of relays and of streams through beacons: once between two other steps, for they are asked again and
+    /// again.
+    pub(super) fn add_once(&mut self, step: Step, now: Instant) {
+        let is_repeated = |step: &Step| {
+            matches!(step, Step::RelayAsked(_) | Step::RelayRefused(_))
+                || matches!(step, Step::CarryAsked | Step::NoneCarries | Step::CarryEnded)
+        };
+        let mut last = self.0.iter().rev().map(|(_, step)| step).take_while(|step| is_repeated(step));
         if !last.any(|known| *known == step) {
             self.add(step, now);
         }
@@ -116,17 +120,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relays_that_are_asked_again_and_again_do_not_hide_what_was_tried_before() {
+    fn relays_and_beacons_that_are_asked_again_and_again_do_not_hide_what_was_tried_before() {
         let (mut trail, now) = (Trail::default(), Instant::now());
         let relays = [1, 2].map(|n| DeviceId::from([n; 32]));
         trail.add(Step::GaveUp, now);
         for relay in relays.iter().cycle().take(100) {
-            trail.add_of_relay(Step::RelayAsked(*relay), now);
-            trail.add_of_relay(Step::RelayRefused(*relay), now);
+            trail.add_once(Step::RelayAsked(*relay), now);
+            trail.add_once(Step::RelayRefused(*relay), now);
+            trail.add_once(Step::CarryAsked, now);
+            trail.add_once(Step::NoneCarries, now);
         }
-        assert_eq!(trail.0.len(), 5);
-        trail.add(Step::Down, now);
-        trail.add_of_relay(Step::RelayAsked(relays[0]), now);
         assert_eq!(trail.0.len(), 7);
+        trail.add(Step::Down, now);
+        trail.add_once(Step::RelayAsked(relays[0]), now);
+        assert_eq!(trail.0.len(), 9);
     }
 }

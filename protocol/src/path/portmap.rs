@@ -9,7 +9,7 @@
 //! Off ──────────────► Asking PCP ──────────► … NAT-PMP ──────────► … UPnP ──► Resting (10 min, doubling to 6 h) ──► Asking PCP
 //!                        │ mapped                                                ▲ mapped, but to no address of the internet
 //!                        ▼                                                       │ (given back at once)
-//!                      Held: renewed at half of the lease, at half of the rest … and when it is over: Asking PCP
+//!                      Held: renewed at half of the lease, at half of the rest … and when it is over, or another's: Asking PCP
 //! ```
 //!
 //! A gateway may lie: what it says is an address that is worth a try, as a STUN server's. A machine whose own address is one of
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::Rng as _;
 
+use crate::bucket::{Bucket, Rate};
 use crate::random::{self, Rng};
 use crate::wire::address::is_public;
 use crate::wire::portmap::NONCE_BYTES;
@@ -36,12 +37,19 @@ const RENEW_PAUSE: Duration = Duration::from_secs(4);
 /// have changed its settings; two askings cost it ten datagrams).
 const REST: Duration = Duration::from_secs(600);
 const LONGEST_REST: Duration = Duration::from_secs(6 * 3_600);
+/// Doublings behind which a rest is the longest.
+const DOUBLINGS: u32 = 6;
+/// Who wishes it is not asked again before (chosen: as for STUN servers).
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// How often others are to reach the data socket elsewhere by a gateway's word: each time is a signed word to all members. A
+/// gateway that changes it more often counts as one that does not map (chosen: a line that comes and goes has four).
+const MOVES: Rate = Rate { per_second: 1.0 / 600.0, burst: 4.0 };
 /// Whoever asks has an outcome by then (chosen: well beyond what it takes).
 const ASK_FOR: Duration = Duration::from_secs(60);
 /// UPnP's gateways leave it to who asks to find a port that is free; so many are tried (chosen: few are taken).
 const PORTS_TRIED: u8 = 4;
 /// *Specified* (UPnP WANIPConnection:1 §2.4.16): the port is another's.
-const UPNP_CONFLICT: u16 = 718;
+pub const UPNP_CONFLICT: u16 = 718;
 
 /// A protocol to ask in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +95,7 @@ pub struct Ask {
     pub port: u16,
     /// What is wanted outside: an address of all zeros is any. Of a mapping that is given back, what it was.
     pub outside: SocketAddrV4,
-    /// For how long; zero: no more.
+    /// For how long; zero: no more. What is another's is not to be ended: where a gateway does not see to that, whoever asks does.
     pub lease: Duration,
     /// Which mapping: the same for each process of this device, so that one that was killed does not keep its next out.
     pub nonce: [u8; NONCE_BYTES],
@@ -169,7 +177,9 @@ pub struct PortMap {
     nonce: [u8; NONCE_BYTES],
     /// What is asked for outside, and kept while the gateway is the same.
     wanted: SocketAddrV4,
-    rest: Duration,
+    /// Rests in a row.
+    rests: u32,
+    moves: Bucket,
     tried: Vec<Tried>,
     release: Option<Ask>,
 }
@@ -184,7 +194,8 @@ impl PortMap {
             port: 0,
             nonce,
             wanted: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
-            rest: REST,
+            rests: 0,
+            moves: Bucket::new(MOVES),
             tried: Vec::new(),
             release: None,
         }
@@ -234,13 +245,16 @@ impl PortMap {
         &self.tried
     }
 
-    /// Asks at once where nothing is mapped and nobody is being asked. Returns whether it does.
+    /// Asks at once where nothing is mapped, and nobody is being asked or just was; the rest that follows is no longer for it.
+    /// Returns whether it does.
     pub fn hasten(&mut self, now: Instant) -> bool {
-        let is_resting = matches!(self.state, State::Resting { .. });
-        if is_resting {
+        let is_hastened = matches!(self.state, State::Resting { .. })
+            && self.tried.iter().all(|tried| now >= tried.at + ASK_AGAIN);
+        if is_hastened {
+            self.rests = self.rests.saturating_sub(1);
             self.state = State::Due { way: Way::Pcp, ports: 0, at: now };
         }
-        is_resting
+        is_hastened
     }
 
     /// Says whether an outcome is waited for.
@@ -273,6 +287,10 @@ impl PortMap {
         let outcome = match outcome {
             Outcome::Mapped { lease, .. } if lease < SHORTEST_LEASE => Outcome::Silent,
             Outcome::Mapped { outside, .. } if outside.port() == 0 => Outcome::Silent,
+            // Its line is down: what it maps is there when that is back.
+            Outcome::Mapped { outside, .. } if outside.ip().is_unspecified() && self.held().is_some() => {
+                Outcome::Silent
+            }
             outcome => outcome,
         };
         self.tried.retain(|tried| tried.way != ask.way);
@@ -294,15 +312,16 @@ impl PortMap {
         rng: &mut Rng,
         now: Instant,
     ) {
-        if !is_public(IpAddr::V4(*outside.ip())) {
-            // The gateway is behind another one, which lets nobody in.
+        let is_move = self.outside() != Some(SocketAddr::V4(outside));
+        // A gateway behind another one lets nobody in.
+        if !is_public(IpAddr::V4(*outside.ip())) || is_move && !self.moves.take(now) {
             self.release = self.ask(way, outside, Duration::ZERO);
             return self.take_rest(rng, now);
         }
         let lease = lease.min(LONGEST_LEASE);
         self.wanted = outside;
-        self.rest = REST;
-        let renew_at = Some(now + random::jittered(lease / 2, rng));
+        self.rests = 0;
+        let renew_at = Some(now + renewal(lease, rng));
         self.state = State::Held(Held { way, outside, ends_at: now + lease, renew_at });
     }
 
@@ -313,6 +332,10 @@ impl PortMap {
             {
                 self.wanted.set_port(1_024 + (rng.next_u32() % (65_536 - 1_024)) as u16);
                 self.state = State::Due { way: Way::Upnp, ports: ports + 1, at: now };
+            }
+            // Lost, for instance when the gateway began anew: what others would reach there is another's.
+            State::Held(Held { way: Way::Upnp, .. }) if code == UPNP_CONFLICT => {
+                self.state = State::Due { way: Way::Pcp, ports: 0, at: now };
             }
             _ => self.on_failed(rng, now),
         }
@@ -325,8 +348,8 @@ impl PortMap {
                 None => self.take_rest(rng, now),
             },
             State::Held(held) => {
-                let left = held.ends_at.saturating_duration_since(now) / 2;
-                held.renew_at = Some(now + left.max(RENEW_PAUSE));
+                let left = held.ends_at.saturating_duration_since(now);
+                held.renew_at = Some(now + renewal(left, rng).max(RENEW_PAUSE));
             }
             State::Off | State::Due { .. } | State::Resting { .. } => {}
         }
@@ -334,28 +357,25 @@ impl PortMap {
 
     fn take_rest(&mut self, rng: &mut Rng, now: Instant) {
         self.wanted = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.port);
-        self.state = State::Resting { until: now + random::jittered(self.rest, rng) };
-        self.rest = (self.rest * 2).min(LONGEST_REST);
+        let rest = (REST * (1 << self.rests.min(DOUBLINGS))).min(LONGEST_REST);
+        self.state = State::Resting { until: now + random::jittered(rest, rng) };
+        self.rests = self.rests.saturating_add(1);
     }
 
     /// What the gateway is to be asked, if it is time: after each input, until `None`. [`PortMap::outside`] may be another after it.
-    pub fn poll(&mut self, now: Instant) -> Option<Ask> {
+    pub fn poll(&mut self, rng: &mut Rng, now: Instant) -> Option<Ask> {
         if let Some(release) = self.release.take() {
             return Some(release);
         }
-        match &mut self.state {
-            State::Resting { until: at } | State::Held(Held { ends_at: at, .. }) if now >= *at => {
+        match self.state {
+            State::Resting { until: at } | State::Held(Held { ends_at: at, .. }) if now >= at => {
                 self.state = State::Due { way: Way::Pcp, ports: 0, at: now };
             }
-            State::Asking { way, until, .. } if now >= *until => {
-                self.state = match way.next() {
-                    Some(way) => State::Due { way, ports: 0, at: now },
-                    None => State::Resting { until: now + LONGEST_REST },
-                };
-            }
-            State::Held(Held { way, outside, renew_at, .. }) => {
-                let (way, outside) = renew_at.take_if(|at| now >= *at).map(|_| (*way, *outside))?;
-                return self.ask(way, outside, LEASE);
+            State::Asking { until, .. } if now >= until => self.on_failed(rng, now),
+            State::Held(held) => {
+                held.renew_at.filter(|at| now >= *at)?;
+                self.state = State::Held(Held { renew_at: None, ..held });
+                return self.ask(held.way, held.outside, LEASE);
             }
             State::Off | State::Due { .. } | State::Asking { .. } | State::Resting { .. } => {}
         }
@@ -381,208 +401,11 @@ impl PortMap {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use rand_core::SeedableRng as _;
-
-    use super::*;
-
-    const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(11, 0, 1, 2), 41_414);
-
-    fn gateway(own: [u8; 4]) -> Option<Gateway> {
-        Some(Gateway { address: Ipv4Addr::new(192, 168, 1, 1), own: own.into() })
-    }
-
-    struct Trial {
-        map: PortMap,
-        rng: Rng,
-        now: Instant,
-    }
-
-    impl Trial {
-        fn begin() -> Self {
-            let (mut map, now) = (PortMap::new([7; NONCE_BYTES]), Instant::now());
-            map.set_gateway(gateway([192, 168, 1, 2]), 41_414, now);
-            Self { map, rng: Rng::from_seed([1; 32]), now }
-        }
-
-        fn asked(&mut self) -> Ask {
-            self.map.poll(self.now).expect("something is asked")
-        }
-
-        fn say(&mut self, ask: &Ask, outcome: Outcome) -> bool {
-            self.map.on_outcome(ask, outcome, &mut self.rng, self.now)
-        }
-
-        /// Goes on to when something is due, and says how long that takes.
-        fn wait(&mut self) -> Duration {
-            let at = self.map.poll_timeout().expect("something will be due");
-            let waited = at.saturating_duration_since(self.now);
-            self.now = self.now.max(at);
-            waited
-        }
-
-        fn mapped(&mut self, lease: u64) -> Ask {
-            let ask = self.asked();
-            assert!(self.say(&ask, mapped(OUTSIDE, lease)));
-            ask
-        }
-    }
-
-    fn mapped(outside: SocketAddrV4, lease: u64) -> Outcome {
-        Outcome::Mapped { outside, lease: Duration::from_secs(lease) }
-    }
-
-    #[test]
-    fn protocols_are_tried_in_turn_and_a_gateway_that_has_none_rests_longer_each_time() {
-        let mut trial = Trial::begin();
-        let mut rests = Vec::new();
-        for _ in 0..8 {
-            for way in Way::ALL {
-                let ask = trial.asked();
-                assert_eq!((ask.way, ask.lease, ask.outside.port()), (way, LEASE, 41_414));
-                assert!(trial.map.poll(trial.now).is_none(), "one at a time");
-                assert!(!trial.say(&ask, Outcome::Silent));
-            }
-            rests.push(trial.wait());
-        }
-        assert_eq!(trial.map.tried().len(), 3);
-        assert!(rests[0] >= REST.mul_f64(0.8) && rests[0] <= REST.mul_f64(1.2), "{rests:?}");
-        assert!(rests[1] > rests[0] && rests[7] >= LONGEST_REST.mul_f64(0.8), "{rests:?}");
-        assert!(rests[7] <= LONGEST_REST.mul_f64(1.2), "{rests:?}");
-        trial.mapped(3_600);
-        assert_eq!(trial.map.outside(), Some(OUTSIDE.into()));
-    }
-
-    #[test]
-    fn a_mapping_is_renewed_at_half_of_its_lease_and_asked_for_anew_once_it_is_over() {
-        let mut trial = Trial::begin();
-        let first = trial.mapped(600);
-        let waited = trial.wait();
-        assert!((240..=360).contains(&waited.as_secs()), "{waited:?}");
-        let renewal = trial.asked();
-        assert_eq!((renewal.outside, renewal.nonce), (OUTSIDE, first.nonce));
-        assert!(!trial.say(&renewal, mapped(OUTSIDE, 600)), "nothing is another than before");
-
-        trial.wait();
-        let (mut askings, begun) = (0, trial.now);
-        while trial.map.outside().is_some() {
-            if let Some(ask) = trial.map.poll(trial.now) {
-                askings += 1;
-                trial.say(&ask, Outcome::Silent);
-            } else {
-                trial.wait();
-            }
-        }
-        assert!((4..20).contains(&askings), "{askings}");
-        assert!(trial.now - begun <= Duration::from_secs(360));
-        assert!(trial.map.is_asking(), "from the first protocol on");
-    }
-
-    #[test]
-    fn another_port_outside_is_told_and_asked_for_from_then_on() {
-        let mut trial = Trial::begin();
-        trial.mapped(600);
-        trial.wait();
-        let ask = trial.asked();
-        let other = SocketAddrV4::new(*OUTSIDE.ip(), 9_999);
-        assert!(trial.say(&ask, mapped(other, 600)));
-        trial.wait();
-        assert_eq!((trial.map.outside(), trial.asked().outside), (Some(other.into()), other));
-    }
-
-    #[test]
-    fn an_address_behind_another_nat_is_given_back_and_told_to_nobody() {
-        for ip in [[10, 0, 0, 1], [100, 64, 0, 1], [192, 168, 0, 1], [0, 0, 0, 0]] {
-            let mut trial = Trial::begin();
-            let ask = trial.asked();
-            let outside = SocketAddrV4::new(ip.into(), 5);
-            assert!(!trial.say(&ask, mapped(outside, 600)));
-            assert_eq!(trial.map.outside(), None);
-            let release = trial.asked();
-            assert_eq!((release.is_release(), release.outside, release.way), (true, outside, Way::Pcp));
-            assert!(trial.wait() >= REST / 2 && trial.map.tried().len() == 1);
-        }
-    }
-
-    #[test]
-    fn leases_that_make_no_sense_are_none_or_cut() {
-        let mut trial = Trial::begin();
-        let ask = trial.asked();
-        assert!(!trial.say(&ask, mapped(OUTSIDE, 3)));
-        assert_eq!(trial.asked().way, Way::NatPmp);
-        let mut trial = Trial::begin();
-        trial.mapped(u64::from(u32::MAX));
-        assert!(trial.wait() <= LONGEST_LEASE.mul_f64(0.6));
-        let mut trial = Trial::begin();
-        let ask = trial.asked();
-        assert!(!trial.say(&ask, mapped(SocketAddrV4::new(*OUTSIDE.ip(), 0), 600)));
-    }
-
-    #[test]
-    fn a_port_that_another_has_at_a_upnp_gateway_is_not_insisted_on() {
-        let mut trial = Trial::begin();
-        for _ in 0..2 {
-            let ask = trial.asked();
-            trial.say(&ask, Outcome::Refused(2));
-        }
-        let mut ports = Vec::new();
-        for _ in 0..PORTS_TRIED {
-            let ask = trial.asked();
-            assert_eq!(ask.way, Way::Upnp);
-            assert!(!ports.contains(&ask.outside.port()) && ask.outside.port() >= 1_024);
-            ports.push(ask.outside.port());
-            trial.say(&ask, Outcome::Refused(UPNP_CONFLICT));
-        }
-        assert!(trial.map.poll(trial.now).is_none() && !trial.map.is_asking());
-    }
-
-    #[test]
-    fn what_is_held_or_on_its_way_is_given_back_at_the_end() {
-        let mut trial = Trial::begin();
-        trial.mapped(600);
-        trial.map.close();
-        let release = trial.asked();
-        assert!(release.is_release() && release.outside == OUTSIDE);
-        assert_eq!((trial.map.poll(trial.now), trial.map.poll_timeout()), (None, None));
-
-        let mut trial = Trial::begin();
-        let ask = trial.asked();
-        trial.map.close();
-        assert!(trial.asked().is_release());
-        assert!(!trial.say(&ask, mapped(OUTSIDE, 600)) && trial.map.outside().is_none());
-
-        let mut trial = Trial::begin();
-        trial.map.close();
-        assert_eq!(trial.map.poll(trial.now), None, "nothing was asked yet");
-    }
-
-    #[test]
-    fn at_another_gateway_all_begins_anew_and_without_one_nothing_is_asked() {
-        let mut trial = Trial::begin();
-        trial.mapped(600);
-        trial.map.set_gateway(gateway([192, 168, 1, 2]), 41_414, trial.now);
-        assert!(trial.map.outside().is_some(), "the same as before");
-        let late = trial.map.ask(Way::Pcp, OUTSIDE, LEASE).unwrap();
-        trial.map.set_gateway(gateway([192, 168, 9, 2]), 41_414, trial.now);
-        assert!(trial.map.outside().is_none() && trial.map.tried().is_empty());
-        assert_eq!(trial.asked().gateway.own, Ipv4Addr::new(192, 168, 9, 2));
-        assert!(!trial.say(&late, mapped(OUTSIDE, 600)), "the former one's word comes too late");
-        for none in [None, gateway([11, 0, 1, 2])] {
-            trial.map.set_gateway(none, 41_414, trial.now);
-            assert_eq!((trial.map.poll(trial.now), trial.map.poll_timeout()), (None, None));
-        }
-    }
-
-    #[test]
-    fn whoever_asks_and_says_nothing_more_stops_nothing() {
-        let mut trial = Trial::begin();
-        for way in Way::ALL {
-            assert_eq!(trial.asked().way, way);
-            assert_eq!(trial.wait(), ASK_FOR);
-        }
-        assert_eq!(trial.map.poll(trial.now), None);
-        trial.map.hasten(trial.now);
-        assert_eq!(trial.asked().way, Way::Pcp);
-    }
+/// After how long what lasts for `left` is renewed: at a half to five eighths of it (specified: RFC 6887 §11.2.1), so that those
+/// who asked together, when the power came back, do not again.
+fn renewal(left: Duration, rng: &mut Rng) -> Duration {
+    left.mul_f64(0.5 + 0.125 * f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;

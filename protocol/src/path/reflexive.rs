@@ -10,6 +10,7 @@ use super::Remote;
 use super::nat::{Mapping, Nat};
 use super::stun::{Sighting, Stun};
 use crate::random::Rng;
+use crate::wire::address::is_public;
 
 /// Members whose word is kept, the newest.
 const MAX_MEMBERS: usize = 8;
@@ -47,6 +48,8 @@ pub struct Reflexive {
     was_fresh: bool,
     /// Whom, in the order of asking.
     asked: Vec<SocketAddr>,
+    /// The addresses of IPv4 where servers saw this machine at the last asking that is over and was answered.
+    seen_under: Vec<IpAddr>,
 }
 
 impl Reflexive {
@@ -108,6 +111,22 @@ impl Reflexive {
     /// Waits for no response any more; what came stays.
     pub fn give_up(&mut self) {
         self.stun.forget();
+        self.conclude();
+    }
+
+    /// Says whether servers see this machine, and none of them at `ip`, an address of IPv4. What a single one says beside others
+    /// changes nothing, nor does an asking that is under way.
+    #[must_use]
+    pub fn is_seen_elsewhere(&self, ip: IpAddr) -> bool {
+        !self.seen_under.is_empty() && !self.seen_under.contains(&ip)
+    }
+
+    fn conclude(&mut self) {
+        let public = self.seen.iter().map(|sighting| sighting.observed.ip().to_canonical());
+        let public: Vec<IpAddr> = public.filter(|ip| is_public(*ip)).collect();
+        if !self.stun.is_open() && !public.is_empty() {
+            self.seen_under = public;
+        }
     }
 
     /// Says whether a response may come.
@@ -118,7 +137,9 @@ impl Reflexive {
 
     /// The next request that is due, and whom to ask.
     pub fn poll(&mut self, rng: &mut Rng, now: Instant) -> Option<(Remote, Vec<u8>)> {
-        self.stun.poll(rng, now)
+        let request = self.stun.poll(rng, now);
+        self.conclude();
+        request
     }
 
     /// When [`Reflexive::poll`] is to be asked again.
@@ -133,6 +154,7 @@ impl Reflexive {
         self.seen.push(sighting);
         self.seen_at = Some(now);
         self.judge(hosts, now);
+        self.conclude();
         true
     }
 
@@ -181,6 +203,7 @@ impl Reflexive {
         self.asked.clear();
         self.by_members.clear();
         self.lasting.clear();
+        self.seen_under.clear();
         self.seen_at = None;
         self.nat = None;
         self.was_fresh = false;
@@ -289,6 +312,32 @@ mod tests {
         assert_eq!(reflexive.lasting(&[host()]), [outside(50_002)], "another mapping");
         reflexive.forget();
         assert!(reflexive.told(&[]).is_empty() && reflexive.lasting(&[]).is_empty());
+    }
+
+    #[test]
+    fn this_machine_is_elsewhere_if_all_servers_say_so_once_they_have_spoken() {
+        let (mut reflexive, ip) = (Reflexive::default(), |n: u8| IpAddr::from([198, 51, 100, n]));
+        assert!(!reflexive.is_seen_elsewhere(ip(9)), "nobody said anything");
+        ask(&mut reflexive, [50_001; 3]);
+        assert!(reflexive.is_seen_elsewhere(ip(9)) && !reflexive.is_seen_elsewhere(ip(7)));
+        let (mut rng, now) = (Rng::from_seed([1; 32]), Instant::now());
+        reflexive.ask(None, &mut rng, now);
+        for seen in [ip(9), ip(9), ip(7)] {
+            assert!(!reflexive.is_seen_elsewhere(ip(7)), "one of them may lie");
+            let (server, request) = reflexive.poll(&mut rng, now).unwrap();
+            let response = stun::response(&stun::read_request(&request).unwrap(), SocketAddr::new(seen, 1));
+            assert!(reflexive.on_datagram(server, &response, &[host()], now));
+        }
+        assert!(!reflexive.is_seen_elsewhere(ip(7)) && !reflexive.is_seen_elsewhere(ip(9)));
+        // Asked again, and not answered; one on this network sees nothing of it.
+        reflexive.ask(None, &mut rng, now);
+        let (server, request) = reflexive.poll(&mut rng, now).unwrap();
+        let response = stun::response(&stun::read_request(&request).unwrap(), host());
+        assert!(reflexive.on_datagram(server, &response, &[host()], now));
+        reflexive.give_up();
+        assert!(reflexive.is_seen_elsewhere(ip(8)) && !reflexive.is_seen_elsewhere(ip(7)));
+        reflexive.forget();
+        assert!(!reflexive.is_seen_elsewhere(ip(8)));
     }
 
     #[test]

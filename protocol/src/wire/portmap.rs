@@ -81,15 +81,18 @@ pub fn pcp_answer(datagram: &[u8], request: &MapRequest) -> Option<Result<Mapped
         return (kind == PCP_MAP | ANSWER && u16::from(result) == UNSUPPORTED_VERSION)
             .then_some(Err(UNSUPPORTED_VERSION));
     }
+    // Refusals, too, are this request's or none (RFC 6887 §11.4).
+    let (nonce, rest) = rest.get(16..)?.split_first_chunk::<NONCE_BYTES>()?;
+    let (&[protocol, _, _, _, p0, p1, o0, o1], rest) = rest.split_first_chunk::<8>()?;
+    if *nonce != request.nonce || protocol != UDP || u16::from_be_bytes([p0, p1]) != request.port {
+        return None;
+    }
     if result != 0 {
         return Some(Err(result.into()));
     }
-    let (nonce, rest) = rest.get(16..)?.split_first_chunk::<NONCE_BYTES>()?;
-    let (&[protocol, _, _, _, p0, p1, o0, o1], rest) = rest.split_first_chunk::<8>()?;
     let outside = std::net::Ipv6Addr::from(*rest.first_chunk::<16>()?).to_ipv4_mapped()?;
-    let is_ours = *nonce == request.nonce && protocol == UDP && u16::from_be_bytes([p0, p1]) == request.port;
     let outside = SocketAddrV4::new(outside, u16::from_be_bytes([o0, o1]));
-    is_ours.then_some(Ok(Mapped { outside, seconds: u32::from_be_bytes([l0, l1, l2, l3]) }))
+    Some(Ok(Mapped { outside, seconds: u32::from_be_bytes([l0, l1, l2, l3]) }))
 }
 
 /// NAT-PMP's question for the address of the gateway outside.
@@ -191,6 +194,11 @@ mod tests {
         let mut refused = pcp_bytes();
         refused[3] = 2;
         assert_eq!(pcp_answer(&refused, &request()), Some(Err(2)));
+        let others = [MapRequest { nonce: [0; 12], ..request() }, MapRequest { port: 1, ..request() }];
+        assert!(others.iter().all(|other| pcp_answer(&refused, other).is_none()), "others' refusals");
+        refused[36] = 6;
+        assert_eq!(pcp_answer(&refused, &request()), None, "of TCP");
+        assert_eq!(pcp_answer(&refused[..24], &request()), None, "of nothing");
         let older = [0, 0x81, 0, 1, 0, 0, 0, 1];
         assert_eq!(pcp_answer(&older, &request()), Some(Err(UNSUPPORTED_VERSION)));
         assert_eq!(pmp_answer(&[0, 0x81, 0, 2, 0, 0, 0, 1], &request(), OUTSIDE), Some(Err(2)));

@@ -85,6 +85,27 @@ fn what_is_said_to_a_check_is_no_more_than_the_check() {
     }
 }
 
+/// What servers were just asked.
+fn requests(lab: &Lab) -> Vec<Flight> {
+    lab.wire.iter().filter(|flight| flight.to.port() == 3478).cloned().collect()
+}
+
+/// The newest word of the victim's that the friend has.
+fn told(lab: &Lab) -> Presence {
+    let told = lab.nodes[FRIEND].presences.last().unwrap();
+    let Body::Presence(presence) = told.body() else { panic!("a Presence") };
+    presence.clone()
+}
+
+/// Another gateway than before, by its number, maps this port outside.
+fn map(lab: &mut Lab, n: u8, outside: SocketAddr, lease: Duration) {
+    let gateway = Gateway { address: [192, 168, n, 1].into(), own: [192, 168, n, 2].into() };
+    lab.command(VICTIM, Command::Gateway(Some(gateway), 41_414));
+    let ask = *lab.nodes[VICTIM].asked.last().expect("the gateway is asked");
+    let SocketAddr::V4(outside) = outside else { panic!("of IPv4") };
+    lab.command(VICTIM, Command::PortAsked(ask, Outcome::Mapped { outside, lease }));
+}
+
 #[test]
 fn what_servers_see_is_told_to_members_and_only_what_was_asked_is_heard() {
     let mut lab = Lab::new(1);
@@ -96,7 +117,7 @@ fn what_servers_see_is_told_to_members_and_only_what_was_asked_is_heard() {
     assert_eq!(lab.datagram(VICTIM, server(1), &forged), Some(DropReason::StunUnasked), "nothing was asked");
 
     lab.command(VICTIM, Command::StunServers(vec![server(1), server(2), server(3)]));
-    let requests: Vec<Flight> = lab.wire.iter().filter(|flight| flight.to.port() == 3478).cloned().collect();
+    let requests = requests(&lab);
     assert_eq!(requests.len(), 3);
     assert_eq!(
         lab.datagram(VICTIM, server(1), &forged),
@@ -129,16 +150,8 @@ fn a_port_that_a_gateway_maps_is_told_to_members_and_makes_a_relay_while_it_last
     let own: SocketAddr = "192.168.1.2:41414".parse().unwrap();
     assert!(lab.reaches(FRIEND, VICTIM));
     lab.command(VICTIM, Command::Addresses(vec![own]));
-    let told = |lab: &Lab| -> Presence {
-        let told = lab.nodes[FRIEND].presences.last().unwrap();
-        let Body::Presence(presence) = told.body() else { panic!("a Presence") };
-        presence.clone()
-    };
-    let gateway = Gateway { address: [192, 168, 1, 1].into(), own: [192, 168, 1, 2].into() };
-    lab.command(VICTIM, Command::Gateway(Some(gateway), 41_414));
-    let ask = *lab.nodes[VICTIM].asked.last().expect("the gateway is asked");
     let outside = "11.0.1.2:50001".parse().unwrap();
-    lab.command(VICTIM, Command::PortAsked(ask, Outcome::Mapped { outside, lease: Duration::from_secs(60) }));
+    map(&mut lab, 1, SocketAddr::V4(outside), Duration::from_secs(60));
     lab.run(Duration::from_secs(5));
     assert_eq!((told(&lab).candidates, told(&lab).flags), (vec![own, outside.into()], RELAYS));
 
@@ -152,4 +165,54 @@ fn a_port_that_a_gateway_maps_is_told_to_members_and_makes_a_relay_while_it_last
     lab.command(VICTIM, Command::Close);
     let release = lab.nodes[VICTIM].asked.last().unwrap();
     assert!(release.is_release() && release.outside == outside && release.nonce == ask.nonce);
+}
+
+#[test]
+fn a_mapped_port_is_told_to_nobody_while_all_servers_see_this_device_elsewhere() {
+    let mut lab = Lab::new(1);
+    let own: SocketAddr = "192.168.1.2:41414".parse().unwrap();
+    let mapped: SocketAddr = "11.0.1.2:50001".parse().unwrap();
+    assert!(lab.reaches(FRIEND, VICTIM));
+    lab.command(VICTIM, Command::Addresses(vec![own]));
+    map(&mut lab, 1, mapped, Duration::from_secs(3_600));
+    lab.run(Duration::from_secs(5));
+    assert_eq!((told(&lab).candidates, told(&lab).flags), (vec![own, mapped], RELAYS));
+
+    let answer = |lab: &mut Lab, seen: [SocketAddr; 3]| {
+        for (request, seen) in requests(lab).iter().zip(seen) {
+            let response = stun::response(&stun::read_request(&request.bytes).unwrap(), seen);
+            assert_eq!(lab.datagram(VICTIM, request.to, &response), None);
+        }
+        lab.run(Duration::from_secs(5));
+    };
+    lab.command(VICTIM, Command::StunServers(vec![server(1), server(2), server(3)]));
+    answer(&mut lab, [elsewhere(9); 3]);
+    assert_eq!((told(&lab).candidates, told(&lab).flags), (vec![own, elsewhere(9)], 0));
+    assert_eq!(lab.nodes[VICTIM].engine.mapped(), None);
+
+    // That two of them lie does not take it away.
+    lab.run(Duration::from_secs(30));
+    lab.command(VICTIM, Command::LookAround);
+    let seen = SocketAddr::new(mapped.ip(), 41_414);
+    answer(&mut lab, [elsewhere(9), seen, elsewhere(9)]);
+    assert_eq!((told(&lab).candidates[..2].to_vec(), told(&lab).flags), (vec![own, mapped], RELAYS));
+}
+
+#[test]
+fn who_moves_to_another_gateway_tells_it_in_one_word() {
+    let mut lab = Lab::new(1);
+    let [own, other]: [SocketAddr; 2] =
+        ["192.168.1.2:41414", "192.168.2.2:41414"].map(|text| text.parse().unwrap());
+    let [mapped, mapped_there]: [SocketAddr; 2] =
+        ["11.0.1.2:50001", "11.0.2.2:50002"].map(|text| text.parse().unwrap());
+    assert!(lab.reaches(FRIEND, VICTIM));
+    lab.command(VICTIM, Command::Addresses(vec![own]));
+    map(&mut lab, 1, mapped, Duration::from_secs(3_600));
+    lab.run(Duration::from_secs(5));
+    lab.nodes[FRIEND].presences.clear();
+    map(&mut lab, 2, mapped_there, Duration::from_secs(3_600));
+    lab.command(VICTIM, Command::Addresses(vec![other]));
+    lab.run(Duration::from_secs(5));
+    assert_eq!(lab.nodes[FRIEND].presences.len(), 1);
+    assert_eq!((told(&lab).candidates, told(&lab).flags), (vec![other, mapped_there], RELAYS));
 }
