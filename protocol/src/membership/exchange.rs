@@ -137,8 +137,10 @@ impl Exchange {
     pub fn on_piece(&mut self, id: ObjectId, (offset, total): (u16, u16), bytes: &[u8]) -> Option<Vec<u8>> {
         self.outstanding.remove(&Question::Get { id, offset })?;
         if total == 0 {
-            // It gave way to another since it was listed: as if it had not been.
-            self.wanted.remove(&id);
+            // It gave way to another since it was listed: as if it had not been. What decides who may be talked to gives way to
+            // nothing but bounds, and is missed.
+            let kind = self.wanted.remove(&id);
+            self.is_lacking |= kind.is_some_and(|kind| STEPS[0].contains(&kind));
             self.partial.remove(&id);
             return None;
         }
@@ -342,21 +344,28 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_gave_way_since_it_was_listed_holds_nothing_up() {
-        let (mut exchange, mut rng, now) = (Exchange::start(), Rng::from_seed([1; 32]), Instant::now());
-        let id = ObjectId([5; 32]);
-        while let Some(question) = exchange.poll_question(&mut rng, now) {
-            match question {
-                Message::Ids { kind, page } => {
-                    exchange.on_list((kind, page), &[id][..usize::from(kind == 1)], |_| false);
+    fn an_object_that_gave_way_since_it_was_listed_holds_nothing_up_and_is_missed_if_much_hangs_on_it() {
+        for (given_way, is_complete) in [(8, true), (4, true), (3, true), (1, false), (5, false), (6, false)]
+        {
+            let (mut exchange, mut rng, now) = (Exchange::start(), Rng::from_seed([1; 32]), Instant::now());
+            let id = ObjectId([5; 32]);
+            while let Some(question) = exchange.poll_question(&mut rng, now) {
+                match question {
+                    Message::Ids { kind, page } => {
+                        exchange.on_list((kind, page), &[id][..usize::from(kind == given_way)], |_| false);
+                    }
+                    Message::Get { offset, .. } => {
+                        assert_eq!(exchange.on_piece(id, (offset, 0), b""), None);
+                    }
+                    other => panic!("not a question: {other:?}"),
                 }
-                Message::Get { offset, .. } => assert_eq!(exchange.on_piece(id, (offset, 0), b""), None),
-                other => panic!("not a question: {other:?}"),
             }
+            assert!(exchange.is_settled() && exchange.is_done());
+            assert_eq!(exchange.is_complete(), is_complete, "kind {given_way}");
+            exchange.on_list((given_way, 0), &[id], |_| false);
+            let again = exchange.poll_question(&mut rng, now);
+            assert_eq!(again, Some(Message::Get { id, offset: 0 }), "it is back");
         }
-        assert!(exchange.is_settled() && exchange.is_complete());
-        exchange.on_list((1, 0), &[id], |_| false);
-        assert_eq!(exchange.poll_question(&mut rng, now), Some(Message::Get { id, offset: 0 }), "it is back");
     }
 
     #[test]
