@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily as Family;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rustix::io::Errno;
@@ -23,8 +24,11 @@ use tracing::warn;
 
 use super::{interface_addresses, sys};
 
-/// *Specified* (Linux `rtnetlink.h`): links, IPv4 addresses and routes, IPv6 addresses and routes.
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+/// *Specified* (Linux `rtnetlink.h`): links, IPv4 addresses, routes and rules, IPv6 addresses and routes.
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400;
+/// *Chosen*: any two addresses of the internet, in either half, for VPNs take it in halves to leave the default route as it is.
+/// Nothing is sent there.
+const FAR: [Ipv4Addr; 2] = [Ipv4Addr::new(12, 0, 0, 1), Ipv4Addr::new(198, 41, 0, 4)];
 /// *Chosen*: longer than the kernel and a DHCP client take from the first report to the last, well below what a user
 /// notices; also the most often that a flood of reports is looked into.
 const BURST: Duration = Duration::from_millis(150);
@@ -39,6 +43,7 @@ struct Place {
     addresses: Vec<IpAddr>,
     /// Gateway, device and metric of each default route, sorted.
     defaults: Vec<(Option<IpAddr>, Option<u32>, u32)>,
+    gateway: Option<Ipv4Addr>,
 }
 
 /// A watch on this machine's addresses. Dropping it ends the watch.
@@ -65,18 +70,13 @@ impl AddressWatch {
         self.places.borrow().addresses.clone()
     }
 
-    /// Where the default route of IPv4 leads, the surest if there are several; `None` if there is none, or it has no next
-    /// router.
+    /// The next router of what this machine sends to the internet over IPv4, by the kernel's word, which minds all routes and
+    /// rules: that of a VPN that takes all of it, and `None` where that has no next router, or it goes several ways, or nowhere.
     pub(crate) fn gateway(&self) -> Option<Ipv4Addr> {
-        let places = self.places.borrow();
-        let routes = places.defaults.iter().filter_map(|(gateway, _, metric)| match gateway {
-            Some(IpAddr::V4(gateway)) => Some((*metric, *gateway)),
-            Some(IpAddr::V6(_)) | None => None,
-        });
-        routes.min().map(|(_, gateway)| gateway)
+        self.places.borrow().gateway
     }
 
-    /// Waits until the addresses, or the default routes, are others than at the last call, and returns the addresses.
+    /// Waits until the addresses, the default routes or the gateway are others than at the last call, and returns the addresses.
     /// A call that is given up loses nothing. Never returns if the kernel reports nothing any more.
     pub(crate) async fn changed(&mut self) -> Vec<IpAddr> {
         if self.places.changed().await.is_err() {
@@ -161,7 +161,23 @@ async fn place() -> io::Result<Place> {
         defaults.extend(routes.iter().filter(|route| is_default(route)).map(default_route));
     }
     defaults.sort_unstable();
-    Ok(Place { addresses, defaults })
+    let [a, b] = FAR.map(|far| next_router(&handle, far));
+    let gateway = a.await.zip(b.await).filter(|(a, b)| a == b).map(|(gateway, _)| gateway);
+    Ok(Place { addresses, defaults, gateway })
+}
+
+/// Asks the kernel by which router datagrams to `far` would go.
+async fn next_router(handle: &Handle, far: Ipv4Addr) -> Option<Ipv4Addr> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = Family::Inet;
+    message.header.destination_prefix_length = 32;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(far)));
+    // An error is no way there.
+    let route = handle.route().get(message).execute().try_next().await.ok()??;
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+        _ => None,
+    })
 }
 
 fn is_default(route: &RouteMessage) -> bool {
@@ -221,6 +237,49 @@ mod tests {
                 assert_eq!(told, watch.addresses(), "{change}");
             }
             assert_eq!(watch.addresses(), Vec::<IpAddr>::new(), "the carrier is gone");
+        });
+    }
+
+    /// The gateway, once nothing changes any more.
+    async fn settled_gateway(watch: &mut AddressWatch) -> Option<Ipv4Addr> {
+        while timeout(QUIET, watch.changed()).await.is_ok() {}
+        watch.gateway()
+    }
+
+    #[test]
+    fn the_gateway_is_where_the_kernel_sends_what_goes_to_the_internet() {
+        in_own_namespace_async(|| async {
+            two_hosts();
+            run("ip link add tunnel type veth peer name end && ip link set end up && ip link set tunnel up");
+            run("ip address add 10.8.0.2/24 dev tunnel");
+            let mut watch = AddressWatch::start().await.unwrap();
+            assert_eq!(watch.gateway(), None, "no way at all");
+            let (home, other) = (Ipv4Addr::new(192, 0, 2, 254), Ipv4Addr::new(192, 0, 2, 253));
+            for (change, gateway) in [
+                ("ip route add default via 192.0.2.254 metric 600", Some(home)),
+                ("ip route add default via 192.0.2.253 metric 100", Some(other)),
+                ("ip route del default via 192.0.2.253", Some(home)),
+                // VPNs that take everything: by a surer route, in two halves, by a table of their own as wg-quick does.
+                ("ip route add default dev tunnel metric 50", None),
+                ("ip route del default dev tunnel", Some(home)),
+                ("ip route add 0.0.0.0/1 dev tunnel && ip route add 128.0.0.0/1 dev tunnel", None),
+                ("ip route del 128.0.0.0/1 dev tunnel", None),
+                ("ip route del 0.0.0.0/1 dev tunnel", Some(home)),
+                (
+                    "ip route add default dev tunnel table 51820 && ip rule add not fwmark 51820 table 51820 && \
+                     ip rule add table main suppress_prefixlength 0",
+                    None,
+                ),
+                ("ip rule del table 51820", Some(home)),
+                ("ip rule add table 51820", None),
+                // One with a router of its own may map ports, where that leads.
+                ("ip route replace default via 10.8.0.1 table 51820", Some(Ipv4Addr::new(10, 8, 0, 1))),
+                // A table that nothing leads to.
+                ("ip rule del table 51820", Some(home)),
+            ] {
+                run(change);
+                assert_eq!(settled_gateway(&mut watch).await, gateway, "{change}");
+            }
         });
     }
 
