@@ -11,6 +11,8 @@ use tokio::time::timeout;
 
 /// An answer of a gateway is not longer (chosen: descriptions have 2 to 30 KB).
 const MAX_ANSWER_BYTES: u64 = 128 << 10;
+/// Nor is the line before a chunk: it has a size, and extensions that nobody uses.
+const MAX_LINE_BYTES: usize = 128;
 /// It has this long for all of it (chosen: a busy home router's slowest).
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -65,32 +67,77 @@ pub(super) async fn post(url: &Url, head: &str, body: &str) -> io::Result<(u16, 
 async fn exchange(url: &Url, method: &str, head: &str, body: &str) -> io::Result<(u16, String)> {
     let Url { at, path } = url;
     let request = format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{head}\r\n{body}");
-    let answer = async {
+    let mut answer = Answer::default();
+    let exchange = async {
         let mut stream = TcpStream::connect(*at).await?;
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
         let mut bounded = stream.take(MAX_ANSWER_BYTES);
         let mut part = [0; 4_096];
         // Some devices keep the connection open whatever they are asked.
-        while !is_whole(&answer) {
+        while !answer.is_whole() {
             match bounded.read(&mut part).await? {
                 0 => break,
-                length => answer.extend_from_slice(part.get(..length).unwrap_or_default()),
+                length => answer.push(part.get(..length).unwrap_or_default()),
             }
         }
-        io::Result::Ok(answer)
+        io::Result::Ok(())
     };
-    let answer = timeout(ANSWER_WITHIN, answer).await.map_err(io::Error::other)??;
-    read(&answer).ok_or_else(|| io::Error::other("no HTTP"))
+    // Nor do they all say how long an answer is: what came until the end of the time is looked at.
+    let ended = timeout(ANSWER_WITHIN, exchange).await.map_err(io::Error::other).flatten();
+    read(&answer.bytes).ok_or_else(|| ended.err().unwrap_or_else(|| io::Error::other("no HTTP")))
 }
 
-/// Says whether an answer is as long as it says that it is.
-fn is_whole(answer: &[u8]) -> bool {
-    let Some((head, body)) = split(answer) else { return false };
-    match (field(&head, "transfer-encoding"), field(&head, "content-length")) {
-        (Some(_), _) => body.ends_with(b"0\r\n\r\n"),
-        (None, Some(length)) => length.parse().is_ok_and(|length: usize| body.len() >= length),
-        (None, None) => false,
+/// An answer that comes in parts, of which none is looked at twice.
+#[derive(Default)]
+struct Answer {
+    bytes: Vec<u8>,
+    body: Option<Body>,
+}
+
+/// Where a body is over.
+enum Body {
+    /// Here.
+    Ends(usize),
+    /// Behind a last chunk; the next begins here.
+    Chunked(usize),
+    /// Where the connection is.
+    Open,
+}
+
+impl Answer {
+    fn push(&mut self, part: &[u8]) {
+        let looked_at = self.bytes.len().saturating_sub(3);
+        self.bytes.extend_from_slice(part);
+        if self.body.is_some() {
+            return;
+        }
+        let fresh = self.bytes.get(looked_at..).unwrap_or_default();
+        let Some(end) = fresh.windows(4).position(|window| window == b"\r\n\r\n") else { return };
+        let begin = looked_at + end + 4;
+        let head = String::from_utf8_lossy(self.bytes.get(..begin).unwrap_or_default());
+        let length = field(&head, "content-length").and_then(|length| length.parse().ok());
+        self.body = Some(match (field(&head, "transfer-encoding"), length) {
+            (Some(_), _) => Body::Chunked(begin),
+            (None, Some(length)) => Body::Ends(begin.saturating_add(length)),
+            (None, None) => Body::Open,
+        });
+    }
+
+    /// Says whether it is as long as it says that it is.
+    fn is_whole(&mut self) -> bool {
+        match &mut self.body {
+            None | Some(Body::Open) => false,
+            Some(Body::Ends(end)) => self.bytes.len() >= *end,
+            Some(Body::Chunked(next)) => loop {
+                let rest = self.bytes.get(*next..).unwrap_or_default();
+                match chunk_size(rest) {
+                    // Behind it there may be more fields, and there is an empty line.
+                    Some((0, _)) => break self.bytes.ends_with(b"\r\n\r\n"),
+                    Some((size, line)) => *next = next.saturating_add(line).saturating_add(size + 2),
+                    None => break false,
+                }
+            },
+        }
     }
 }
 
@@ -119,17 +166,23 @@ pub(super) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
 fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = rest.windows(2).position(|window| window == b"\r\n")?;
-        let (size, tail) = rest.split_at_checked(end)?;
-        let size = std::str::from_utf8(size).ok()?.split(';').next()?.trim();
-        let size = usize::from_str_radix(size, 16).ok()?;
-        let (chunk, tail) = tail.get(2..)?.split_at_checked(size)?;
+        let (size, line) = chunk_size(rest)?;
         if size == 0 {
             return Some(body);
         }
+        let (chunk, tail) = rest.get(line..)?.split_at_checked(size)?;
         body.extend_from_slice(chunk);
         rest = tail.get(2..)?;
     }
+}
+
+/// The size of the chunk that begins here, and the length of the line that says so.
+fn chunk_size(rest: &[u8]) -> Option<(usize, usize)> {
+    let line = rest.get(..rest.len().min(MAX_LINE_BYTES))?;
+    let end = line.windows(2).position(|window| window == b"\r\n")?;
+    let size = std::str::from_utf8(line.get(..end)?).ok()?.split(';').next()?.trim();
+    let size = usize::from_str_radix(size, 16).ok().filter(|size| *size as u64 <= MAX_ANSWER_BYTES)?;
+    Some((size, end + 2))
 }
 
 #[cfg(test)]
@@ -163,6 +216,26 @@ mod tests {
         }
     }
 
+    fn is_whole<'a>(parts: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut answer = Answer::default();
+        for part in parts {
+            assert!(!answer.is_whole());
+            answer.push(part);
+        }
+        answer.is_whole()
+    }
+
+    #[test]
+    fn an_answer_that_comes_byte_by_byte_is_read_in_no_time() {
+        let forms = ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"];
+        for form in forms {
+            let since = std::time::Instant::now();
+            let long = [form.as_bytes(), &[b'1'; MAX_ANSWER_BYTES as usize]].concat();
+            assert!(!is_whole(long.chunks(1)));
+            assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
+        }
+    }
+
     #[test]
     fn answers_are_read_whole_in_either_form_and_whatever_is_none_is_not() {
         let plain = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody".to_vec();
@@ -171,10 +244,13 @@ mod tests {
                 .to_vec();
         assert_eq!(read(&plain), Some((200, "body".to_owned())));
         assert_eq!(read(&chunked), Some((500, "body".to_owned())));
-        for whole in [&plain, &chunked] {
-            assert!(is_whole(whole));
-            assert!((0..whole.len()).all(|length| !is_whole(&whole[..length])));
+        let trailers = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n";
+        assert_eq!(read(trailers), Some((200, "x".to_owned())));
+        for whole in [&plain[..], &chunked, trailers] {
+            assert!(is_whole(whole.chunks(whole.len())) && is_whole(whole.chunks(1)));
+            assert!((0..whole.len()).all(|length| !is_whole(whole[..length].chunks(1))));
         }
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\nbody".chunks(1)), "it may go on");
         for none in ["", "HTTP/1.1 200 OK\r\n", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 x\r\n\r\n"] {
             assert_eq!(read(none.as_bytes()), None, "{none}");
         }

@@ -26,14 +26,21 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::debug;
 
+use self::upnp::Service;
+
 /// Outcomes that may wait: each VPI has one asking at a time.
 const WAITING: usize = 16;
 
+/// What came of an asking, and by which service of UPnP.
+type Told = (VpiId, Ask, Outcome, Option<Service>);
+
 /// Everything that is being asked of gateways.
 pub(crate) struct Mappings {
-    sender: Sender<(VpiId, Ask, Outcome)>,
-    told: Receiver<(VpiId, Ask, Outcome)>,
+    sender: Sender<Told>,
+    told: Receiver<Told>,
     running: BTreeMap<VpiId, JoinHandle<()>>,
+    /// The service that maps a port for a VPI: it is not looked for again, least of all at the end, which is not to take long.
+    services: BTreeMap<VpiId, Service>,
     releases: JoinSet<()>,
 }
 
@@ -41,7 +48,8 @@ impl Mappings {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
         let (sender, told) = channel(WAITING);
-        Self { sender, told, running: BTreeMap::new(), releases: JoinSet::new() }
+        let (running, services) = (BTreeMap::new(), BTreeMap::new());
+        Self { sender, told, running, services, releases: JoinSet::new() }
     }
 
     /// Begins what an engine wants, in the place of what is under way for it.
@@ -50,18 +58,20 @@ impl Mappings {
             former.abort();
         }
         while self.releases.try_join_next().is_some() {}
+        let known = self.services.remove(&vpi).filter(|service| service.is_of(&ask));
         if ask.is_release() {
             self.releases.spawn(async move {
-                carry_out(&ask).await;
+                carry_out(&ask, known).await;
             });
             return;
         }
         let sender = self.sender.clone();
+        self.services.extend(known.clone().map(|service| (vpi, service)));
         let task = tokio::spawn(async move {
-            let outcome = carry_out(&ask).await;
+            let (outcome, service) = carry_out(&ask, known).await;
             debug!(way = ?ask.way, ?outcome, "the gateway was asked for a port");
             // Nobody listens any more only when the node stops.
-            let _ = sender.send((vpi, ask, outcome)).await;
+            let _ = sender.send((vpi, ask, outcome, service)).await;
         });
         self.running.insert(vpi, task);
     }
@@ -69,7 +79,10 @@ impl Mappings {
     /// Waits for what came of an asking. A call that is given up loses nothing.
     pub(crate) async fn told(&mut self) -> (VpiId, Ask, Outcome) {
         match self.told.recv().await {
-            Some(told) => told,
+            Some((vpi, ask, outcome, service)) => {
+                self.services.extend(service.map(|service| (vpi, service)));
+                (vpi, ask, outcome)
+            }
             None => std::future::pending().await,
         }
     }
@@ -84,11 +97,12 @@ impl Mappings {
     }
 }
 
-async fn carry_out(ask: &Ask) -> Outcome {
+/// Asks what is to be asked, of this service if it is known; returns the service that maps.
+async fn carry_out(ask: &Ask, known: Option<Service>) -> (Outcome, Option<Service>) {
     match ask.way {
-        Way::Pcp => pmp::pcp(ask).await,
-        Way::NatPmp => pmp::nat_pmp(ask).await,
-        Way::Upnp => upnp::map(ask).await,
+        Way::Pcp => (pmp::pcp(ask).await, None),
+        Way::NatPmp => (pmp::nat_pmp(ask).await, None),
+        Way::Upnp => upnp::map(ask, known).await,
     }
 }
 

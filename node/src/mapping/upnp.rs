@@ -7,7 +7,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use protocol::path::portmap::{Ask, Outcome};
+use protocol::path::portmap::{Ask, Outcome, UPNP_CONFLICT, Way};
+use protocol::wire::address::is_public;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
@@ -33,54 +34,110 @@ const SERVICES: [&str; 3] = [
 const ACTION_FAILED: u16 = 501;
 
 /// One service of the gateway's device.
-#[derive(Debug)]
-struct Service {
+#[derive(Clone, Debug)]
+pub(super) struct Service {
     kind: &'static str,
     control: Url,
 }
 
-/// Asks by UPnP. A gateway that maps for ever only is not asked to: nothing would end what a killed node leaves.
-pub(super) async fn map(ask: &Ask) -> Outcome {
-    let Ok(Some(place)) = search(ask).await else { return Outcome::Silent };
-    let Ok((200, description)) = http::get(&place).await else { return Outcome::Silent };
-    let services = services(&description, &place);
-    let mut outcome = Outcome::Silent;
-    for service in &services {
-        outcome = service.map(ask).await.unwrap_or(Outcome::Silent);
-        if matches!(outcome, Outcome::Mapped { .. }) {
+/// Asks by UPnP, a service that is known already if it answers. A gateway that maps for ever only is not asked to: nothing would
+/// end what a killed node leaves.
+pub(super) async fn map(ask: &Ask, known: Option<Service>) -> (Outcome, Option<Service>) {
+    if let Some(service) = known
+        && let Ok(outcome) = service.carry_out(ask).await
+    {
+        return (outcome, Some(service));
+    }
+    let (mut best, mut by) = (Outcome::Silent, None);
+    for service in find(ask).await.unwrap_or_default() {
+        let outcome = service.carry_out(ask).await.unwrap_or(Outcome::Silent);
+        if weight(outcome) > weight(best) {
+            by = matches!(outcome, Outcome::Mapped { .. }).then_some(service);
+            best = outcome;
+        }
+        if weight(best) == BEST {
             break;
         }
     }
-    outcome
+    (best, by)
+}
+
+const BEST: u8 = 4;
+
+/// Which outcome counts where a device has several services, of which one that is not connected says nothing, or anything.
+fn weight(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Mapped { outside, .. } if is_public((*outside.ip()).into()) => BEST,
+        // Another port may be free.
+        Outcome::Refused(UPNP_CONFLICT) => 3,
+        Outcome::Mapped { .. } => 2,
+        Outcome::Refused(_) => 1,
+        Outcome::Silent => 0,
+    }
+}
+
+/// Finds the gateway's services; `None` if it has none that says so.
+async fn find(ask: &Ask) -> Option<Vec<Service>> {
+    let place = search(ask).await.ok()??;
+    let (status, description) = http::get(&place).await.ok()?;
+    (status == 200).then(|| services(&description, &place))
 }
 
 impl Service {
+    /// Says whether it is one of the gateway that is to be asked.
+    pub(super) fn is_of(&self, ask: &Ask) -> bool {
+        ask.way == Way::Upnp && *self.control.at.ip() == ask.gateway.address
+    }
+
+    async fn carry_out(&self, ask: &Ask) -> io::Result<Outcome> {
+        match ask.is_release() {
+            true => self.give_back(ask).await.map(|()| Outcome::Silent),
+            false => self.map(ask).await,
+        }
+    }
+
     async fn map(&self, ask: &Ask) -> io::Result<Outcome> {
-        let outside = ask.outside.port();
-        let one = format!(
-            "<NewRemoteHost></NewRemoteHost><NewExternalPort>{outside}</NewExternalPort>\
-             <NewProtocol>UDP</NewProtocol>"
-        );
-        if ask.is_release() {
-            // Refused is gone, too.
-            return self.act("DeletePortMapping", &one).await.map(|_| Outcome::Silent);
+        // First: where that fails, nothing is mapped that nobody would know of.
+        let said = match self.act("GetExternalIPAddress", "").await? {
+            Ok(said) => said,
+            Err(code) => return Ok(Outcome::Refused(code)),
+        };
+        let address: Option<Ipv4Addr> =
+            element(&said, "NewExternalIPAddress").and_then(|address| address.trim().parse().ok());
+        let Some(address) = address.filter(|address| !address.is_unspecified()) else {
+            // It is not connected.
+            return Ok(Outcome::Silent);
+        };
+        let outside = SocketAddrV4::new(address, ask.outside.port());
+        let mapped = Outcome::Mapped { outside, lease: ask.lease };
+        if !is_public(address.into()) {
+            // Nobody would get in: it is behind another one.
+            return Ok(mapped);
         }
         let wish = format!(
-            "{one}<NewInternalPort>{}</NewInternalPort><NewInternalClient>{}</NewInternalClient>\
+            "{}<NewInternalPort>{}</NewInternalPort><NewInternalClient>{}</NewInternalClient>\
              <NewEnabled>1</NewEnabled><NewPortMappingDescription>vpi</NewPortMappingDescription>\
              <NewLeaseDuration>{}</NewLeaseDuration>",
+            name_of(ask),
             ask.port,
             ask.gateway.own,
             ask.lease.as_secs()
         );
-        if let Err(code) = self.act("AddPortMapping", &wish).await? {
-            return Ok(Outcome::Refused(code));
+        let added = self.act("AddPortMapping", &wish).await?;
+        Ok(added.map_or_else(Outcome::Refused, |_| mapped))
+    }
+
+    /// Ends a mapping, if it is this device's: any gateway of the first version would end that of whoever has the port.
+    async fn give_back(&self, ask: &Ask) -> io::Result<()> {
+        let Ok(said) = self.act("GetSpecificPortMappingEntry", &name_of(ask)).await? else { return Ok(()) };
+        let has = |name: &str, own: &str| element(&said, name).is_some_and(|found| found.trim() == own);
+        let is_own = has("NewInternalClient", &ask.gateway.own.to_string())
+            && has("NewInternalPort", &ask.port.to_string());
+        if is_own {
+            // Refused is gone, too.
+            let _ = self.act("DeletePortMapping", &name_of(ask)).await?;
         }
-        let said = self.act("GetExternalIPAddress", "").await?;
-        let address = said.as_deref().ok().and_then(|said| element(said, "NewExternalIPAddress"));
-        let address = address.and_then(|address| address.trim().parse().ok());
-        let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Ok(Outcome::Mapped { outside: SocketAddrV4::new(address, outside), lease: ask.lease })
+        Ok(())
     }
 
     /// Has an action done; the answer, or the number of a refusal.
@@ -100,6 +157,15 @@ impl Service {
         let code = element(&said, "errorCode").and_then(|code| code.trim().parse().ok());
         Ok(Err(code.unwrap_or(ACTION_FAILED)))
     }
+}
+
+/// How a mapping is called in all actions.
+fn name_of(ask: &Ask) -> String {
+    let outside = ask.outside.port();
+    format!(
+        "<NewRemoteHost></NewRemoteHost><NewExternalPort>{outside}</NewExternalPort>\
+         <NewProtocol>UDP</NewProtocol>"
+    )
 }
 
 /// Finds where the gateway's device is described.
@@ -166,11 +232,14 @@ fn next_element<'t>(text: &'t str, name: &str) -> Option<(&'t str, &'t str)> {
         loop {
             let ahead = inside.get(looked_at..)?;
             let end = looked_at + ahead.find("</")?;
-            let (closing, behind) = inside.get(end + 2..)?.split_once('>')?;
-            if is_called(closing, name) {
+            let tail = inside.get(end + 2..)?;
+            let stop = tail.find(['<', '>'])?;
+            let (closing, behind) = tail.split_at_checked(stop)?;
+            // A name ends before another one begins: no page is read twice.
+            if let Some(behind) = behind.strip_prefix('>').filter(|_| is_called(closing, name)) {
                 return Some((inside.get(..end)?, behind));
             }
-            looked_at = end + 2;
+            looked_at = end + 2 + stop;
         }
     }
 }
@@ -222,5 +291,14 @@ mod tests {
         for length in 0..text.len() {
             let _ = element(&text[..length], "errorCode");
         }
+    }
+
+    #[test]
+    fn a_page_of_names_that_do_not_end_is_read_in_no_time() {
+        let page = format!("<service>{}>", "</".repeat(60_000));
+        let since = std::time::Instant::now();
+        assert!(services(&page, &place()).is_empty());
+        assert!(since.elapsed() < Duration::from_millis(300), "{:?}", since.elapsed());
+        assert_eq!(element("<a></b</a>", "a"), Some("</b"));
     }
 }
