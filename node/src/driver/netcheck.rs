@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use protocol::engine::{Command, Engine};
+use protocol::engine::{Command, Engine, MemberState};
 use protocol::path::nat::{Mapping, Nat};
 use protocol::path::portmap::{Outcome, Tried, Way};
 use protocol::wire::address::is_public;
@@ -16,7 +16,7 @@ use crate::control::netcheck::{
     Ipv6Report, MappingReport, NatReport, Netcheck, StunReport, StunServer, TriedProtocol,
 };
 use crate::control::{Exit, Failure};
-use crate::swarm::BeaconState;
+use crate::swarm::{BeaconState, BeaconStatus};
 
 /// Below as many sightings a mapping is not judged (protocol/README §14).
 const ENOUGH_SERVERS: usize = 3;
@@ -51,18 +51,17 @@ fn report(vpi: &Vpi, addresses: Vec<IpAddr>, now: Instant) -> Netcheck {
     let engine = &vpi.engine;
     let stun = stun(engine, now);
     let port_mapping = port_mapping(engine, now);
-    let is_global = |ip: &IpAddr| match ip {
-        IpAddr::V4(_) => false,
-        // RFC 4291 §2.4, RFC 4193.
-        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000,
-    };
     let seen_by_v6 = |server: &StunServer| server.observed.is_some_and(|observed| observed.is_ipv6());
+    let status = engine.status(now);
+    let members = status.members.iter().filter(|member| member.state == MemberState::Direct);
+    let reached: Vec<SocketAddr> = members.filter_map(|member| member.remote?.udp()).collect();
+    let udp = udp(&stun, engine.surroundings().is_asking, &reached);
     let mut netcheck = Netcheck {
         vpi: vpi.settings.name.clone(),
         port: vpi.settings.port,
-        nat: nat(engine, &stun, port_mapping.outside),
+        nat: nat(engine.surroundings().nat, udp, port_mapping.outside),
         ipv6: Ipv6Report {
-            has_address: addresses.iter().any(is_global),
+            has_address: addresses.iter().any(is_global_v6),
             is_seen: stun.servers.iter().any(seen_by_v6),
         },
         addresses,
@@ -74,8 +73,18 @@ fn report(vpi: &Vpi, addresses: Vec<IpAddr>, now: Instant) -> Netcheck {
             && !vpi.way.awaits_stun(),
         advice: String::new(),
     };
-    netcheck.advice = advice(vpi, &netcheck);
+    let answers =
+        |beacon: &BeaconStatus| matches!(beacon.state, BeaconState::Answers | BeaconState::Reserved);
+    netcheck.advice = advice(&netcheck, vpi.way.status().iter().any(answers));
     netcheck
+}
+
+fn is_global_v6(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        // RFC 4291 §2.4, RFC 4193.
+        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000,
+    }
 }
 
 fn stun(engine: &Engine, now: Instant) -> StunReport {
@@ -95,7 +104,13 @@ fn port_mapping(engine: &Engine, now: Instant) -> MappingReport {
     let tried = |tried: &Tried| {
         let (outcome, text) = match tried.outcome {
             Outcome::Mapped { outside, lease } if is_public(IpAddr::V4(*outside.ip())) => {
-                ("mapped", format!("maps {outside} for {} s", lease.as_secs()))
+                let is_useless = portmap.outside() == Some(outside.into()) && engine.mapped().is_none();
+                let but = if is_useless {
+                    ", but servers see this machine elsewhere: it is behind another NAT"
+                } else {
+                    ""
+                };
+                ("mapped", format!("maps {outside} for {} s{but}", lease.as_secs()))
             }
             Outcome::Mapped { outside, .. } => {
                 ("refused", format!("would map {outside}, which is no address of the internet"))
@@ -108,7 +123,7 @@ fn port_mapping(engine: &Engine, now: Instant) -> MappingReport {
     };
     MappingReport {
         gateway: portmap.gateway().map(|gateway| gateway.address),
-        outside: portmap.outside(),
+        outside: engine.mapped(),
         lease_s: portmap.held().map(|(_, ends_at)| -seconds(now, ends_at)).filter(|left| *left > 0.0),
         tried: portmap.tried().iter().map(tried).collect(),
     }
@@ -144,17 +159,23 @@ fn seconds(now: Instant, at: Instant) -> f64 {
     (since * 1e3).round() / 1e3
 }
 
-fn nat(engine: &Engine, stun: &StunReport, mapped: Option<SocketAddr>) -> NatReport {
-    let known = engine.surroundings();
-    let answers = stun.servers.iter().filter(|server| server.observed.is_some()).count();
-    let udp = match (answers, stun.servers.len()) {
-        (0, 0) => "unknown",
-        (0, _) if known.is_asking => "unknown",
-        (0, _) => "blocked",
-        _ => "passes",
-    };
+/// What becomes of datagrams that go out: STUN servers say so, and members that are reached. Who is reached on networks of this
+/// machine's own says nothing of others, but that datagrams pass.
+fn udp(stun: &StunReport, is_asking: bool, reached: &[SocketAddr]) -> &'static str {
+    let is_outside = |at: &SocketAddr| is_public(at.ip()) || is_global_v6(&at.ip().to_canonical());
+    let is_answered = stun.servers.iter().any(|server| server.observed.is_some());
+    if is_answered || reached.iter().any(is_outside) {
+        "passes"
+    } else if stun.servers.is_empty() || is_asking || !reached.is_empty() {
+        "unknown"
+    } else {
+        "blocked"
+    }
+}
+
+fn nat(known: Option<Nat>, udp: &str, mapped: Option<SocketAddr>) -> NatReport {
     // What was learnt elsewhere is forgotten there; what is known of a network that passes nothing any more is old.
-    let known = known.nat.filter(|_| udp != "blocked");
+    let known = known.filter(|_| udp != "blocked");
     let mapping = match known.map(|nat| nat.mapping) {
         None => "unknown",
         Some(Mapping::None) => "none",
@@ -178,22 +199,17 @@ fn nat(engine: &Engine, stun: &StunReport, mapped: Option<SocketAddr>) -> NatRep
 }
 
 /// What that means, and what would help.
-fn advice(vpi: &Vpi, known: &Netcheck) -> String {
+fn advice(known: &Netcheck, has_beacon: bool) -> String {
     let Netcheck { port, nat, stun, port_mapping, .. } = known;
     let forward = format!(
         "have the router map ports (PCP, NAT-PMP or UPnP), or forward UDP port {port} to this machine and name that with --endpoint"
     );
-    let has_beacon = vpi
-        .way
-        .status()
-        .iter()
-        .any(|beacon| matches!(beacon.state, BeaconState::Answers | BeaconState::Reserved));
     if known.addresses.is_empty() {
         return "this machine is on no network: connect it".to_owned();
     }
     if nat.udp == "blocked" && has_beacon {
-        return "this network lets TCP through and drops UDP: members are found and no packet passes; have it allow UDP, or use \
-                another network"
+        return "this network lets TCP through and drops UDP: packets pass only where a beacon carries them, slowly; have it allow \
+                UDP, or use another network"
             .to_owned();
     }
     if nat.udp == "blocked" {
@@ -227,9 +243,72 @@ fn advice(vpi: &Vpi, known: &Netcheck) -> String {
              (`stun`) in the settings file"
                 .to_owned()
         }
+        _ if answers == 0 && nat.udp != "unknown" => {
+            "no STUN server answers, though datagrams pass: name others (`beacons` or `stun` in the settings file), which would say how \
+             this machine looks from outside"
+                .to_owned()
+        }
+        _ if answers == 0 => {
+            "no STUN server answers, and no member outside of this network is reached: see that this machine reaches the internet by \
+             UDP, or name other servers (`beacons` or `stun` in the settings file)"
+                .to_owned()
+        }
         _ => format!(
             "{answers} servers said how this machine looks from outside, and it takes {ENOUGH_SERVERS} at two addresses to know the NAT: \
              name more beacons (`beacons`) or STUN servers (`stun`) in the settings file"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(observed: Option<SocketAddr>) -> StunReport {
+        let server = StunServer { server: "192.0.2.7:3478".parse().unwrap(), observed };
+        StunReport { ago_s: Some(8.0), servers: vec![server] }
+    }
+
+    #[test]
+    fn a_network_is_said_to_drop_udp_only_if_nobody_at_all_is_reached_by_it() {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let silent = asked(None);
+        assert_eq!(udp(&silent, false, &[]), "blocked");
+        assert_eq!(udp(&silent, true, &[]), "unknown", "it may still answer");
+        assert_eq!(udp(&silent, false, &[at("192.168.1.9:41414")]), "unknown", "beside this machine");
+        for outside in ["11.0.1.2:41414", "[2001:db8::1]:41414", "[::ffff:11.0.1.2]:1"] {
+            assert_eq!(udp(&silent, false, &[at("192.168.1.9:1"), at(outside)]), "passes", "{outside}");
+        }
+        assert_eq!(udp(&asked(Some(at("198.51.100.7:1"))), false, &[]), "passes");
+        let nobody = StunReport { ago_s: None, servers: Vec::new() };
+        assert_eq!(udp(&nobody, false, &[]), "unknown");
+    }
+
+    #[test]
+    fn where_no_server_answers_the_advice_does_not_say_more_than_is_known() {
+        let said = |udp: &str, has_beacon: bool| {
+            let known = Netcheck {
+                vpi: "home".to_owned(),
+                port: 41_414,
+                addresses: vec!["192.168.1.2".parse().unwrap()],
+                nat: nat(None, udp, None),
+                stun: asked(None),
+                port_mapping: MappingReport {
+                    gateway: None,
+                    outside: None,
+                    lease_s: None,
+                    tried: Vec::new(),
+                },
+                ipv6: Ipv6Report { has_address: false, is_seen: false },
+                beacons: Vec::new(),
+                is_settled: true,
+                advice: String::new(),
+            };
+            advice(&known, has_beacon)
+        };
+        assert!(said("blocked", true).contains("drops UDP: packets pass only where a beacon carries them"));
+        assert!(said("blocked", false).contains("neither STUN servers nor beacons answer"));
+        assert!(said("passes", true).starts_with("no STUN server answers, though datagrams pass"));
+        assert!(said("unknown", true).starts_with("no STUN server answers, and no member outside"));
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Way {
     last_ticket: u64,
     addresses: Option<Vec<SocketAddr>>,
     time_asked_at: Option<Instant>,
+    /// Beacons were asked for the time, and have not told it, nor that they do not.
+    awaits_time: bool,
     has_stun: bool,
     /// The streams that carry packets.
     pub(super) streams: Streams,
@@ -73,7 +75,17 @@ impl Way {
     pub(super) fn awaits_stun(&self) -> bool {
         let are_silent =
             !self.status.is_empty() && self.status.iter().all(|beacon| beacon.state == BeaconState::Silent);
-        !self.has_stun && !self.beacons.is_empty() && !are_silent
+        !self.has_stun && self.awaits_time && !are_silent
+    }
+
+    fn on_time_asked(&mut self, now: Instant) {
+        self.awaits_time = true;
+        self.time_asked_at = Some(now);
+    }
+
+    fn on_time_told(&mut self, stun: &[SocketAddr]) {
+        self.awaits_time = false;
+        self.has_stun |= !stun.is_empty();
     }
 
     /// The beacons that are used, the surest first: for others to use.
@@ -194,7 +206,7 @@ impl Vpi {
     /// Asks beacons for the time and for their STUN responders.
     fn ask_time(&mut self, time: Time) {
         if self.way.ask(Ask::Time) {
-            self.way.time_asked_at = Some(time.now);
+            self.way.on_time_asked(time.now);
         }
     }
 
@@ -253,6 +265,7 @@ impl Vpi {
                 warn!(vpi = self.settings.name, "what asks beacons has ended, and is begun again");
                 self.way.swarm = None;
                 self.way.beacons.clear();
+                self.way.awaits_time = false;
                 self.end_streams(time);
                 self.engine.handle_command(Command::Reserved(None), time);
                 return self.look_at_beacons(time);
@@ -301,8 +314,8 @@ impl Vpi {
 
     /// STUN responders are asked from here on; a clock that cannot be right is corrected for veils and slots.
     fn on_clock(&mut self, offset_ms: Option<i64>, stun: Vec<SocketAddr>, time: Time) {
+        self.way.on_time_told(&stun);
         if !stun.is_empty() {
-            self.way.has_stun = true;
             let servers = self.way.stun.iter().copied().chain(stun).take(STUN_SERVERS).collect();
             self.engine.handle_command(Command::StunServers(servers), time);
         }
@@ -316,5 +329,23 @@ impl Vpi {
             );
             self.engine.handle_command(Command::ClockOffset(offset_ms), time);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_told_the_time_without_a_stun_server_is_not_waited_for() {
+        let mut way = Way::default();
+        assert!(!way.awaits_stun(), "nobody was asked");
+        way.on_time_asked(Instant::now());
+        assert!(way.awaits_stun());
+        way.on_time_told(&[]);
+        assert!(!way.awaits_stun() && !way.has_stun);
+        way.on_time_asked(Instant::now());
+        way.on_time_told(&["192.0.2.7:3478".parse().unwrap()]);
+        assert!(!way.awaits_stun() && way.has_stun);
     }
 }
