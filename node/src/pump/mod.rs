@@ -14,7 +14,9 @@
 //! batch, and it has no timer. What applications send faster than it leaves waits in `waiting`, by flows, and in turns so
 //! short that what arrives meanwhile waits for no more than one call of the kernel.
 
+mod arrivals;
 mod lines;
+mod outgoing;
 mod run;
 mod sides;
 mod waiting;

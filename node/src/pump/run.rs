@@ -1,27 +1,24 @@
 //! The loop of the pump's thread.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use protocol::drop::DropReason;
-use protocol::forward::{Egress, Forwarder, Inbound, Note, Outbound, whole_packets};
+use protocol::forward::{Egress as _, Forwarder, Note, Outbound, whole_packets};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
-use protocol::tunnel::coalesce::Coalesced;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::sync::mpsc::Sender;
 use tracing::{error, warn};
 
-use super::lines::Lines;
-use super::sides::Sides;
+use super::arrivals::{Arrivals, offer};
+use super::outgoing::Outgoing;
 use super::waiting::Waiting;
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
 use crate::tun::Tun;
-use crate::udp::{Batch, Received, Socket};
+use crate::udp::{Received, Socket};
 
 /// *Chosen*: packets and super-packets taken from the TUN device in one turn: more than are sent in one, so that none
 /// stays behind in it for long, and no application keeps the pump at it.
@@ -46,26 +43,17 @@ enum End {
 pub(super) struct Runner {
     pub(super) vpi: VpiId,
     pub(super) forwarder: Forwarder,
-    pub(super) socket: Arc<Socket>,
-    /// Sockets beside that one, by their numbers.
-    pub(super) sides: Sides,
-    /// Streams through beacons, by their numbers.
-    pub(super) lines: Lines,
     pub(super) queues: Queues,
     pub(super) drops: Arc<Drops>,
     pub(super) tun: Option<Arc<Tun>>,
     incoming: Received,
-    outgoing: Batch,
-    /// The socket by which what is in `outgoing` leaves, if not the own one.
-    pub(super) leaves_by: Option<u32>,
+    pub(super) outgoing: Outgoing,
     /// A note that found no room in the queue.
     unreported: Option<Note>,
     /// What was read from the device.
     waiting: Waiting,
     /// Bytes that are sent in one turn.
     turn_bytes: usize,
-    /// The kernel takes no more datagrams; nothing is read from the device meanwhile.
-    pub(super) is_blocked: bool,
 }
 
 impl Runner {
@@ -75,22 +63,18 @@ impl Runner {
         queues: Queues,
         drops: Arc<Drops>,
     ) -> Self {
+        let outgoing = Outgoing::new(socket, Arc::clone(&drops));
         Self {
             vpi,
             forwarder,
-            socket,
-            sides: Sides::new(),
-            lines: Lines::new(),
             queues,
             drops,
             tun: None,
             incoming: Received::new(),
-            outgoing: Batch::new(),
-            leaves_by: None,
+            outgoing,
             unreported: None,
             waiting: Waiting::new(),
             turn_bytes: usize::MAX,
-            is_blocked: false,
         }
     }
 
@@ -122,8 +106,8 @@ impl Runner {
                 let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
             }
         }
-        if self.is_blocked {
-            self.flush();
+        if self.outgoing.is_blocked {
+            self.outgoing.flush();
         }
         may_be_answered |= ready.socket && self.receive(None, orders)?;
         for number in ready.sides {
@@ -138,15 +122,15 @@ impl Runner {
 
     /// Waits for a datagram, a packet, an order, or room to send.
     fn sleep(&self, wake: &OwnedFd) -> io::Result<Ready> {
-        if !self.sides.is_empty() {
+        if !self.outgoing.sides.is_empty() {
             return self.sleep_with_sides(wake);
         }
         let mut udp = PollFlags::IN;
-        udp.set(PollFlags::OUT, self.is_blocked);
+        udp.set(PollFlags::OUT, self.outgoing.is_blocked);
         let wake = PollFd::new(wake, PollFlags::IN);
-        let socket = PollFd::new(&*self.socket, udp);
+        let socket = PollFd::new(&*self.outgoing.socket, udp);
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let polled = match self.tun.as_ref().filter(|_| !self.is_blocked) {
+        let polled = match self.tun.as_ref().filter(|_| !self.outgoing.is_blocked) {
             Some(tun) => {
                 let mut fds = [wake, socket, PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN)];
                 poll(&mut fds, self.longest_sleep()).map(|_| fds.map(|fd| ready(&fd)))
@@ -166,7 +150,7 @@ impl Runner {
     /// None at all while packets wait and can be sent; else for ever.
     pub(super) fn longest_sleep(&self) -> Option<&'static Timespec> {
         const NONE: &Timespec = &Timespec { tv_sec: 0, tv_nsec: 0 };
-        (!self.waiting.is_empty() && !self.is_blocked).then_some(NONE)
+        (!self.waiting.is_empty() && !self.outgoing.is_blocked).then_some(NONE)
     }
 
     /// Does what was ordered; `Err` means stop.
@@ -191,28 +175,21 @@ impl Runner {
 
     /// Takes in what came over a circuit: what members say to each other, never packets.
     fn take_passed_on(&mut self, circuit: u32, datagram: &mut [u8]) {
-        match self.forwarder.passed_on(Remote::Circuit(circuit), datagram, Instant::now()) {
-            Inbound::Message { index, from, bytes } => {
-                let seen = Seen::Message { index, from, bytes: bytes.to_vec() };
-                offer(&self.queues.seen, (self.vpi, seen), &self.drops, DropReason::MessageFlood);
-            }
-            Inbound::Keepalive => {}
-            Inbound::Drop(reason) => self.drops.count(reason),
-            Inbound::Packet(_) | Inbound::Veiled { .. } | Inbound::Stun { .. } | Inbound::PassOn { .. } => {
-                self.drops.count(DropReason::Malformed);
-            }
-        }
+        let mut arrivals = Arrivals::new(self.vpi, self.tun.as_deref(), &self.queues, &self.drops);
+        arrivals.take(self.forwarder.passed_on(Remote::Circuit(circuit), datagram, Instant::now()));
+        let ended = arrivals.finish();
+        self.after(ended);
     }
 
-    /// Takes one turn's datagrams from the socket and hands what is in them to the device, consecutive packets of a
-    /// flow as one; `Err` means stop. For each datagram: one AEAD, one sum, one copy by the kernel.
+    /// Takes one turn's datagrams from the socket and hands over what is in them; `Err` means stop. For each datagram: one
+    /// AEAD, one sum, one copy by the kernel.
     ///
-    /// Returns whether anything was handed over: the kernel answers an echo request, or TCP's data, before it returns,
+    /// Returns whether the device was given anything: the kernel answers an echo request, or TCP's data, before it returns,
     /// and the answer can be taken from the device without waiting for it.
     fn receive(&mut self, side: Option<u32>, orders: &mpsc::Receiver<Order>) -> Result<bool, End> {
         let socket = match side {
-            None => &self.socket,
-            Some(number) => match self.sides.get(&number) {
+            None => &self.outgoing.socket,
+            Some(number) => match self.outgoing.sides.get(&number) {
                 Some(socket) => socket,
                 None => return Ok(false),
             },
@@ -220,79 +197,48 @@ impl Runner {
         match socket.recv_batch(&mut self.incoming) {
             Ok(_) => {}
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Ok(false),
-            // One socket of many is lost, and with it one way to one member.
-            Err(_) if side.is_some() => return Ok(false),
             Err(cause) => return Err(End::Failed(cause)),
         }
         // A session's first datagram may have arrived behind the order that makes the session known.
         self.take_orders(orders)?;
         (0..self.incoming.left_out()).for_each(|_| self.drops.count(DropReason::Malformed));
         let now = Instant::now();
-        let mut device =
-            Device { tun: self.tun.as_deref(), drops: &self.drops, has_written: false, failed: None };
-        let mut coalescer = self.tun.as_ref().and_then(|tun| tun.coalescer());
-        let mut outgoing = Outgoing {
-            batch: &mut self.outgoing,
-            sockets: (&self.socket, &self.sides),
-            lines: &self.lines,
-            leaves_by: self.leaves_by,
-            drops: &self.drops,
-            blocked: false,
-        };
+        let mut arrivals = Arrivals::new(self.vpi, self.tun.as_deref(), &self.queues, &self.drops);
         for (from, datagram) in self.incoming.datagrams() {
             let from = side.map_or(Remote::Udp(from), |socket| Remote::Side { address: from, socket });
-            match (self.forwarder.inbound(from, datagram, now), &mut coalescer) {
-                (Inbound::Packet(packet), Some(coalescer)) => {
-                    coalescer.take(packet, &mut |packet| device.write(packet));
+            if let Some((to, bytes)) = arrivals.take(self.forwarder.inbound(from, datagram, now)) {
+                self.outgoing.leave_by(None);
+                if !self.outgoing.datagram(to, bytes.len(), |slot| {
+                    slot.copy_from_slice(bytes);
+                    true
+                }) {
+                    // The kernel takes no more: lost, as at any router whose line is full.
+                    self.drops.count(DropReason::SendFailed);
                 }
-                (Inbound::Packet(packet), None) => device.write(&Coalesced::from(&*packet)),
-                (Inbound::Message { index, from, bytes }, _) => {
-                    let seen = Seen::Message { index, from, bytes: bytes.to_vec() };
-                    offer(&self.queues.seen, (self.vpi, seen), &self.drops, DropReason::MessageFlood);
-                }
-                (Inbound::Veiled { from, bytes }, _) => {
-                    let seen = Seen::Veiled { from, bytes: bytes.to_vec() };
-                    offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
-                }
-                (Inbound::Stun { from, bytes }, _) => {
-                    let seen = Seen::Stun { from, bytes: bytes.to_vec() };
-                    offer(&self.queues.veiled, (self.vpi, seen), &self.drops, DropReason::RateLimited);
-                }
-                (Inbound::PassOn { to, bytes }, _) => {
-                    outgoing.leave_by(None);
-                    if !outgoing.datagram(to, bytes.len(), |slot| {
-                        slot.copy_from_slice(bytes);
-                        true
-                    }) {
-                        // The kernel takes no more: lost, as at any router whose line is full.
-                        self.drops.count(DropReason::SendFailed);
-                    }
-                }
-                (Inbound::Keepalive, _) => {}
-                (Inbound::Drop(reason), _) => self.drops.count(reason),
             }
         }
-        if let Some(coalescer) = &mut coalescer {
-            coalescer.finish(&mut |packet| device.write(packet));
-        }
-        outgoing.flush();
-        (self.is_blocked, self.leaves_by) = (outgoing.blocked, outgoing.leaves_by);
-        let has_written = device.has_written;
-        if let Some(cause) = device.failed {
+        let ended = arrivals.finish();
+        self.outgoing.flush();
+        Ok(self.after(ended))
+    }
+
+    /// Sees to a device that failed. Returns whether it was given anything.
+    pub(super) fn after(&mut self, (has_written, failed): (bool, Option<io::Error>)) -> bool {
+        if let Some(cause) = failed {
             self.on_device_error(&cause);
         }
-        Ok(has_written)
+        has_written
     }
 
     /// Takes in what applications sent, then sends as much as one call of the kernel takes, so that no answer waits in the
     /// socket for longer. For each datagram: one copy with one sum, one AEAD, and a share of one system call a run.
     fn send(&mut self) {
-        let Some(tun) = self.tun.clone().filter(|_| !self.is_blocked) else { return };
+        let Some(tun) = self.tun.clone().filter(|_| !self.outgoing.is_blocked) else { return };
         self.take_in(&tun);
         let now = Instant::now();
         let mut bytes = 0;
         for _ in 0..SENT_MAX {
-            if bytes >= self.turn_bytes || !self.outgoing.has_room_for_super_packet() {
+            if bytes >= self.turn_bytes || !self.outgoing.batch.has_room_for_super_packet() {
                 break;
             }
             match self.send_one(&tun, now) {
@@ -301,9 +247,9 @@ impl Runner {
             }
         }
         let sealed_at = Instant::now();
-        self.flush();
+        self.outgoing.flush();
         let allowed = SLOW_PER_BYTE * bytes.max(SLOW_TURN_BYTES) as u32;
-        let is_slow = self.is_blocked || sealed_at.elapsed() > allowed;
+        let is_slow = self.outgoing.is_blocked || sealed_at.elapsed() > allowed;
         self.turn_bytes = if is_slow { SLOW_TURN_BYTES } else { usize::MAX };
     }
 
@@ -325,17 +271,7 @@ impl Runner {
     fn send_one(&mut self, tun: &Tun, now: Instant) -> Option<usize> {
         let (packet, offload) = self.waiting.next()?;
         let bytes = packet.len();
-        let mut egress = Outgoing {
-            batch: &mut self.outgoing,
-            sockets: (&self.socket, &self.sides),
-            lines: &self.lines,
-            leaves_by: self.leaves_by,
-            drops: &self.drops,
-            blocked: false,
-        };
-        let outcome = self.forwarder.outbound(packet, offload, &mut egress, now);
-        (self.is_blocked, self.leaves_by) = (egress.blocked, egress.leaves_by);
-        match outcome {
+        match self.forwarder.outbound(packet, offload, &mut self.outgoing, now) {
             Outbound::Sent => {}
             Outbound::Hold => whole_packets(packet, offload, |packet| {
                 let seen = (self.vpi, Seen::Packet(packet));
@@ -350,20 +286,6 @@ impl Runner {
         Some(bytes)
     }
 
-    /// Hands what is sealed to the kernel.
-    pub(super) fn flush(&mut self) {
-        let mut egress = Outgoing {
-            batch: &mut self.outgoing,
-            sockets: (&self.socket, &self.sides),
-            lines: &self.lines,
-            leaves_by: self.leaves_by,
-            drops: &self.drops,
-            blocked: false,
-        };
-        egress.flush();
-        self.is_blocked = egress.blocked;
-    }
-
     /// Tells the engine what the forwarder saw; what finds no room is told the next time.
     fn report(&mut self) {
         while let Some(note) = self.unreported.take().or_else(|| self.forwarder.poll_note()) {
@@ -375,7 +297,7 @@ impl Runner {
     }
 
     /// A device that was deleted is let go; any other error concerns one packet.
-    pub(super) fn on_device_error(&mut self, cause: &io::Error) {
+    fn on_device_error(&mut self, cause: &io::Error) {
         const EBADFD: i32 = libc::EBADFD;
         if cause.raw_os_error() == Some(EBADFD) {
             warn!("the TUN device is gone: run `vpi up` as root to make it again");
@@ -394,105 +316,4 @@ pub(super) struct Ready {
     pub(super) device: bool,
     /// The sockets beside the own one.
     pub(super) sides: Vec<u32>,
-}
-
-/// The TUN device, if there is one, as the end of what is received.
-pub(super) struct Device<'r> {
-    pub(super) tun: Option<&'r Tun>,
-    pub(super) drops: &'r Drops,
-    pub(super) has_written: bool,
-    pub(super) failed: Option<io::Error>,
-}
-
-impl Device<'_> {
-    pub(super) fn write(&mut self, packet: &Coalesced<'_, '_>) {
-        match self.tun.map(|tun| tun.write(packet)) {
-            Some(Err(cause)) => {
-                self.drops.count(DropReason::SendFailed);
-                self.failed = Some(cause);
-            }
-            Some(Ok(())) => self.has_written = true,
-            None => {}
-        }
-    }
-}
-
-/// The batch of outgoing datagrams, flushed whenever it is full.
-struct Outgoing<'r> {
-    batch: &'r mut Batch,
-    /// The own one, and those beside it.
-    sockets: (&'r Socket, &'r Sides),
-    lines: &'r Lines,
-    /// By which the batch leaves; one that is closed takes it along.
-    leaves_by: Option<u32>,
-    drops: &'r Drops,
-    blocked: bool,
-}
-
-impl Outgoing<'_> {
-    fn flush(&mut self) {
-        if self.batch.is_empty() {
-            self.blocked = false;
-            return;
-        }
-        let (own, sides) = self.sockets;
-        let socket = self.leaves_by.map_or(Some(own), |number| sides.get(&number).map(|side| &**side));
-        let Some(socket) = socket else {
-            self.drops.count(DropReason::SendFailed);
-            self.batch.clear();
-            self.blocked = false;
-            return;
-        };
-        let refused = |_, _, _| self.drops.count(DropReason::SendFailed);
-        self.blocked = socket.send_batch(self.batch, refused).is_err();
-    }
-}
-
-impl Egress for Outgoing<'_> {
-    fn leave_by(&mut self, side: Option<u32>) {
-        if self.leaves_by != side {
-            self.flush();
-            if self.blocked {
-                // The kernel takes no more by the other socket: what it was given is lost, as on a full line.
-                self.drops.count(DropReason::SendFailed);
-                self.batch.clear();
-                self.blocked = false;
-            }
-            self.leaves_by = side;
-        }
-    }
-
-    fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        if self.batch.is_full() && !self.blocked {
-            self.flush();
-        }
-        let mut filled = false;
-        self.batch.push(to, |slot| {
-            filled = slot.get_mut(..bytes).is_some_and(fill);
-            if filled { bytes } else { 0 }
-        });
-        filled
-    }
-
-    fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let Some(line) = self.lines.get(&number) else { return false };
-        let mut frame = vec![0; bytes];
-        let filled = fill(&mut frame);
-        if filled {
-            line.send(frame);
-        }
-        filled
-    }
-}
-
-/// Puts something into a bounded queue, or drops and counts it.
-pub(super) fn offer(
-    queue: &Sender<(VpiId, Seen)>,
-    seen: (VpiId, Seen),
-    drops: &Drops,
-    otherwise: DropReason,
-) {
-    if queue.try_send(seen).is_err() {
-        drops.count(otherwise);
-    }
 }

@@ -16,12 +16,12 @@ pub(super) type Sides = BTreeMap<u32, Arc<Socket>>;
 impl Runner {
     /// Takes in a socket, or lets it go.
     pub(super) fn set_side(&mut self, number: u32, socket: Option<Arc<Socket>>) {
-        if self.leaves_by == Some(number) {
-            self.flush();
+        if self.outgoing.leaves_by == Some(number) {
+            self.outgoing.flush();
         }
         match socket {
-            Some(socket) => self.sides.insert(number, socket),
-            None => self.sides.remove(&number),
+            Some(socket) => self.outgoing.sides.insert(number, socket),
+            None => self.outgoing.sides.remove(&number),
         };
     }
 
@@ -29,12 +29,12 @@ impl Runner {
     pub(super) fn sleep_with_sides(&self, wake: &OwnedFd) -> io::Result<Ready> {
         let flags = |by: Option<u32>| {
             let mut udp = PollFlags::IN;
-            udp.set(PollFlags::OUT, self.is_blocked && self.leaves_by == by);
+            udp.set(PollFlags::OUT, self.outgoing.is_blocked && self.outgoing.leaves_by == by);
             udp
         };
-        let mut fds = vec![PollFd::new(wake, PollFlags::IN), PollFd::new(&*self.socket, flags(None))];
-        fds.extend(self.sides.iter().map(|(number, side)| PollFd::new(&**side, flags(Some(*number)))));
-        if let Some(tun) = self.tun.as_ref().filter(|_| !self.is_blocked) {
+        let mut fds = vec![PollFd::new(wake, PollFlags::IN), PollFd::new(&*self.outgoing.socket, flags(None))];
+        fds.extend(self.outgoing.sides.iter().map(|(number, side)| PollFd::new(&**side, flags(Some(*number)))));
+        if let Some(tun) = self.tun.as_ref().filter(|_| !self.outgoing.is_blocked) {
             fds.push(PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN));
         }
         match poll(&mut fds, self.longest_sleep()) {
@@ -43,11 +43,11 @@ impl Runner {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let sides = self.sides.keys().enumerate().filter(|(at, _)| is_ready(2 + at));
+        let sides = self.outgoing.sides.keys().enumerate().filter(|(at, _)| is_ready(2 + at));
         Ok(Ready {
             wake: is_ready(0),
             socket: is_ready(1),
-            device: is_ready(2 + self.sides.len()),
+            device: is_ready(2 + self.outgoing.sides.len()),
             sides: sides.map(|(_, number)| *number).collect(),
         })
     }
