@@ -3,9 +3,12 @@
 
     crowd.py --lab LAB --binary VPI --peers N --rounds N --seconds S
 
-The lab is of the topology crowd: hosts hub and p1 … pN. Rounds take turns: a stream to one peer, streams to all. Prints
-the sum beside one peer's, Jain's fairness of the streams, and the hub's memory a peer: RSS with all links up less RSS
-with one that was busy.
+The lab is of the topology crowd: hosts hub and p1 … pN. Rounds take turns: a stream to one peer, streams to all, and both
+again beside the tunnel, from switch port to switch port. Prints the sum beside one peer's, Jain's fairness of the streams,
+and the hub's memory a peer: RSS with all links up less RSS with one that was busy.
+
+All peers' nodes and programs share this machine's processors with the hub: what the machine makes of so many plain streams,
+and the processor seconds that the hub's node alone takes for a GB, tell the hub's part from theirs.
 """
 
 import argparse
@@ -23,6 +26,8 @@ TRIES = 5
 SETTLE_SECONDS = 120
 # Of one processor, for all nodes together.
 QUIET_SHARE = 0.05
+# The node gives a load's memory back after 5.
+CALM_SECONDS = 8
 
 
 def main():
@@ -38,6 +43,7 @@ def main():
     crowd.join(crowd.names[:1], token)
     # What one busy peer needs, buffers included, is not counted for the others.
     crowd.streams(crowd.aliases(crowd.names[:1]))
+    time.sleep(CALM_SECONDS)
     before = crowd.rss_kib("hub")
     crowd.join(crowd.names[1:], token)
     aliases = crowd.aliases(crowd.names)
@@ -47,8 +53,9 @@ def main():
     crowd.settle()
     rows = []
     for number in range(1, arguments.rounds + 1):
-        one = crowd.streams(aliases[:1])
-        many = crowd.streams(aliases)
+        one, one_cost, one_all = crowd.costs(aliases[:1])
+        many, cost, all_cost = crowd.costs(aliases)
+        bare_one, bare_many = crowd.streams(crowd.beside[:1]), crowd.streams(crowd.beside)
         rows.append(
             {
                 "round": number,
@@ -59,6 +66,12 @@ def main():
                 "jain": round(jain(many), 3),
                 "least_mbps": round(min(many) / 1e6, 1),
                 "most_mbps": round(max(many) / 1e6, 1),
+                "plain_ratio": round(sum(bare_many) / max(sum(bare_one), 1), 3),
+                "one_hub_s_per_gb": round(one_cost, 3),
+                "hub_s_per_gb": round(cost, 3),
+                "hub_ratio": round(cost / max(one_cost, 1e-9), 2),
+                "one_nodes_s_per_gb": round(one_all, 3),
+                "nodes_s_per_gb": round(all_cost, 3),
             }
         )
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -66,10 +79,14 @@ def main():
     print("| " + " | ".join(keys) + " |\n|" + "---|" * len(keys))
     print("| " + " | ".join(f"{statistics.median(row[key] for row in rows):g}" for key in keys) + " |")
     loaded = crowd.rss_kib("hub")
+    time.sleep(CALM_SECONDS)
+    after = crowd.rss_kib("hub")
     others = max(len(aliases) - 1, 1)
-    print(f"\nhub's RSS: {before} KiB with one busy peer, {up} KiB with {len(aliases)} links up, {loaded} KiB after load")
-    print(f"each other peer: {(up - before) / others:.1f} KiB, after load {(loaded - before) / others:.1f} KiB (at most 64)")
+    print(f"\nhub's RSS: {before} KiB with one busy peer, {up} KiB with {len(aliases)} links up, {loaded} KiB under load,")
+    print(f"{after} KiB {CALM_SECONDS} s later; each other peer: {(up - before) / others:.1f} KiB, under load")
+    print(f"{(loaded - before) / others:.1f} KiB, later {(after - before) / others:.1f} KiB (at most 64)")
     print("ratio: floor 0.7, aim 0.9; Jain: at least 0.9")
+    print("plain_ratio: the same beside the tunnel; hub_ratio: processor seconds a GB of the hub's node, with all peers beside one")
 
 
 def jain(rates):
@@ -80,6 +97,8 @@ class Crowd:
     def __init__(self, arguments):
         self.lab, self.binary, self.seconds = arguments.lab, arguments.binary, arguments.seconds
         self.names = [f"p{number}" for number in range(1, arguments.peers + 1)]
+        # By which topologies/crowd.sh knows them.
+        self.beside = [f"10.78.1.{number}" for number in range(1, arguments.peers + 1)]
         for host in ["hub", *self.names]:
             self.start(host)
         for host in ["hub", *self.names]:
@@ -152,10 +171,25 @@ class Crowd:
                 return
         print(f"the nodes are still busy after {SETTLE_SECONDS} s", file=sys.stderr)
 
-    def cpu(self):
-        """Seconds of processor time that all nodes have used."""
+    def costs(self, aliases):
+        """What streams() gives, and the processor seconds a GB (10^9 bytes) of the hub's node, and of all nodes."""
+        hub, nodes, came = self.cpu(["hub"]), self.cpu(), self.came_bytes()
+        rates = self.streams(aliases)
+        gigabytes = max((self.came_bytes() - came) / 1e9, 1e-9)
+        return rates, (self.cpu(["hub"]) - hub) / gigabytes, (self.cpu() - nodes) / gigabytes
+
+    def came_bytes(self):
+        """What came out of the tunnel at the peers, as their devices count it."""
+        total = 0
+        for name in self.names:
+            with open(f"/proc/{self.pid(name)}/net/dev") as devices:
+                total += int(devices.read().split("vpi-home:")[1].split()[0])
+        return total
+
+    def cpu(self, hosts=None):
+        """Seconds of processor time that these nodes have used; by default all."""
         used = 0
-        for host in ["hub", *self.names]:
+        for host in hosts or ["hub", *self.names]:
             with open(f"/proc/{self.pid(host)}/stat") as stat:
                 fields = stat.read().rsplit(")", 1)[1].split()
             used += int(fields[11]) + int(fields[12])

@@ -11,14 +11,15 @@
 //! ```
 //!
 //! The thread sleeps in one `poll` until something arrives, takes all there is, and flushes: it never waits to fill a
-//! batch, and it has no timer. What applications send faster than it leaves waits in `waiting`, by flows, and in turns so
-//! short that what arrives meanwhile waits for no more than one call of the kernel.
+//! batch. Its only timer rings once after a load, to give memory back. What applications send faster than it leaves waits in
+//! `waiting`, by flows, and in turns so short that what arrives meanwhile waits for no more than one call of the kernel.
 
 mod arrivals;
 mod lines;
 mod outgoing;
 mod run;
 mod sides;
+mod sys;
 mod waiting;
 
 use std::io;

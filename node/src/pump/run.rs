@@ -10,6 +10,7 @@ use protocol::forward::{Egress as _, Forwarder, Note, Outbound, whole_packets};
 use protocol::identity::VpiId;
 use protocol::path::Remote;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
 use tracing::{error, warn};
 
 use super::arrivals::{Arrivals, offer};
@@ -25,11 +26,14 @@ use crate::udp::{Received, Socket};
 const TAKEN_MAX: usize = 256;
 /// *Chosen*: packets sent before the socket is read again; as many small ones fill one run of datagrams.
 const SENT_MAX: usize = 64;
-/// *Chosen*: where the kernel took what was sent more slowly than that, for each byte (2.7 Gbit/s), the turn ends …
+/// *Chosen*: where the kernel worked longer than that at each byte that was sent (2.7 Gbit/s), the next turn ends …
 const SLOW_PER_BYTE: Duration = Duration::from_nanos(3);
 /// *Chosen*: … behind this many bytes: 0.1 ms at 1 Gbit/s, or one super-packet. The kernel often does the line's work while
 /// it takes datagrams, and all that came meanwhile, echo requests and acknowledgements among it, waits for that.
 const SLOW_TURN_BYTES: usize = 16 << 10;
+
+/// *Chosen*: memory of a load is given back when there was none for so long; one wake-up, once.
+const CALM: Duration = Duration::from_secs(5);
 
 /// Why the thread ends.
 enum End {
@@ -52,8 +56,10 @@ pub(super) struct Runner {
     unreported: Option<Note>,
     /// What was read from the device.
     waiting: Waiting,
-    /// Bytes that are sent in one turn.
-    turn_bytes: usize,
+    /// When more memory than is kept was last in need.
+    needed_at: Instant,
+    /// The kernel takes datagrams slowly: little is sent in one turn.
+    is_slow: bool,
 }
 
 impl Runner {
@@ -74,7 +80,8 @@ impl Runner {
             outgoing,
             unreported: None,
             waiting: Waiting::new(),
-            turn_bytes: usize::MAX,
+            needed_at: Instant::now(),
+            is_slow: false,
         }
     }
 
@@ -116,6 +123,9 @@ impl Runner {
         if ready.device || may_be_answered || !self.waiting.is_empty() {
             self.send();
         }
+        if self.waiting.is_large() && self.needed_at.elapsed() >= CALM {
+            self.waiting.give_back();
+        }
         self.report();
         Ok(())
     }
@@ -137,7 +147,7 @@ impl Runner {
             }
             None => {
                 let mut fds = [wake, socket];
-                poll(&mut fds, None).map(|_| [ready(&fds[0]), ready(&fds[1]), false])
+                poll(&mut fds, self.longest_sleep()).map(|_| [ready(&fds[0]), ready(&fds[1]), false])
             }
         };
         match polled {
@@ -147,10 +157,15 @@ impl Runner {
         }
     }
 
-    /// None at all while packets wait and can be sent; else for ever.
+    /// None at all while packets wait and can be sent; until memory is given back, if there is some; else for ever.
     pub(super) fn longest_sleep(&self) -> Option<&'static Timespec> {
         const NONE: &Timespec = &Timespec { tv_sec: 0, tv_nsec: 0 };
-        (!self.waiting.is_empty() && !self.outgoing.is_blocked).then_some(NONE)
+        const UNTIL_CALM: &Timespec = &Timespec { tv_sec: CALM.as_secs().cast_signed(), tv_nsec: 0 };
+        match (self.waiting.is_empty(), self.outgoing.is_blocked) {
+            (false, false) => Some(NONE),
+            (true, false) if self.waiting.is_large() => Some(UNTIL_CALM),
+            _ => None,
+        }
     }
 
     /// Does what was ordered; `Err` means stop.
@@ -236,9 +251,13 @@ impl Runner {
         let Some(tun) = self.tun.clone().filter(|_| !self.outgoing.is_blocked) else { return };
         self.take_in(&tun);
         let now = Instant::now();
+        if self.waiting.is_in_need() {
+            self.needed_at = now;
+        }
+        let turn_bytes = if self.is_slow { SLOW_TURN_BYTES } else { usize::MAX };
         let mut bytes = 0;
         for _ in 0..SENT_MAX {
-            if bytes >= self.turn_bytes || !self.outgoing.batch.has_room_for_super_packet() {
+            if bytes >= turn_bytes || !self.outgoing.batch.has_room_for_super_packet() {
                 break;
             }
             match self.send_one(&tun, now) {
@@ -246,11 +265,12 @@ impl Runner {
                 None => break,
             }
         }
-        let sealed_at = Instant::now();
+        let before = worked();
         self.outgoing.flush();
+        let took = worked().saturating_sub(before);
         let allowed = SLOW_PER_BYTE * bytes.max(SLOW_TURN_BYTES) as u32;
-        let is_slow = self.outgoing.is_blocked || sealed_at.elapsed() > allowed;
-        self.turn_bytes = if is_slow { SLOW_TURN_BYTES } else { usize::MAX };
+        self.is_slow = self.outgoing.is_blocked || took > allowed;
+        self.waiting.set_slow(self.is_slow);
     }
 
     /// Takes packets from the device until there are none, or as many as one turn takes.
@@ -316,4 +336,11 @@ pub(super) struct Ready {
     pub(super) device: bool,
     /// The sockets beside the own one.
     pub(super) sides: Vec<u32>,
+}
+
+/// What this thread has worked, the kernel's work for it included. Time in which others had the processor is not: what the
+/// thread is interrupted by, such as those who receive what it sent, says nothing of the way out.
+fn worked() -> Duration {
+    let worked = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(worked.tv_sec.unsigned_abs(), worked.tv_nsec.unsigned_abs() as u32)
 }

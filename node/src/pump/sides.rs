@@ -32,8 +32,11 @@ impl Runner {
             udp.set(PollFlags::OUT, self.outgoing.is_blocked && self.outgoing.leaves_by == by);
             udp
         };
-        let mut fds = vec![PollFd::new(wake, PollFlags::IN), PollFd::new(&*self.outgoing.socket, flags(None))];
-        fds.extend(self.outgoing.sides.iter().map(|(number, side)| PollFd::new(&**side, flags(Some(*number)))));
+        let mut fds =
+            vec![PollFd::new(wake, PollFlags::IN), PollFd::new(&*self.outgoing.socket, flags(None))];
+        fds.extend(
+            self.outgoing.sides.iter().map(|(number, side)| PollFd::new(&**side, flags(Some(*number)))),
+        );
         if let Some(tun) = self.tun.as_ref().filter(|_| !self.outgoing.is_blocked) {
             fds.push(PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN));
         }
