@@ -1,8 +1,8 @@
 //! What a member speaks with beacons, and every setting of it.
 //!
-//! There is no identify here: it would tell each beacon at which other one this device is reachable.
+//! There is no identify here: it would tell each beacon at which other one this device is reachable. Nor is there libp2p's
+//! Kademlia: a member has no table to look after, and asks on streams of its own (`kademlia`, `search`).
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
@@ -10,15 +10,13 @@ use libp2p::core::Transport as _;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::identity::Keypair;
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::{Config, NetworkBehaviour};
-use libp2p::{kad, noise, ping, relay, yamux};
+use libp2p::{noise, ping, relay, yamux};
 use tokio::sync::mpsc;
 
 use super::book::Book;
 use super::outward::{Outward, Ways};
 use super::pipe::{RawDialer, RawIn, raw_relay};
-use crate::beacon::protocol::{KAD, REPLICATION};
 
 /// How often a beacon in use is asked for a sign of life (chosen: 0.7 kB each time; what shows that a machine is gone, and keeps
 /// NATs from forgetting the connection, are the kernel's probes, and this only that the beacon does not hang).
@@ -30,16 +28,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// A connection that nothing uses ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Paths of one lookup that share no beacon, and beacons each asks at once (chosen: sixteen are asked before the first has
-/// answered, so that a dozen that stall hold up nobody).
-const PATHS: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
-/// A lookup ends of itself after this; the deadlines of `lookups` come before it.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest message of Kademlia: twenty beacons with their addresses, or a bulletin of 4.3 KiB.
-const KAD_MESSAGE_BYTES: usize = 16 << 10;
-
-/// Connections being made, and standing (chosen: a lookup among hundreds of beacons asks up to twenty of each path at once, and
-/// several run at once; what finds no room counts as a beacon that does not answer, in whose place another one is asked).
+/// Connections being made, and standing (chosen: a lookup asks some twenty at once, and several run at once; what finds no
+/// room waits).
 const CONNECTING: u32 = 128;
 const CONNECTED: u32 = 256;
 /// One for use, and one that was made at the same time.
@@ -54,7 +44,6 @@ pub(super) struct Member {
     pub(super) limits: connection_limits::Behaviour,
     pub(super) book: Book,
     pub(super) relay: relay::client::Behaviour,
-    pub(super) kad: kad::Behaviour<MemoryStore>,
     pub(super) ping: ping::Behaviour,
     pub(super) stream: libp2p_stream::Behaviour,
 }
@@ -88,40 +77,13 @@ pub(super) fn build(ways: &Ways, waiting: usize) -> Result<Built, noise::Error> 
         .with_max_pending_outgoing(Some(CONNECTING))
         .with_max_established_outgoing(Some(CONNECTED))
         .with_max_established_per_peer(Some(CONNECTED_PER_BEACON));
-    // Nothing is ever stored here: members put at beacons, and nobody asks a member.
-    let store = MemoryStore::with_config(
-        me,
-        MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..MemoryStoreConfig::default() },
-    );
-    let mut kad = kad::Behaviour::with_config(me, store, kademlia());
-    kad.set_mode(Some(kad::Mode::Client));
     let member = Member {
         limits: connection_limits::Behaviour::new(limits),
         book: Book::default(),
         relay,
-        kad,
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_TIMEOUT)),
         stream: libp2p_stream::Behaviour::new(),
     };
     let config = Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
     Ok(Built { swarm: libp2p::Swarm::new(transport, member, me, config), dialer, inbound })
-}
-
-fn kademlia() -> kad::Config {
-    let mut config = kad::Config::new(KAD);
-    config
-        .set_kbucket_inserts(kad::BucketInserts::Manual)
-        .set_replication_factor(NonZeroUsize::new(REPLICATION).unwrap_or(kad::K_VALUE))
-        .set_parallelism(PATHS)
-        .disjoint_query_paths(true)
-        .set_query_timeout(QUERY_TIMEOUT)
-        .set_max_packet_size(KAD_MESSAGE_BYTES)
-        .set_caching(kad::Caching::Disabled)
-        .set_record_ttl(None)
-        .set_record_filtering(kad::StoreInserts::FilterBoth)
-        .set_replication_interval(None)
-        .set_publication_interval(None)
-        .set_provider_publication_interval(None)
-        .set_periodic_bootstrap_interval(None);
-    config
 }

@@ -1,7 +1,6 @@
 //! Addresses for peer ids, for whatever is dialled by id alone.
 //!
-//! Kademlia would keep them in its table, and look itself up at everybody each time one is added. With the addresses here the
-//! table stays empty but for the moment in which a lookup starts.
+//! Those are the beacons that this device was told of; whom a lookup hears of is dialled at the addresses that it was named with.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,32 +16,17 @@ use libp2p::swarm::{
 
 /// Addresses of one peer that are tried (chosen: two families, two networks).
 pub(super) const ADDRESSES: usize = 4;
-/// Peers that lookups named and that are kept until these are over (chosen: twenty for each of eight lookups).
-const NAMED: usize = 160;
 
 /// The behaviour; it opens no stream.
 #[derive(Default)]
 pub(super) struct Book {
     known: HashMap<PeerId, Vec<Multiaddr>>,
-    named: HashMap<PeerId, Vec<Multiaddr>>,
 }
 
 impl Book {
     /// Sets the beacons that this device was told of.
     pub(super) fn set_known(&mut self, known: HashMap<PeerId, Vec<Multiaddr>>) {
         self.known = known;
-    }
-
-    /// Adds one that a lookup named.
-    pub(super) fn add_named(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if self.named.len() < NAMED {
-            self.named.insert(peer, addresses.into_iter().take(ADDRESSES).collect());
-        }
-    }
-
-    /// Forgets those that lookups named.
-    pub(super) fn forget_named(&mut self) {
-        self.named = HashMap::new();
     }
 }
 
@@ -67,7 +51,7 @@ impl NetworkBehaviour for Book {
         _: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        let addresses = peer.and_then(|peer| self.known.get(&peer).or_else(|| self.named.get(&peer)));
+        let addresses = peer.and_then(|peer| self.known.get(&peer));
         Ok(addresses.cloned().unwrap_or_default())
     }
 

@@ -1,6 +1,5 @@
 //! One throw-away peer id, and all that goes on under it.
 
-use libp2p::kad;
 use libp2p::noise;
 use libp2p::relay::client::Event as RelayEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -15,7 +14,7 @@ use super::address::Beacon;
 use super::behaviour::{Built, Member, MemberEvent, build};
 use super::circuits::UNPROVEN;
 use super::clock::{Clock, Reading};
-use super::lookups::{Lookups, Means};
+use super::lookups::{Answered, Lookups};
 use super::outward::Ways;
 use super::pipe::{RawDialer, RawIn};
 use super::reservation::Reservation;
@@ -26,6 +25,7 @@ pub(super) enum Happened {
     Swarm(Box<SwarmEvent<MemberEvent>>),
     Circuit(RawIn),
     Reading(Option<Reading>),
+    Answered(Answered),
 }
 
 /// What all hosts share while one of them handles something.
@@ -84,6 +84,7 @@ impl Host {
             event = self.swarm.select_next_some() => Happened::Swarm(Box::new(event)),
             Some(arrived) = self.inbound.recv() => Happened::Circuit(arrived),
             reading = self.clock.answered() => Happened::Reading(reading),
+            answered = self.lookups.answered() => Happened::Answered(answered),
         }
     }
 
@@ -107,18 +108,6 @@ impl Host {
     pub(super) fn on_event(&mut self, event: SwarmEvent<MemberEvent>, shared: &mut Shared<'_>) {
         let now = shared.now;
         match event {
-            SwarmEvent::Behaviour(MemberEvent::Kad(kad::Event::OutboundQueryProgressed {
-                id,
-                result,
-                stats,
-                step,
-            })) => {
-                let about = (&stats, &step);
-                let member = self.swarm.behaviour_mut();
-                let means = Means { member, roster: shared.roster, now };
-                let told = self.lookups.on_progress(id, result, about, means);
-                shared.told.extend(told);
-            }
             SwarmEvent::Behaviour(MemberEvent::Relay(RelayEvent::ReservationReqAccepted {
                 relay_peer_id,
                 ..
@@ -133,6 +122,7 @@ impl Host {
             }
             SwarmEvent::ConnectionEstablished { peer_id, .. } => {
                 self.clock.on_connected(peer_id, &self.swarm);
+                self.lookups.on_connected(peer_id, &self.swarm);
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 self.on_unreachable(peer, &error, shared);
@@ -156,14 +146,12 @@ impl Host {
     }
 
     fn on_unreachable(&mut self, peer: PeerId, error: &DialError, shared: &mut Shared<'_>) {
-        if matches!(
-            error,
-            DialError::DialPeerConditionFalse(_) | DialError::Denied { .. } | DialError::Aborted
-        ) {
+        // A second connection that fails says nothing while the first one stands.
+        if matches!(error, DialError::DialPeerConditionFalse(_)) || self.swarm.is_connected(&peer) {
             return;
         }
-        // A second connection that fails says nothing while the first one stands.
-        if self.swarm.is_connected(&peer) {
+        self.lookups.on_unreachable(peer, shared.now);
+        if matches!(error, DialError::Denied { .. } | DialError::Aborted) {
             return;
         }
         shared.roster.on_failed(peer);
@@ -173,7 +161,8 @@ impl Host {
 
     /// When [`Self::tick`] has something to do.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        let all = [self.reservation.next_at(), self.lookups.next_at(), self.clock.next_at()];
+        let lookups = self.lookups.next_at(Instant::now());
+        let all = [self.reservation.next_at(), lookups, self.clock.next_at()];
         all.into_iter().flatten().min()
     }
 
@@ -183,9 +172,7 @@ impl Host {
         if let Some(late) = self.reservation.tick(&mut self.swarm, shared.roster, now) {
             shared.roster.on_failed(late);
         }
-        let member = self.swarm.behaviour_mut();
-        self.lookups.tick(member, now);
-        shared.told.extend(self.lookups.start(member, shared.roster, now));
+        shared.told.extend(self.lookups.tick(&mut self.swarm, shared.roster, now));
         shared.told.extend(self.clock.result(shared.roster, now));
     }
 

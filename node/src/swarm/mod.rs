@@ -34,11 +34,13 @@ mod circuit;
 mod circuits;
 mod clock;
 mod host;
+mod kademlia;
 mod lookups;
 mod outward;
 mod pipe;
 mod reservation;
 mod roster;
+mod search;
 mod task;
 #[cfg(test)]
 mod tests;

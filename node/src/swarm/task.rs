@@ -190,6 +190,7 @@ impl Task {
         match what {
             Happened::Circuit(arrived) => self.circuits.accept(arrived),
             Happened::Reading(reading) => host.clock.on_answered(reading),
+            Happened::Answered(answered) => host.lookups.on_answered(answered, Instant::now()),
             Happened::Swarm(event) => {
                 let mut shared = Shared { roster: &mut self.roster, told: &mut told, now: Instant::now() };
                 host.on_event(*event, &mut shared);
