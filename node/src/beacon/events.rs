@@ -68,12 +68,14 @@ impl Beacon {
     }
 
     /// One part of the table is looked up. Kademlia begins anew with all parts for whoever comes in while there are fewer than
-    /// twenty; what is looked up again so soon is the own neighbourhood only.
+    /// twenty. Once all have been looked up with as many in the table, what is looked up again so soon is the own neighbourhood.
     fn on_looked(&mut self, query: QueryId, is_last: bool) {
         let now = moment().now;
         let is_again = self.looked_all_at.is_some_and(|at| now.saturating_duration_since(at) < REFRESH);
         if is_last && !is_again {
-            self.looked_all_at = Some(now);
+            // With fewer there was hardly anybody to ask.
+            let is_whole = self.table().len() >= kad::K_VALUE.get();
+            self.looked_all_at = is_whole.then_some(now);
         } else if !is_last
             && is_again
             && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&query)
