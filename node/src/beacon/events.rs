@@ -1,14 +1,14 @@
 //! What the beacon does at each event of its swarm.
 
 use libp2p::core::ConnectedPoint;
-use libp2p::kad::{self, InboundRequest, QueryId, QueryResult, RoutingUpdate};
+use libp2p::kad::{self, InboundRequest, RoutingUpdate};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::PeerCondition;
 use libp2p::{Multiaddr, PeerId, identify, relay};
 use tracing::{debug, info, trace};
 
 use super::admission::{Introduction, is_diverse};
-use super::node::{Beacon, REFRESH, moment};
+use super::node::{Beacon, moment};
 use super::protocol::TIME;
 use super::streams::Opened;
 use super::swarm::{BehaviourEvent, RESERVATIONS_MAX};
@@ -60,27 +60,7 @@ impl Beacon {
             kad::Event::RoutingUpdated { peer, is_new_peer: true, .. } => {
                 info!(%peer, "a beacon is in the table");
             }
-            kad::Event::OutboundQueryProgressed { id, result: QueryResult::Bootstrap(_), step, .. } => {
-                self.on_looked(id, step.last);
-            }
             _ => {}
-        }
-    }
-
-    /// One part of the table is looked up. Kademlia begins anew with all parts for whoever comes in while there are fewer than
-    /// twenty. Once all have been looked up with as many in the table, what is looked up again so soon is the own neighbourhood.
-    fn on_looked(&mut self, query: QueryId, is_last: bool) {
-        let now = moment().now;
-        let is_again = self.looked_all_at.is_some_and(|at| now.saturating_duration_since(at) < REFRESH);
-        if is_last && !is_again {
-            // With fewer there was hardly anybody to ask.
-            let is_whole = self.table().len() >= kad::K_VALUE.get();
-            self.looked_all_at = is_whole.then_some(now);
-        } else if !is_last
-            && is_again
-            && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&query)
-        {
-            query.finish();
         }
     }
 

@@ -40,7 +40,7 @@ use crate::store::records::RecordFile;
 /// go beyond its bound, and what a crash may lose.
 const TICK: Duration = Duration::from_secs(1);
 /// *Chosen*: how often the table is looked at and the own neighbourhood looked up, ± a quarter.
-pub(super) const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH: Duration = Duration::from_secs(300);
 /// *Chosen*: how often every part of the table is looked up, ± a quarter. Among 500 beacons it takes some hundreds of questions,
 /// each over a connection of its own; those that come are met by their neighbours' looks before.
 const REFRESH_ALL: Duration = Duration::from_secs(3_600);
@@ -68,8 +68,6 @@ pub(super) struct Beacon {
     stun: Vec<SocketAddr>,
     refresh_at: Instant,
     refresh_all_at: Instant,
-    /// When every part of the table was looked up last.
-    pub(super) looked_all_at: Option<Instant>,
     give_back_at: Instant,
     resident: fn() -> u64,
     written_table: Vec<String>,
@@ -146,7 +144,6 @@ impl Beacon {
             refresh_at: now,
             // Kademlia does it by itself while the table has less than a bucket's.
             refresh_all_at: now + jittered(REFRESH_ALL),
-            looked_all_at: None,
             give_back_at: now,
             resident,
             written_table: table,
