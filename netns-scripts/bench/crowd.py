@@ -51,10 +51,11 @@ def main():
         subprocess.run(crowd.on("hub", "ping", "-c1", "-W5", alias), capture_output=True)
     up = crowd.rss_kib("hub")
     crowd.settle()
-    rows = []
+    rows, loaded = [], 0
     for number in range(1, arguments.rounds + 1):
         one, one_cost, one_all = crowd.costs(aliases[:1])
         many, cost, all_cost = crowd.costs(aliases)
+        loaded = max(loaded, crowd.rss_kib("hub"))
         bare_one, bare_many = crowd.streams(crowd.beside[:1]), crowd.streams(crowd.beside)
         rows.append(
             {
@@ -78,7 +79,6 @@ def main():
     keys = [key for key in rows[0] if key != "round"]
     print("| " + " | ".join(keys) + " |\n|" + "---|" * len(keys))
     print("| " + " | ".join(f"{statistics.median(row[key] for row in rows):g}" for key in keys) + " |")
-    loaded = crowd.rss_kib("hub")
     time.sleep(CALM_SECONDS)
     after = crowd.rss_kib("hub")
     others = max(len(aliases) - 1, 1)
