@@ -35,6 +35,15 @@ fn lines(why: &Why) -> Vec<String> {
     let path = why.path.as_ref().map(|path| format!(", {} {}", path.kind, path.remote)).unwrap_or_default();
     let mut lines = vec![format!("{}: {}{path}", why.member, why.state)];
     lines.extend(why.steps.iter().map(|tried| format!("  {:>9} ago  {}", ago(tried.ago_s), tried.text)));
+    lines.extend(why.refused.iter().map(|refused| {
+        let by = match refused.by.as_str() {
+            "policy" => "refused by its policy",
+            "firewall" => "rejected by a firewall there",
+            "not_listening" => "nothing listens",
+            _ => "no answer",
+        };
+        format!("  {:>9} ago  {}: {by}", ago(refused.ago_s), refused.service)
+    }));
     lines.push(why.advice.clone());
     lines
 }
@@ -51,7 +60,7 @@ pub(super) fn ago(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::why::Tried;
+    use crate::control::why::{Cause, Nats, Tried};
 
     #[test]
     fn steps_stand_between_state_and_advice() {
@@ -60,6 +69,10 @@ mod tests {
             member: "nas.home".into(),
             state: MemberState::Unreachable,
             path: None,
+            cause: Cause::PeerSilent,
+            packet_bytes: None,
+            nats: Nats { own: "random".into(), theirs: "unknown".into() },
+            refused: Vec::new(),
             steps: vec![step(7_200.0, "called at 2 addresses"), step(3.25, "nobody answered")],
             advice: "see that its node runs".into(),
         };

@@ -18,7 +18,7 @@ use super::{
     reach::*,
     server::{BindError, Call, Caller, MAX_CONNECTIONS, Server, is_allowed},
     status::*,
-    why::{Tried, Why},
+    why::{Cause, Nats, Refused, Tried, Why},
 };
 use crate::{
     loopback::Transport,
@@ -101,7 +101,17 @@ fn who() -> Who {
 fn why() -> Why {
     let tried = Tried { ago_s: 1.5, step: "gave_up".into(), text: "nobody answered".into() };
     let advice = "see that its node runs".to_owned();
-    Why { member: "nas.home".into(), state: MemberState::Unreachable, path: None, steps: vec![tried], advice }
+    Why {
+        member: "nas.home".into(),
+        state: MemberState::Unreachable,
+        path: None,
+        cause: Cause::PeerSilent,
+        packet_bytes: None,
+        nats: Nats { own: "none".into(), theirs: "unknown".into() },
+        refused: vec![Refused { service: "tcp/22".into(), by: "policy".into(), ago_s: 2.0 }],
+        steps: vec![tried],
+        advice,
+    }
 }
 
 fn invites() -> Invites {

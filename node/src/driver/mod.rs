@@ -12,6 +12,7 @@
 
 mod call;
 mod carry;
+mod cause;
 mod enter;
 mod lan;
 mod members;

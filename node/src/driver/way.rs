@@ -31,6 +31,8 @@ use crate::swarm::{Ask, Beacon, BeaconState, BeaconStatus, INBOUND, Swarm, Told}
 
 /// Beacons are asked for the time, and for their STUN responders, again if none answered (chosen: a start without a network).
 const ASK_TIME_AGAIN: Duration = Duration::from_secs(30);
+/// While members are searched for, they are asked again after this long: a clock may have been set wrong since.
+const ASK_TIME_SELDOM: Duration = Duration::from_secs(600);
 /// STUN servers at most: as many as an engine keeps.
 const STUN_SERVERS: usize = 8;
 /// This machine's clock is believed if it is off by less, in milliseconds: veils allow twice as much.
@@ -56,6 +58,8 @@ pub(super) struct Way {
     last_ticket: u64,
     addresses: Option<Vec<SocketAddr>>,
     time_asked_at: Option<Instant>,
+    /// How far the right time is ahead of this machine's, in milliseconds, by beacons; where that is not made up for.
+    clock_offset_ms: Option<i64>,
     /// Beacons were asked for the time, and have not told it, nor that they do not.
     awaits_time: bool,
     has_stun: bool,
@@ -86,6 +90,18 @@ impl Way {
     fn on_time_told(&mut self, stun: &[SocketAddr]) {
         self.awaits_time = false;
         self.has_stun |= !stun.is_empty();
+    }
+
+    /// Says whether a beacon answers.
+    pub(super) fn is_answered(&self) -> bool {
+        let is_there =
+            |beacon: &BeaconStatus| matches!(beacon.state, BeaconState::Answers | BeaconState::Reserved);
+        self.status.iter().any(is_there)
+    }
+
+    /// By how many seconds this machine's clock is ahead of beacons', where what is sent is dated by it all the same.
+    pub(super) fn clock_ahead_secs(&self) -> Option<i64> {
+        self.clock_offset_ms.map(|offset| offset.saturating_neg() / 1_000)
     }
 
     /// The beacons that are used, the surest first: for others to use.
@@ -212,8 +228,8 @@ impl Vpi {
 
     /// Does what the engine wants of the swarm; what cannot be asked of it is answered at once.
     pub(super) fn on_wish(&mut self, wish: Event, time: Time) {
-        let waited = self.way.time_asked_at.is_none_or(|at| time.now >= at + ASK_TIME_AGAIN);
-        if !self.way.has_stun && waited {
+        let pause = if self.way.has_stun { ASK_TIME_SELDOM } else { ASK_TIME_AGAIN };
+        if self.way.time_asked_at.is_none_or(|at| time.now >= at + pause) {
             self.ask_time(time);
         }
         match wish {
@@ -319,6 +335,7 @@ impl Vpi {
             let servers = self.way.stun.iter().copied().chain(stun).take(STUN_SERVERS).collect();
             self.engine.handle_command(Command::StunServers(servers), time);
         }
+        self.way.clock_offset_ms = offset_ms.or(self.way.clock_offset_ms);
         let wall_secs = time.wall_ms / 1_000;
         let is_wrong = wall_secs < BUILT_SECS || self.engine.clock_behind_secs(wall_secs).is_some();
         if let Some(offset_ms) = offset_ms.filter(|offset| is_wrong && offset.unsigned_abs() > CLOCK_OFF_MS) {
@@ -327,6 +344,7 @@ impl Vpi {
                 secs = offset_ms / 1_000,
                 "this machine's clock is behind; what others check is dated by beacons' clocks"
             );
+            self.way.clock_offset_ms = None;
             self.engine.handle_command(Command::ClockOffset(offset_ms), time);
         }
     }

@@ -2,45 +2,119 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::engine::{LookedUp, MemberState, MemberStatus, Status, Step};
-use protocol::identity::DeviceId;
+use protocol::engine::{Engine, LookedUp, MemberState, MemberStatus, Status, Step};
+use protocol::forward::{Outcome, Service};
+use protocol::identity::{DeviceId, VpiId};
 use protocol::path::Remote;
 
+use super::cause::{Facts, Udp, by, name, of_nat};
 use super::node::Node;
 use super::status::{carried_by, of_path, of_state};
 use super::vpi::Vpi;
 use crate::control::status::PathStatus;
-use crate::control::why::{Tried, Why};
+use crate::control::why::{Nats, Refused, Tried, Why};
 use crate::control::{Exit, Failure};
 
-/// What is older says nothing of how things stand.
-const LATELY: Duration = Duration::from_secs(300);
-
 impl Node {
-    /// What was tried to reach the member that was typed.
+    /// What was tried to reach the member that was typed, and what keeps it from being reached.
     ///
     /// # Errors
     /// If there is no such member.
     pub(super) fn why(&self, typed: &str) -> Result<Why, Failure> {
-        let (id, device, member) = self.resolve_member(typed)?;
+        let resolved = self.resolve_member(typed);
+        let (id, device, member) = resolved.or_else(|failure| self.former(typed).ok_or(failure))?;
         let missing =
             || Failure::new(Exit::NotFound, format!("there is no member called {typed}"), "see `vpi status`");
         let vpi = self.vpis.get(&id).ok_or_else(missing)?;
         let now = Instant::now();
         let known = vpi.engine.status(now);
         let found = known.members.iter().find(|member| member.device == device).ok_or_else(missing)?;
-        let trail = vpi.engine.trail(&device, now);
+        let (trail, outcomes) = (vpi.engine.trail(&device, now), vpi.engine.outcomes(&device, now));
+        let way = vpi.engine.way_to(&device);
+        let nat = vpi.engine.surroundings().nat;
+        let carrier = found.remote.and_then(|remote| carried_by(vpi, remote));
+        let name_of = |device: &DeviceId| known.members.iter().find(|member| member.device == *device);
+        let relay = found.via.as_ref().and_then(name_of).map(|relay| relay.name.clone());
+        let facts = Facts {
+            member: &member,
+            vpi: &vpi.settings.name,
+            state: found.state,
+            via: relay.or_else(|| carrier.clone()).unwrap_or_default(),
+            removed_here: removed_here(vpi, &known),
+            has_network: !self.watch.addresses().is_empty(),
+            clock_ahead_secs: vpi.way.clock_ahead_secs(),
+            other_ahead_secs: vpi.engine.clock_ahead_secs(now),
+            has_beacons: !vpi.way.status().is_empty(),
+            has_beacon: vpi.way.is_answered(),
+            udp: udp(&vpi.engine),
+            nat,
+            way,
+            lacks_carrier: vpi.engine.lacks_carrier(&device),
+            outcomes: &outcomes,
+            trail: &trail,
+        };
+        let (cause, advice) = facts.judge();
         Ok(Why {
-            advice: advice(vpi, (&member, found), &trail),
-            member,
             state: of_state(found.state),
-            path: found.remote.map(|remote| PathStatus {
-                via: carried_by(vpi, remote),
-                ..of_path(remote, found.rtt, vpi.settings.port)
-            }),
+            path: found
+                .remote
+                .map(|remote| PathStatus { via: carrier, ..of_path(remote, found.rtt, vpi.settings.port) }),
+            cause,
+            packet_bytes: (way.packet_bytes > 0).then_some(way.packet_bytes),
+            nats: Nats { own: of_nat(nat).to_owned(), theirs: of_nat(way.nat).to_owned() },
+            refused: outcomes.iter().map(|refused| of_refused(*refused)).collect(),
             steps: trail.into_iter().map(|(ago, step)| tried(ago, step, &known)).collect(),
+            advice,
+            member,
         })
     }
+
+    /// A device that was a member and was removed, by the name that it had.
+    fn former(&self, typed: &str) -> Option<(VpiId, DeviceId, String)> {
+        let now = Instant::now();
+        self.vpis.iter().find_map(|(id, vpi)| {
+            let vpi_name = &vpi.settings.name;
+            let name = typed.strip_suffix(vpi_name.as_str()).and_then(|name| name.strip_suffix('.'));
+            let name = name.unwrap_or(typed);
+            let members = vpi.engine.status(now).members;
+            let is_it = |member: &&MemberStatus| {
+                let is_at = member.alias.is_some_and(|alias| alias.to_string() == typed);
+                member.state == MemberState::Removed && (member.name == name || is_at)
+            };
+            let found = members.iter().find(is_it)?;
+            Some((*id, found.device, format!("{}.{vpi_name}", found.name)))
+        })
+    }
+}
+
+/// Who says that this device was removed, if anybody does: how a sentence begins.
+fn removed_here(vpi: &Vpi, known: &Status) -> Option<String> {
+    if vpi.engine.is_removed() {
+        return Some("an admin signed that".to_owned());
+    }
+    let by = vpi.engine.told_removed_by()?;
+    let name = known.members.iter().find(|member| member.device == by);
+    Some(format!("{} says that", name.map_or("a member", |member| &member.name)))
+}
+
+/// Whether UDP passes at this end, by the servers asked last.
+fn udp(engine: &Engine) -> Udp {
+    let known = engine.surroundings();
+    if !known.seen.is_empty() {
+        Udp::Passes
+    } else if known.is_asking || known.asked.is_empty() {
+        Udp::Unknown
+    } else {
+        Udp::Blocked
+    }
+}
+
+fn of_refused((ago, service, outcome): (Duration, Service, Outcome)) -> Refused {
+    Refused { service: name(service), by: by(outcome).to_owned(), ago_s: seconds(ago) }
+}
+
+fn seconds(ago: Duration) -> f64 {
+    (ago.as_secs_f64() * 1e3).round() / 1e3
 }
 
 fn tried(ago: Duration, step: Step, known: &Status) -> Tried {
@@ -81,93 +155,23 @@ fn tried(ago: Duration, step: Step, known: &Status) -> Tried {
         Step::CarryAsked => ("carry_asked", "asked a beacon to carry packets".to_owned()),
         Step::NoneCarries => ("none_carries", "no beacon that answered carries packets".to_owned()),
         Step::CarryEnded => ("carry_ended", "what carried packets ended, or did not come to be".to_owned()),
-        Step::Up(remote) => ("up", format!("answered {}", by(remote))),
-        Step::Moved(remote) => ("moved", format!("a better path was found: {}", by(remote))),
+        Step::Up(remote) => ("up", format!("answered {}", at(remote))),
+        Step::Moved(remote) => ("moved", format!("a better path was found: {}", at(remote))),
         Step::Down => ("down", "the link ended".to_owned()),
         Step::GaveUp => ("gave_up", "nobody answered".to_owned()),
     };
-    Tried { ago_s: (ago.as_secs_f64() * 1e3).round() / 1e3, step: word.to_owned(), text }
+    Tried { ago_s: seconds(ago), step: word.to_owned(), text }
 }
 
 fn again(attempt: u32) -> String {
     if attempt == 0 { String::new() } else { format!(", attempt {}", attempt + 1) }
 }
 
-fn by(remote: Remote) -> String {
+fn at(remote: Remote) -> String {
     match remote {
         Remote::Udp(address) | Remote::Side { address, .. } => format!("at {address}"),
         Remote::Relayed { via, .. } => format!("by way of the member at {via}"),
         Remote::Circuit(_) => "by way of its beacon".to_owned(),
         Remote::Carried(_) => "by way of a beacon that carries packets".to_owned(),
     }
-}
-
-/// What the steps mean, and what would help.
-fn advice(vpi: &Vpi, (member, found): (&str, &MemberStatus), trail: &[(Duration, Step)]) -> String {
-    let lately = || trail.iter().filter(|(ago, _)| *ago <= LATELY).map(|(_, step)| step);
-    let has = |wanted: fn(&Step) -> bool| lately().any(wanted);
-    let has_beacons = !vpi.way.status().is_empty();
-    match found.state {
-        MemberState::Myself => return "this is the device that you are at".to_owned(),
-        MemberState::Direct => return format!("{member} is connected"),
-        MemberState::Relayed => {
-            return format!(
-                "{member} is connected by way of another member, and a direct path is looked for: an --endpoint at one end, or a \
-                 NAT that keeps its ports, would give one"
-            );
-        }
-        MemberState::Carried => {
-            let beacon = found.remote.and_then(|remote| carried_by(vpi, remote)).unwrap_or_default();
-            return format!(
-                "{member} is carried by the beacon {beacon}, slowly, as UDP passes on no path that was tried: a network that lets \
-                 UDP out at both ends would give a direct one"
-            );
-        }
-        MemberState::Removed => return format!("{member} is no member any more"),
-        MemberState::Joining | MemberState::Contested => {
-            return format!("{member} is not admitted yet: see `vpi status`");
-        }
-        MemberState::Idle => {
-            return format!("nobody wants a link with {member}: `vpi ping {member}` makes one");
-        }
-        MemberState::Connecting | MemberState::Unreachable => {}
-    }
-    if vpi.engine.lacks_carrier(&found.device) {
-        return format!(
-            "{member} answers by way of its beacon, UDP passes on no path to it, and no beacon that is known carries packets: a \
-              beacon that runs with --carry, or a network that lets UDP out, helps"
-        );
-    }
-    let has_pipe = has(|step| matches!(step, Step::Up(Remote::Circuit(_))));
-    if has_pipe && has(|step| matches!(step, Step::RelayAsked(_))) {
-        return format!(
-            "{member} answers by way of its beacon, no direct path to it was found yet, and no member that was asked passes on to it: \
-             one with a public address that both reach, or an --endpoint at one of them, helps"
-        );
-    }
-    if has_pipe {
-        return format!(
-            "{member} answers by way of its beacon, and no direct path to it was found yet: both ends' NATs keep changing the \
-             port, or a firewall drops UDP; a member that both reach, or an --endpoint at one of them, helps"
-        );
-    }
-    if has(|step| matches!(step, Step::LookedUp { answered: 0, .. })) {
-        return "no beacon answers: see that this machine has a network and may reach them over TCP (`vpi status --json`, beacons)"
-            .to_owned();
-    }
-    if has(|step| matches!(step, Step::LookedUp { outcome: LookedUp::Known | LookedUp::News, .. })) {
-        return format!(
-            "{member} was found, and does not answer: it is off, or was until shortly; see that its node runs"
-        );
-    }
-    if has(|step| matches!(step, Step::LookedUp { .. })) {
-        return format!("{member} tells beacons nothing: its node does not run, or reaches none of them");
-    }
-    if !has_beacons {
-        return format!(
-            "{member} does not answer where it was last, and no beacon is known that could tell where it is: see that its node runs, \
-             and name a beacon (`beacons` in the settings file)"
-        );
-    }
-    format!("{member} does not answer where it was last: see that its node runs")
 }

@@ -123,6 +123,10 @@ impl Runner {
         if ready.device || may_be_answered || !self.waiting.is_empty() {
             self.send();
         }
+        if self.forwarder.has_refusals() {
+            self.forwarder.send_refusals(&mut self.outgoing);
+            self.outgoing.flush();
+        }
         if self.waiting.is_large() && self.needed_at.elapsed() >= CALM {
             self.waiting.give_back();
         }

@@ -14,7 +14,8 @@ use crate::membership::exchange;
 use crate::membership::object::{Body, Kind, Object, Target};
 use crate::path::{Probe, Purpose, Remote};
 use crate::tunnel::timers::{REKEY_AFTER_DATAGRAMS, rekey_wait};
-use crate::wire::message::{Message, MessageError, OBSERVED_BYTES};
+use crate::wire::header::DATA_OVERHEAD_BYTES;
+use crate::wire::message::{Message, MessageError, OBSERVED_BYTES, SHORTEST_BYTES};
 
 /// The pause between two `Settled` that were not answered (chosen: above any round trip on earth).
 const SETTLE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
@@ -39,7 +40,15 @@ impl Engine {
         })?;
         // Checks and their echoes come from wherever the member tries to be heard, not from where it is.
         if !matches!(message, Message::Check { .. } | Message::Echo { .. }) {
-            peer.path.on_source(from, time.now);
+            let answer = match message {
+                Message::Probe { length, .. } if length >= OBSERVED_BYTES => {
+                    OBSERVED_BYTES + DATA_OVERHEAD_BYTES
+                }
+                Message::Probe { .. } => SHORTEST_BYTES + DATA_OVERHEAD_BYTES,
+                _ => 0,
+            };
+            let spare = (bytes.len() + DATA_OVERHEAD_BYTES).saturating_sub(answer);
+            peer.path.on_source(from, spare, time.now);
         }
         peer.timers.on_received(false, time.now);
         let mut outcome = Ok(());
@@ -88,7 +97,12 @@ impl Engine {
         if let Note::Relayed { label } = note {
             return self.on_relayed(label, time);
         }
-        let (Note::Sent(link) | Note::Received { link, .. } | Note::Source { link, .. }) = note else {
+        let (Note::Sent(link)
+        | Note::Large(link)
+        | Note::Outcome { link, .. }
+        | Note::Received { link, .. }
+        | Note::Source { link, .. }) = note
+        else {
             return;
         };
         let Some(device) = self.peer_at_link(link) else { return };
@@ -109,6 +123,11 @@ impl Engine {
                 }
                 self.watch_path(&device, time);
             }
+            Note::Large(_) => {
+                peer.path.on_large(time.now);
+                self.send_due_messages(&device, time);
+            }
+            Note::Outcome { service, outcome, .. } => peer.outcomes.add((service, outcome), time.now),
             Note::Received { packets, .. } => {
                 peer.timers.on_received(packets, time.now);
                 peer.last_seen_secs = Some(time.wall_secs());
@@ -116,8 +135,8 @@ impl Engine {
                     self.watch_path(&device, time);
                 }
             }
-            Note::Source { from, .. } => {
-                peer.path.on_source(from, time.now);
+            Note::Source { from, bytes, .. } => {
+                peer.path.on_source(from, bytes, time.now);
                 self.send_due_messages(&device, time);
             }
         }

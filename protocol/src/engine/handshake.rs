@@ -51,6 +51,10 @@ pub(super) struct Unveiled<'v> {
     pub(super) content: Veiled,
 }
 
+/// What an initiation has beyond its response, in bytes, at least (README §5.1): so much may follow to an address that is not
+/// validated.
+const SPARE_BYTES: usize = 253 - 208;
+
 impl Engine {
     /// Starts a handshake with `device` if none is under way, there is an address to try, and its key is known.
     pub(super) fn wake(&mut self, device: &DeviceId, time: Time) {
@@ -249,7 +253,7 @@ impl Engine {
         let rtt = time.now.saturating_duration_since(sent_at);
         self.on_link_up(&device, (remote, Some(rtt)), time);
         if let Some(peer) = self.peers.get_mut(&device) {
-            peer.path.on_source(from, time.now);
+            peer.path.on_source(from, SPARE_BYTES, time.now);
         }
         // The other end sends on the session only after it opened something with it.
         self.send_keepalive(&device, time);
@@ -328,7 +332,7 @@ impl Engine {
         // Whoever hears a handshake can pass it on from elsewhere: a path that is used is left only for an echo.
         let used = peer.path.remote().filter(|used| *used != remote);
         if used.is_some() {
-            peer.path.on_source(remote, time.now);
+            peer.path.on_source(remote, SPARE_BYTES, time.now);
         } else {
             peer.path.select(remote, rtt, time.now);
         }

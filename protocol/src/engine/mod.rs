@@ -83,7 +83,7 @@ pub use carrying::CarryEnd;
 pub use command::{Command, InviteRequest, Removal};
 pub use outbox::{Event, JoinFailure, Ticket, Transmit};
 pub use status::{Counters, InviteStatus, MemberState, MemberStatus, Status};
-pub use trail::{LookedUp, Step};
+pub use trail::{LookedUp, Step, WayTo};
 
 use admin::Leaving;
 use arriving::Arriving;

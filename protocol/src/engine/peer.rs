@@ -15,7 +15,7 @@ use super::lan::Heard;
 use super::news::News;
 use super::outbox::Ticket;
 use super::relaying::Relays;
-use super::trail::Trail;
+use super::trail::{Outcomes, Trail};
 use crate::bucket::{Bucket, Rate};
 use crate::forward::{LinkId, Route, Traffic};
 use crate::identity::StaticKey;
@@ -140,6 +140,8 @@ pub(super) struct Peer {
     pub(super) carrying: Carrying,
     /// What was tried to reach it.
     pub(super) trail: Trail,
+    /// What came of it when applications asked for something there.
+    pub(super) outcomes: Outcomes,
     /// Handshakes begun anew because more became known of where it is.
     pub(super) hastened: Bucket,
     pub(super) sessions: Sessions,
@@ -230,6 +232,7 @@ impl Peer {
             circuit: Circuit::default(),
             carrying: Carrying::default(),
             trail: Trail::default(),
+            outcomes: Outcomes::default(),
             hastened: Bucket::new(HASTENED),
             sessions: Sessions::default(),
             attempt: None,

@@ -15,6 +15,9 @@ use crate::identity::DeviceId;
 use crate::membership::admin;
 use crate::membership::object::{Body, Object, Presence, RELAYS};
 use crate::path::is_candidate;
+use crate::path::nat::Nat;
+use crate::path::punch::{Candidate, Kind, Punch};
+use crate::wire::message::NatCode;
 
 /// Addresses told of one device (specified: README §10).
 const MAX_ADDRESSES: usize = 8;
@@ -124,6 +127,21 @@ impl Engine {
             peer.trail.add(Step::Told, time.now);
             self.hasten(&device, time);
         }
+    }
+
+    /// What `device` says of the NAT before it, in a session or else in its Presence, and whether it says that datagrams of
+    /// others have reached it.
+    pub(super) fn word_of_nat(&self, device: &DeviceId) -> (Option<Nat>, bool) {
+        let told = self.peers.get(device).map(|peer| &peer.punch);
+        let in_session = told.and_then(Punch::nat);
+        let class = self.roster.objects().presence_of(device).map_or(0, |(_, presence)| presence.nat);
+        // A Presence has no room for the step; that there is one says enough.
+        let in_presence = Nat::read(NatCode { class, step: 1 });
+        let is_reflexive = |candidate: Candidate| candidate.kind == Kind::Reflexive;
+        let is_seen = in_session.is_some()
+            || in_presence.is_some()
+            || told.is_some_and(|punch| punch.told().any(is_reflexive));
+        (in_session.or(in_presence), is_seen)
     }
 
     /// Whether others are told of an object: of the Presences of one member, which alone can make a newer one, a few. The

@@ -4,11 +4,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use crate::forward::{Outcome, Service};
 use crate::identity::DeviceId;
 use crate::path::Remote;
+use crate::path::nat::Nat;
 
 /// Steps remembered of one member, at most (chosen: two handshakes without an answer, and what came of them).
 const MAX_STEPS: usize = 32;
+
+/// Services of one member of which is remembered what came of asking for them.
+const MAX_OUTCOMES: usize = 8;
 
 /// One thing that was tried, or that came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +105,60 @@ impl Trail {
     }
 }
 
+/// What came of it when applications asked for services of one member, and it was no answer.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes(VecDeque<(Instant, Service, Outcome)>);
+
+impl Outcomes {
+    /// Takes in an outcome; an answer takes back what was before.
+    pub(super) fn add(&mut self, (service, outcome): (Service, Outcome), now: Instant) {
+        self.0.retain(|(_, known, _)| *known != service);
+        if outcome == Outcome::Answered {
+            return;
+        }
+        if self.0.len() >= MAX_OUTCOMES {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, service, outcome));
+    }
+}
+
+/// What is known of the way to one member, beside what was tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WayTo {
+    /// Its NAT, by its own word; `None` if it does not know.
+    pub nat: Option<Nat>,
+    /// It says where others see it, or that nothing stands before it: datagrams of others have reached it.
+    pub is_seen: bool,
+    /// The largest packet that goes to it whole, in bytes; 0 without a path.
+    pub packet_bytes: u16,
+    /// Larger ones were tried and did not pass.
+    pub is_narrow: bool,
+    /// Small datagrams pass, and those of the size that every path should carry do not.
+    pub is_hole: bool,
+}
+
 impl Engine {
+    /// What came of it, lately, when applications asked for services of `device` and got no answer, the oldest first, and how
+    /// long ago.
+    #[must_use]
+    pub fn outcomes(&self, device: &DeviceId, now: Instant) -> Vec<(Duration, Service, Outcome)> {
+        let Some(peer) = self.peers.get(device) else { return Vec::new() };
+        let outcomes = peer.outcomes.0.iter();
+        outcomes.map(|(at, what, came)| (now.saturating_duration_since(*at), *what, *came)).collect()
+    }
+
+    /// What is known of the way to `device`.
+    #[must_use]
+    pub fn way_to(&self, device: &DeviceId) -> WayTo {
+        let (nat, is_seen) = self.word_of_nat(device);
+        let Some(path) = self.peers.get(device).map(|peer| &peer.path) else {
+            return WayTo { nat, is_seen, ..WayTo::default() };
+        };
+        let packet_bytes = path.remote().map_or(0, |_| path.packet_bytes());
+        WayTo { nat, is_seen, packet_bytes, is_narrow: path.is_narrow(), is_hole: path.is_hole() }
+    }
+
     /// What was tried to reach `device`, the oldest first, and how long ago; nothing for who is no other member.
     #[must_use]
     pub fn trail(&self, device: &DeviceId, now: Instant) -> Vec<(Duration, Step)> {
@@ -118,6 +176,21 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ip;
+
+    #[test]
+    fn an_answer_takes_back_what_was_refused_before() {
+        let (mut outcomes, now) = (Outcomes::default(), Instant::now());
+        let service = |port| Service { protocol: ip::TCP, port };
+        for port in 0..100 {
+            outcomes.add((service(port), Outcome::Closed), now);
+        }
+        assert_eq!(outcomes.0.len(), MAX_OUTCOMES);
+        outcomes.add((service(99), Outcome::Forbidden), now);
+        assert_eq!(outcomes.0.back(), Some(&(now, service(99), Outcome::Forbidden)));
+        outcomes.add((service(99), Outcome::Answered), now);
+        assert_eq!(outcomes.0.len(), MAX_OUTCOMES - 1);
+    }
 
     #[test]
     fn relays_and_beacons_that_are_asked_again_and_again_do_not_hide_what_was_tried_before() {

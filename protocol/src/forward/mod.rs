@@ -3,7 +3,8 @@
 //! One [`Forwarder`] for each thread that moves packets; it owns the openers of its sessions and shares their sealers
 //! with the engine. The engine tells it what changed by [`Update`]s; it tells the engine what it saw by [`Note`]s, at
 //! most one of a sort a second and link, so that a busy link costs the slow path nothing and an idle one has no timer.
-//! No lock, and no allocation for each packet, but for what goes over a stream.
+//! No lock, and no allocation for each packet, but for what goes over a stream. A packet of a member that may not be let in is
+//! answered by an error, so that an application does not wait (RFC 1812 §5.2.7.1); no other drop is answered.
 //!
 //! ```text
 //! out   packet → filter → link of the destination → its Access → 127.0.0.1 to own → cut to the path → seal → Egress
@@ -11,9 +12,11 @@
 //! in    datagram → receiver of the index → open → filter → the link's Access → rewrite to (peer's alias → target) → TUN
 //! ```
 
+mod answers;
 mod fragment;
 mod offload;
 mod outbound;
+mod refusal;
 mod relayed;
 mod traffic;
 
@@ -26,19 +29,25 @@ use crate::alias;
 use crate::bucket::{Bucket, Rate};
 use crate::drop::DropReason;
 use crate::filter::{self, Access, Flows, Share, Target};
-use crate::path::Remote;
+use crate::path::{BASE_PACKET_BYTES, Remote};
 use crate::tunnel::{OpenError, Opener, Sealer};
+use crate::wire::ip::{ERROR_BYTES, Ipv4};
 use crate::wire::{header, message, stun};
 
+pub use answers::{Outcome, Service};
 pub use offload::{Offload, whole_packets};
 pub use outbound::{Outbound, send_packet};
 pub use relayed::End;
 pub use traffic::Traffic;
 
+use answers::Answers;
 use relayed::{Relayed, Whose};
 
 /// The pause between two notes of one sort about one link.
 const NOTE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Packets from this size on show whether a path carries its base size.
+const LARGE_BYTES: usize = BASE_PACKET_BYTES as usize - header::RELAY_HEADER_BYTES;
 
 /// In-session messages of one member: this many at once, and this many a second. A full exchange of a large VPI with
 /// a near member stays below it; and no member fills the queue behind which all others wait.
@@ -169,6 +178,17 @@ pub enum Update {
 pub enum Note {
     /// Packets are sent on this link.
     Sent(LinkId),
+    /// Packets as large as the base size of paths, or larger, are sent on this link.
+    Large(LinkId),
+    /// What came of it when an application asked for something.
+    Outcome {
+        /// The link.
+        link: LinkId,
+        /// What it asked for.
+        service: Service,
+        /// What came of it.
+        outcome: Outcome,
+    },
     /// Datagrams arrive on this link.
     Received {
         /// The link.
@@ -193,6 +213,8 @@ pub enum Note {
         link: LinkId,
         /// Where it came from.
         from: Remote,
+        /// Its size.
+        bytes: usize,
     },
 }
 
@@ -257,9 +279,12 @@ struct Link {
     is_answer_due: bool,
     received_noted_at: Option<Instant>,
     packets_noted_at: Option<Instant>,
+    large_noted_at: Option<Instant>,
     source_noted_at: Option<Instant>,
     /// Messages that are within bounds, and since when.
     messages: Bucket,
+    answers: Answers,
+    refusals: Bucket,
 }
 
 /// Moves the packets of one VPI.
@@ -271,6 +296,8 @@ pub struct Forwarder {
     by_alias: BTreeMap<Ipv4Addr, LinkId>,
     flows: Flows,
     notes: VecDeque<Note>,
+    /// What is to be said about packets that members sent and that may not be let in.
+    refusals: VecDeque<(LinkId, [u8; ERROR_BYTES])>,
     relayed: Relayed,
     /// Of veiled datagrams that the engine may be able to open.
     tags: Vec<[u8; 2]>,
@@ -289,6 +316,7 @@ impl Forwarder {
             by_alias: BTreeMap::new(),
             flows: Flows::default(),
             notes: VecDeque::new(),
+            refusals: VecDeque::new(),
             relayed: Relayed::default(),
             tags: Vec::new(),
             is_stun_open: false,
@@ -404,7 +432,7 @@ impl Forwarder {
         }
         let (first, packets) = (plaintext.first().copied(), receiver.packets);
         let is_message = first.is_some_and(|first| message::TYPES.contains(&first));
-        link.note_received((receiver.link, is_message), from, now, &mut self.notes);
+        link.note_received((receiver.link, is_message), (from, bytes), now, &mut self.notes);
         match first {
             None => Inbound::Keepalive,
             Some(_) if is_message => {
@@ -421,8 +449,14 @@ impl Forwarder {
                 let Some(alias) = link.alias else { return Inbound::Drop(DropReason::ControlOnly) };
                 let own = self.own;
                 if let Err(reason) = link.admit(plaintext, (alias, own), (receiver.link, &self.flows), now) {
+                    if reason == DropReason::PacketPolicy {
+                        self.refuse(index, plaintext, now);
+                    }
                     return Inbound::Drop(reason);
                 }
+                let outcome =
+                    Ipv4::parse(plaintext).ok().and_then(|packet| link.answers.on_received(&packet, now));
+                self.notes.extend(outcome.map(|outcome| note_of(receiver.link, outcome)));
                 link.traffic.count_received(bytes);
                 if due(&mut link.packets_noted_at, now) {
                     self.notes.push_back(Note::Received { link: receiver.link, packets: true });
@@ -457,6 +491,8 @@ impl Forwarder {
         if let Err(reason) = link.access.outbound(&view, from, (id, &mut self.flows), now) {
             return Outbound::Drop(reason);
         }
+        let outcome = link.answers.on_sent(&view, now);
+        self.notes.extend(outcome.map(|outcome| note_of(id, outcome)));
         if from == Target::Localhost {
             let is_partial = offload.has_partial_checksum || offload.segment_bytes.is_some();
             if let Err(error) = alias::rewrite_source(packet, self.own, is_partial) {
@@ -478,6 +514,9 @@ impl Forwarder {
             link.is_answer_due = true;
             self.notes.push_back(Note::Sent(id));
         }
+        if packet.len() >= LARGE_BYTES && due(&mut link.large_noted_at, now) {
+            self.notes.push_back(Note::Large(id));
+        }
         outcome
     }
 
@@ -498,8 +537,11 @@ impl Forwarder {
             is_answer_due: false,
             received_noted_at: None,
             packets_noted_at: None,
+            large_noted_at: None,
             source_noted_at: None,
             messages: Bucket::new(MESSAGES),
+            answers: Answers::default(),
+            refusals: Bucket::new(refusal::RATE),
         };
         self.links.insert(id, link);
     }
@@ -521,7 +563,7 @@ impl Link {
     fn note_received(
         &mut self,
         (id, is_message): (LinkId, bool),
-        from: Remote,
+        (from, bytes): (Remote, usize),
         now: Instant,
         notes: &mut VecDeque<Note>,
     ) {
@@ -531,9 +573,13 @@ impl Link {
         }
         let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);
         if elsewhere && !is_message && due(&mut self.source_noted_at, now) {
-            notes.push_back(Note::Source { link: id, from });
+            notes.push_back(Note::Source { link: id, from, bytes });
         }
     }
+}
+
+fn note_of(link: LinkId, (service, outcome): (Service, Outcome)) -> Note {
+    Note::Outcome { link, service, outcome }
 }
 
 /// Says whether a note may be made again, and remembers that it is.

@@ -130,6 +130,32 @@ fn fragments_of_an_exposed_service_are_translated_and_reach_one() {
 }
 
 #[test]
+fn who_may_not_reach_something_is_told_at_once_and_not_without_end() {
+    let (mut here, mut there) = (End::new(HERE), End::new(THERE));
+    there.reach(Policy::ExposedOnly, &[]);
+    let packet = from_redis(UDP, &[7; 100]).build(HERE.0, HERE.1);
+    for _ in 0..100 {
+        assert_eq!(here.send(&mut packet.clone(), Offload::default()), Outbound::Sent);
+    }
+    for datagram in &mut here.sent.0 {
+        let inbound = there.forwarder.inbound(REMOTE, datagram, there.now);
+        assert_eq!(inbound, Inbound::Drop(DropReason::PacketPolicy));
+    }
+    there.forwarder.send_refusals(&mut there.sent);
+    let told = here.receive(&there.sent);
+    assert_eq!(told.len(), 16);
+    let error = Ipv4::parse(&told[0]).unwrap();
+    assert_eq!((error.source(), error.destination()), (HERE.1, HERE.0));
+    assert_eq!((error.icmp(), error.ttl()), (Some((3, 13)), 255));
+    let quote = error.quote().unwrap();
+    assert_eq!((quote.source(), quote.destination()), (HERE.0, HERE.1));
+    assert_eq!(quote.ports(), Ipv4::parse(&packet).unwrap().ports());
+    let notes: Vec<Note> = std::iter::from_fn(|| here.forwarder.poll_note()).collect();
+    let is_told = |note: &Note| matches!(note, Note::Outcome { outcome: Outcome::Forbidden, .. });
+    assert!(notes.iter().any(is_told), "{notes:?}");
+}
+
+#[test]
 fn a_service_that_says_too_much_at_once_is_told_so_where_it_is() {
     let mut here = End::new(HERE);
     here.reach(Policy::OwnAlias, &[REDIS]);

@@ -3,8 +3,7 @@
 //! In: handshakes that completed at an address, sources that datagrams came from, echoes, addresses that were checked
 //! ([`punch`]). Out: probes to send. A path changes only after an echo of a probe that was sent to it ("challenge", as RFC
 //! 9000 §8.2), never because a datagram arrived. Of the two ends the *leading* one, by its key, chooses among paths that
-//! work; the other follows what it hears, so that they never change places for ever. Sizes follow RFC 8899: a base size that every path carries, then a probe of the full size; the search
-//! between the two is not done yet.
+//! work; the other follows what it hears, so that they never change places for ever. How large packets may be, [`size`] finds out.
 
 pub mod burst;
 pub mod keepalive;
@@ -13,6 +12,7 @@ pub mod portmap;
 pub mod punch;
 pub mod reflexive;
 mod remote;
+mod size;
 pub mod stun;
 
 use std::cmp::Ordering;
@@ -28,6 +28,8 @@ use crate::wire::message::SHORTEST_BYTES;
 
 pub use remote::Remote;
 
+use size::Size;
+
 /// The inner packet that every path carries, in bytes: a UDP payload of 1,200 (specified: RFC 8899 §5.1.2, RFC 9000).
 pub const BASE_PACKET_BYTES: u16 = 1_200 - DATA_OVERHEAD_BYTES as u16;
 /// The largest inner packet, in bytes: the MTU of the TUN device (specified: README §14).
@@ -39,11 +41,12 @@ const MAX_CANDIDATES: usize = 8;
 const MAX_OUTSTANDING: usize = 8;
 /// Challenges to unvalidated addresses: at most three a second (specified: README §14).
 const CHALLENGE_PAUSE: Duration = Duration::from_millis(334);
+/// A challenge as it goes out.
+const CHALLENGE_BYTES: usize = SHORTEST_BYTES + DATA_OVERHEAD_BYTES;
+/// What is counted at most of the bytes that came from an unvalidated address: some challenges' (chosen).
+const MAX_CREDIT: usize = 16 * CHALLENGE_BYTES;
 /// A probe without an echo is forgotten after this long.
 const PROBE_LIFE: Duration = Duration::from_secs(5);
-/// Full-size probes tried on one path, and the pause between them.
-const SIZE_PROBES: u8 = 3;
-const SIZE_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// The round trip is measured this long after a path was selected: a start is a busy moment.
 const RTT_PROBE_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of a probe that is no challenge and tests no size: what may be sent in answer, an echo with an address and a
@@ -66,8 +69,8 @@ const DOUBT: Duration = Duration::from_secs(1);
 pub enum Purpose {
     /// To find out whether the peer is at an address that its datagrams came from.
     Challenge,
-    /// To find out whether the path carries full packets.
-    Size,
+    /// To find out whether the path carries packets of this many bytes.
+    Size(u16),
     /// To measure the round trip.
     Ping,
 }
@@ -108,9 +111,7 @@ struct Outstanding {
 #[derive(Debug)]
 struct Selected {
     remote: Remote,
-    packet_bytes: u16,
-    size_probes_left: u8,
-    next_size_probe_at: Instant,
+    size: Size,
     rtt_probe_at: Option<Instant>,
     rtt: Option<Duration>,
     /// When it last echoed.
@@ -181,6 +182,8 @@ pub struct Path {
     /// The far end to challenge, and when.
     challenge: Option<(Remote, Instant)>,
     challenged_at: Option<Instant>,
+    /// The last unvalidated address, and how many bytes came from there beyond those that were sent there.
+    credit: Option<(Remote, usize)>,
     doubt: Option<Doubt>,
     /// Until when no other end's choice is followed.
     leads_until: Option<Instant>,
@@ -221,13 +224,32 @@ impl Path {
     /// The largest inner packet that the path is known to carry, in bytes.
     #[must_use]
     pub fn packet_bytes(&self) -> u16 {
-        self.selected.as_ref().map_or(BASE_PACKET_BYTES, |selected| selected.packet_bytes)
+        self.selected.as_ref().map_or(BASE_PACKET_BYTES, |selected| selected.size.bytes())
     }
 
     /// Says whether nothing larger than [`Path::packet_bytes`] is being tried.
     #[must_use]
     pub fn is_size_settled(&self) -> bool {
-        self.selected.as_ref().is_some_and(|selected| selected.size_probes_left == 0)
+        self.selected.as_ref().is_some_and(|selected| selected.size.is_settled())
+    }
+
+    /// Says whether larger packets than [`Path::packet_bytes`] were tried and did not pass.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        self.selected.as_ref().is_some_and(|selected| selected.size.is_narrow())
+    }
+
+    /// Says whether small datagrams pass, and those that every path should carry do not.
+    #[must_use]
+    pub fn is_hole(&self) -> bool {
+        self.selected.as_ref().is_some_and(|selected| selected.size.is_hole())
+    }
+
+    /// Notes that large packets are sent: whether they pass is looked at.
+    pub fn on_large(&mut self, now: Instant) {
+        if let Some(selected) = &mut self.selected {
+            selected.size.on_large(now);
+        }
     }
 
     /// The round trip last measured on the used path.
@@ -258,9 +280,7 @@ impl Path {
         });
         self.selected = Some(Selected {
             remote,
-            packet_bytes: base_bytes(remote),
-            size_probes_left: if base_bytes(remote) < FULL_PACKET_BYTES { SIZE_PROBES } else { 0 },
-            next_size_probe_at: now,
+            size: Size::new(base_bytes(remote), now),
             rtt_probe_at: Some(now + RTT_PROBE_AFTER),
             rtt,
             echoed_at: None,
@@ -294,15 +314,21 @@ impl Path {
         self.selected = None;
         self.outstanding.clear();
         self.challenge = None;
+        self.credit = None;
         self.doubt = None;
         self.leads_until = None;
         self.left = None;
     }
 
-    /// Notes that an authentic datagram came from `source`: if it is not the used far end, it is challenged; a worse one
-    /// only once the used one does not answer.
-    pub fn on_source(&mut self, source: Remote, now: Instant) {
+    /// Notes that an authentic datagram came from `source`, with `bytes` more than what is sent there in answer: if it is not
+    /// the used far end, it is challenged; a worse one only once the used one does not answer. Nothing more is sent to an
+    /// unvalidated address than came from it.
+    pub fn on_source(&mut self, source: Remote, bytes: usize, now: Instant) {
         let Some(used) = self.remote().filter(|used| *used != source) else { return };
+        if source.is_direct() {
+            let before = self.credit.map_or(0, |(known, bytes)| if known == source { bytes } else { 0 });
+            self.credit = Some((source, (before + bytes).min(MAX_CREDIT)));
+        }
         let leads = self.leads_until.is_some_and(|until| now < until);
         let is_left = self.left.is_some_and(|(left, until)| left == source && now < until);
         if is_left || leads && source.rank() <= used.rank() {
@@ -312,7 +338,22 @@ impl Path {
             self.doubt.get_or_insert(Doubt { source, is_asked: false, until: now + DOUBT });
             return;
         }
-        self.will_challenge(source, now);
+        let has_credit = self.credit.is_some_and(|(_, bytes)| bytes >= CHALLENGE_BYTES);
+        if has_credit || !source.is_direct() {
+            self.will_challenge(source, now);
+        }
+    }
+
+    /// Takes what a challenge costs from the credit of the address; says whether there was as much.
+    fn spend_challenge(&mut self, to: Remote) -> bool {
+        match &mut self.credit {
+            _ if !to.is_direct() => true,
+            Some((known, bytes)) if *known == to && *bytes >= CHALLENGE_BYTES => {
+                *bytes -= CHALLENGE_BYTES;
+                true
+            }
+            Some(_) | None => false,
+        }
     }
 
     fn will_challenge(&mut self, source: Remote, now: Instant) {
@@ -339,7 +380,9 @@ impl Path {
                 self.will_challenge(source, now);
             }
         }
-        if let Some((to, _)) = self.challenge.take_if(|(_, due)| now >= *due) {
+        if let Some((to, _)) = self.challenge.take_if(|(_, due)| now >= *due)
+            && self.spend_challenge(to)
+        {
             self.challenged_at = Some(now);
             return self.probe((to, Purpose::Challenge, SHORTEST_BYTES), rng, now);
         }
@@ -347,20 +390,15 @@ impl Path {
         if selected.rtt_probe_at.take_if(|due| now >= *due).is_some() {
             return self.ping(rng, now);
         }
-        if selected.size_probes_left == 0 || now < selected.next_size_probe_at {
-            return None;
-        }
-        selected.size_probes_left -= 1;
-        selected.next_size_probe_at = now + SIZE_PROBE_PAUSE;
+        let bytes = selected.size.poll(selected.rtt, now)?;
         let to = selected.remote;
-        self.probe((to, Purpose::Size, usize::from(FULL_PACKET_BYTES)), rng, now)
+        self.probe((to, Purpose::Size(bytes), usize::from(bytes)), rng, now)
     }
 
     /// When [`Path::poll_probe`] is to be asked again.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let size = self.selected.as_ref().filter(|selected| selected.size_probes_left > 0);
-        let size_at = size.map(|selected| selected.next_size_probe_at);
+        let size_at = self.selected.as_ref().and_then(|selected| selected.size.poll_timeout());
         let rtt_at = self.selected.as_ref().and_then(|selected| selected.rtt_probe_at);
         let challenge_at = self.challenge.map(|(_, due)| due);
         let doubt_at = self.doubt.as_ref().map(|doubt| doubt.until);
@@ -377,10 +415,8 @@ impl Path {
             selected.rtt = Some(rtt);
             selected.echoed_at = Some(now);
             self.doubt = None;
-            if purpose == Purpose::Size {
-                changed |= selected.packet_bytes != FULL_PACKET_BYTES;
-                selected.packet_bytes = FULL_PACKET_BYTES;
-                selected.size_probes_left = 0;
+            if let Purpose::Size(bytes) = purpose {
+                changed |= selected.size.on_echo(bytes, now);
             }
         }
         Some(Echo { purpose, id, rtt, changed })

@@ -34,7 +34,7 @@ fn a_path_grows_to_full_size_when_the_probe_is_echoed() {
 }
 
 #[test]
-fn a_path_that_echoes_no_full_probe_stays_at_the_base_size() {
+fn a_path_that_echoes_no_probe_stays_at_the_base_size_and_is_known_for_it() {
     let start = Instant::now();
     let (mut path, mut rng) = selected(start);
     let mut probes = 0;
@@ -42,7 +42,8 @@ fn a_path_that_echoes_no_full_probe_stays_at_the_base_size() {
         let probe = path.poll_probe(&mut rng, at);
         probes += u32::from(probe.is_some_and(|probe| probe.length > PING_BYTES));
     }
-    assert_eq!((probes, path.packet_bytes(), path.is_size_settled()), (3, BASE_PACKET_BYTES, true));
+    assert_eq!((probes, path.packet_bytes(), path.is_size_settled()), (6, BASE_PACKET_BYTES, true));
+    assert!(path.is_hole());
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn a_source_changes_the_path_only_after_its_echo() {
     let (mut path, mut rng) = selected(now);
     let size = path.poll_probe(&mut rng, now).unwrap();
     path.on_echo(size.id, now);
-    path.on_source(remote(2), now);
+    path.on_source(remote(2), CHALLENGE_BYTES, now);
     assert_eq!(path.remote(), Some(remote(1)));
     let challenge = path.poll_probe(&mut rng, now).unwrap();
     assert_eq!(challenge.to, remote(2));
@@ -68,12 +69,30 @@ fn at_most_three_challenges_a_second() {
     let mut challenges = 0;
     for ms in 0..1_000 {
         let now = start + Duration::from_millis(ms);
-        path.on_source(remote(2 + (ms % 7) as u8), now);
+        path.on_source(remote(2 + (ms % 7) as u8), CHALLENGE_BYTES, now);
         while let Some(probe) = path.poll_probe(&mut rng, now) {
             challenges += u32::from(probe.to != remote(1));
         }
     }
     assert!((1..=3).contains(&challenges), "{challenges}");
+}
+
+#[test]
+fn no_more_is_sent_to_an_unvalidated_address_than_came_from_it() {
+    let start = Instant::now();
+    let (mut path, mut rng) = selected(start);
+    let (mut came, mut went) = (0, 0);
+    for second in 0..60 {
+        let now = start + Duration::from_secs(second);
+        // A keepalive has fewer bytes than a challenge.
+        path.on_source(remote(2), DATA_OVERHEAD_BYTES, now);
+        came += DATA_OVERHEAD_BYTES;
+        while let Some(probe) = path.poll_probe(&mut rng, now) {
+            went += if probe.to == remote(2) { probe.length + DATA_OVERHEAD_BYTES } else { 0 };
+        }
+        assert!(went <= came, "{went} bytes for {came}");
+    }
+    assert!(went > came / 2, "{went} bytes for {came}");
 }
 
 #[test]
@@ -170,10 +189,10 @@ fn after_its_choice_a_leading_end_does_not_follow_the_other_for_a_while() {
     let now = Instant::now();
     let (mut path, mut rng) = (used(remote(1), 100, now), Rng::from_seed([1; 32]));
     assert!(path.consider(found(remote(2), 10, now), true, now));
-    path.on_source(remote(1), now + Duration::from_secs(2));
+    path.on_source(remote(1), CHALLENGE_BYTES, now + Duration::from_secs(2));
     assert!(path.challenge.is_none());
     let later = now + FOLLOWS_NOT_FOR;
-    path.on_source(remote(1), later);
+    path.on_source(remote(1), CHALLENGE_BYTES, later);
     let challenge =
         std::iter::from_fn(|| path.poll_probe(&mut rng, later)).find(|probe| probe.to == remote(1));
     assert!(path.on_echo(challenge.unwrap().id, later).unwrap().changed);
@@ -184,7 +203,7 @@ fn a_worse_path_is_followed_only_if_the_used_one_does_not_answer() {
     let start = Instant::now();
     for answers in [true, false] {
         let (mut path, mut rng) = selected(start);
-        path.on_source(relayed(), start);
+        path.on_source(relayed(), CHALLENGE_BYTES, start);
         let mut now = start;
         while let Some(at) = path.poll_timeout() {
             let sent: Vec<Probe> = std::iter::from_fn(|| path.poll_probe(&mut rng, now)).collect();
@@ -204,7 +223,7 @@ fn a_worse_path_is_followed_only_if_the_used_one_does_not_answer() {
 fn a_better_source_is_challenged_at_once() {
     let now = Instant::now();
     let (mut path, mut rng) = (used(relayed(), 10, now), Rng::from_seed([1; 32]));
-    path.on_source(remote(1), now);
+    path.on_source(remote(1), CHALLENGE_BYTES, now);
     let challenge = path.poll_probe(&mut rng, now).unwrap();
     assert_eq!((challenge.to, challenge.length), (remote(1), SHORTEST_BYTES));
     assert!(path.on_echo(challenge.id, now).unwrap().changed);
@@ -215,10 +234,10 @@ fn what_was_under_way_on_the_former_path_does_not_bring_it_back() {
     let now = Instant::now();
     let mut path = used(remote(1), 300, now);
     path.select(remote(2), None, now);
-    path.on_source(remote(1), now + Duration::from_millis(299));
+    path.on_source(remote(1), CHALLENGE_BYTES, now + Duration::from_millis(299));
     assert!(path.challenge.is_none());
-    path.on_source(remote(3), now);
+    path.on_source(remote(3), CHALLENGE_BYTES, now);
     assert!(path.challenge.take().is_some(), "another one is challenged");
-    path.on_source(remote(1), now + Duration::from_millis(300));
+    path.on_source(remote(1), CHALLENGE_BYTES, now + Duration::from_millis(300));
     assert!(path.challenge.is_some());
 }

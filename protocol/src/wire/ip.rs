@@ -41,6 +41,11 @@ pub const UDP: u8 = 17;
 pub const ECHO_REPLY: u8 = 0;
 /// ICMP type: destination unreachable; its code 4 is "fragmentation needed".
 pub const UNREACHABLE: u8 = 3;
+/// ICMP code of [`UNREACHABLE`]: communication administratively prohibited (RFC 1812 §5.2.7.1).
+pub const PROHIBITED: u8 = 13;
+/// Hops of a node's own "prohibited" as it leaves (chosen: a kernel's error has another number, so that who reads it knows
+/// whose it is).
+pub const PROHIBITED_HOPS: u8 = 255;
 /// ICMP type: echo request.
 pub const ECHO_REQUEST: u8 = 8;
 /// ICMP type: time exceeded.
@@ -54,7 +59,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
 /// Fewest bytes behind the quoted header that an ICMP error must carry (RFC 792): ports or identifiers.
 const QUOTED_BYTES: usize = 8;
-/// Size of the errors that [`fragmentation_needed`] and [`host_unreachable`] write.
+/// Size of the errors that [`fragmentation_needed`], [`host_unreachable`] and [`prohibited`] write.
 pub const ERROR_BYTES: usize = HEADER_BYTES + ICMP_HEADER_BYTES + HEADER_BYTES + QUOTED_BYTES;
 
 /// Why bytes are not an IPv4 packet that is carried.
@@ -286,6 +291,17 @@ pub fn fragmentation_needed(packet: &Ipv4<'_>, mtu: u16) -> Option<[u8; ERROR_BY
 #[must_use]
 pub fn host_unreachable(packet: &Ipv4<'_>) -> Option<[u8; ERROR_BYTES]> {
     unreachable(packet, 1, 0)
+}
+
+/// Writes "administratively prohibited" (RFC 1812 §5.2.7.1) about `packet`, as [`fragmentation_needed`] does, with
+/// [`PROHIBITED_HOPS`].
+#[must_use]
+pub fn prohibited(packet: &Ipv4<'_>) -> Option<[u8; ERROR_BYTES]> {
+    let mut error = unreachable(packet, PROHIBITED, 0)?;
+    [error[8], error[10], error[11]] = [PROHIBITED_HOPS, 0, 0];
+    let checksum = Sum::default().add_bytes(error.get(..HEADER_BYTES)?).checksum();
+    error[10..12].copy_from_slice(&checksum.to_be_bytes());
+    Some(error)
 }
 
 fn unreachable(packet: &Ipv4<'_>, code: u8, mtu: u16) -> Option<[u8; ERROR_BYTES]> {

@@ -8,10 +8,12 @@ use protocol::engine::Command;
 use protocol::membership::object::{Body, Presence, RELAYS};
 use protocol::path::portmap::{Gateway, Outcome};
 use protocol::wire::address::{Candidate, Kind};
+use protocol::wire::header::RELAY_HEADER_BYTES;
 use protocol::wire::message::{Message, NatCode};
 use protocol::wire::stun;
 
 use crate::lab::{Flight, Lab};
+use crate::relay::{passed_on, relayed};
 use crate::{FRIEND, ROGUE, VICTIM, say};
 
 /// Neither a node's address nor the stranger's.
@@ -77,10 +79,7 @@ fn what_is_said_to_a_check_is_no_more_than_the_check() {
                 .filter(|flight| flight.to == elsewhere(1))
                 .map(|flight| flight.bytes.len())
                 .sum();
-            // A challenge of the least size beside the echo is what a datagram from elsewhere may cause at most.
-            let challenge = 41;
-            let limit = if length >= 72 { datagram.len() } else { datagram.len() + challenge };
-            assert!((41..=limit).contains(&answers), "{answers} bytes for {kind:?}");
+            assert!((41..=datagram.len()).contains(&answers), "{answers} bytes for {kind:?}");
         }
     }
 }
@@ -104,6 +103,89 @@ fn map(lab: &mut Lab, n: u8, outside: SocketAddr, lease: Duration) {
     let ask = *lab.nodes[VICTIM].asked.last().expect("the gateway is asked");
     let SocketAddr::V4(outside) = outside else { panic!("of IPv4") };
     lab.command(VICTIM, Command::PortAsked(ask, Outcome::Mapped { outside, lease }));
+}
+
+#[test]
+fn whoever_writes_others_source_addresses_has_less_sent_there_than_it_sent() {
+    let mut lab = Lab::new(1);
+    assert!(lab.reaches(FRIEND, VICTIM));
+    lab.run(Duration::from_secs(10));
+    let to = lab.nodes[VICTIM].address;
+    let sealer = lab.nodes[FRIEND].sealer(to).unwrap();
+    let sorts = [
+        Vec::new(),
+        Message::Probe { id: 1, length: 9 }.encode(),
+        Message::Probe { id: 1, length: 72 }.encode(),
+        Message::Check { id: 1, length: 9 }.encode(),
+        Message::Check { id: 1, length: 72 }.encode(),
+        Message::Settled { heard: false }.encode(),
+    ];
+    for (number, said) in sorts.iter().enumerate() {
+        let (mut came, mut challenges) = ([0; 32], 0);
+        let mut went = [0; 32];
+        let seconds = 5;
+        for turn in 0..seconds * 100 {
+            // Each address is another's, and some say something again and again.
+            let at = if number % 2 == 0 { turn % 32 } else { turn / 100 };
+            let datagram = sealer.seal_message(said).unwrap();
+            came[at] += datagram.len();
+            lab.datagram(VICTIM, elsewhere(at as u8), &datagram);
+            // The last challenge has its time.
+            let is_last = turn + 1 == seconds * 100;
+            let length = Duration::from_millis(if is_last { 2_000 } else { 10 });
+            for flight in sent_elsewhere(&mut lab, length) {
+                let at = (0..32).find(|at| elsewhere(*at) == flight.to).unwrap();
+                went[usize::from(at)] += flight.bytes.len();
+                challenges += usize::from(flight.bytes.len() == 41);
+            }
+        }
+        println!("{said:?}: {} bytes came, {} went", came.iter().sum::<usize>(), went.iter().sum::<usize>());
+        assert!(came.iter().zip(went).all(|(came, went)| went <= *came), "{said:?}: {went:?} for {came:?}");
+        let is_echoed = matches!(number, 1..=4);
+        assert!(is_echoed || challenges <= 3 * (seconds + 1), "{said:?}: {challenges} challenges");
+    }
+    assert!(lab.reaches(FRIEND, VICTIM));
+}
+
+/// The rogue is relayed to the friend, who looks for a direct path: it says that it is behind NATs of all sorts, at an address
+/// that is a stranger's, and asks for all that can be asked for.
+#[test]
+fn a_liar_about_its_nat_gets_the_ports_of_another_tried_a_thousand_times_a_minute_and_no_more() {
+    let mut lab = relayed();
+    let place = SocketAddr::from(([198, 51, 100, 1], 41_414));
+    let (flight, sealer) = (passed_on(&lab, ROGUE), lab.nodes[ROGUE].relayed_sealer().unwrap());
+    let (mut sent, mut turn) = (Vec::new(), 0);
+    let minutes = 3;
+    while sent.len() < minutes * 60 {
+        let mut of_this = 0;
+        for _ in 0..10 {
+            turn += 1;
+            let class = if turn % 40 < 20 { 5 } else { 4 };
+            let nat = NatCode { class, step: i16::from(class == 4) };
+            let named = |n: u16| Candidate {
+                address: SocketAddr::new(place.ip(), place.port() + n),
+                kind: Kind::Reflexive,
+            };
+            let candidates = (0..8).map(|n| named(n + turn as u16)).collect();
+            let told =
+                Message::Candidates { set: turn, is_question: false, may_spray: true, nat, candidates };
+            for said in [told, Message::Spray] {
+                let Ok(inner) = sealer.seal_message(&said.encode()) else { continue };
+                let whole = [&flight.bytes[..RELAY_HEADER_BYTES], &inner].concat();
+                lab.datagram(VICTIM, flight.from, &whole);
+            }
+            let elsewhere = sent_elsewhere(&mut lab, Duration::from_millis(100));
+            of_this += elsewhere.iter().filter(|flight| flight.to.ip() == place.ip()).count();
+        }
+        sent.push(of_this);
+    }
+    let (total, most) = (sent.iter().sum::<usize>(), sent.iter().copied().max().unwrap());
+    println!("{total} datagrams in {minutes} minutes, {most} in a second at most");
+    // Checks: 8 a second and 64 at once. Sprayed: 1,024 a minute. Foretold: 1,024 at once and as many a minute.
+    let (checks, sprayed, foretold) = (64 + 8 * 60 * minutes, 1_024 * (minutes + 1), 1_024 * (minutes + 1));
+    assert!(total > 1_024, "nothing was tried: {total}");
+    assert!(total <= checks + sprayed + foretold, "{total} in {minutes} minutes");
+    assert!(most <= 200 + 64 + 8 + 10, "{most} in a second");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use protocol::membership::founding::{Founding, InviteWish, found};
 use protocol::membership::join::{Joiner, Question};
 use protocol::membership::object::Object;
 use protocol::membership::token::Token;
+use protocol::path::Remote;
 use protocol::path::portmap::Ask;
 use protocol::tunnel::Sealer;
 use protocol::wire::hello::Suites;
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) announced: Vec<Vec<u8>>,
     /// The latest sending halves, with where they send to.
     pub(crate) sealers: Vec<(SocketAddr, Arc<Sealer>)>,
+    relayed_sealer: Option<Arc<Sealer>>,
     /// What its gateway was to be asked.
     pub(crate) asked: Vec<Ask>,
     /// What came of the last thing that it was to sign.
@@ -335,6 +337,7 @@ impl Node {
             presences: Vec::new(),
             announced: Vec::new(),
             sealers: Vec::new(),
+            relayed_sealer: None,
             asked: Vec::new(),
             signed: None,
             token: None,
@@ -346,8 +349,16 @@ impl Node {
         self.sealers.iter().rev().find(|(remote, _)| *remote == to).map(|(_, sealer)| Arc::clone(sealer))
     }
 
+    /// The newest sending half of a link by way of another member.
+    pub(crate) fn relayed_sealer(&self) -> Option<Arc<Sealer>> {
+        self.relayed_sealer.clone()
+    }
+
     fn note_sealer(&mut self, update: &Update) {
         if let Update::Send { route: Some(route), .. } = update {
+            if let Remote::Relayed { .. } = route.remote {
+                self.relayed_sealer = Some(Arc::clone(&route.sealer));
+            }
             self.sealers.extend(route.remote.udp().map(|remote| (remote, Arc::clone(&route.sealer))));
         }
     }

@@ -14,7 +14,7 @@ use crate::lab::{Flight, Lab, STRANGER};
 use crate::{FRIEND, ROGUE, VICTIM, say};
 
 /// The founder passes on, and the others know; they do not hear each other, and talk by way of it.
-fn relayed() -> Lab {
+pub(crate) fn relayed() -> Lab {
     let mut lab = Lab::new(2);
     lab.apart = Some([ROGUE, FRIEND]);
     let address = lab.nodes[VICTIM].address;
@@ -25,7 +25,7 @@ fn relayed() -> Lab {
 }
 
 /// The last datagram that a node had passed on.
-fn passed_on(lab: &Lab, from: usize) -> Flight {
+pub(crate) fn passed_on(lab: &Lab, from: usize) -> Flight {
     let (from, to) = (lab.nodes[from].address, lab.nodes[VICTIM].address);
     let is_one = |flight: &&Flight| flight.from == from && flight.to == to && flight.bytes[0] == RELAYED;
     lab.heard.iter().rev().find(is_one).cloned().unwrap()
