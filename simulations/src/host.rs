@@ -320,6 +320,8 @@ impl Node {
         loop {
             let before = (outputs.transmits.len(), outputs.packets.len(), outputs.events.len());
             let mut moved = false;
+            let mut datagrams = Datagrams { transmits: &mut outputs.transmits, side: None };
+            self.forwarder.send_refusals(&mut datagrams);
             while let Some(note) = self.forwarder.poll_note() {
                 self.engine.handle_note(note, time);
                 moved = true;

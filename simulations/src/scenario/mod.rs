@@ -5,6 +5,7 @@ mod carry;
 mod chaos;
 mod clocks;
 mod finding;
+pub(crate) mod handshakes;
 pub(crate) mod idle;
 mod join;
 mod lan;

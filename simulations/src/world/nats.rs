@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use protocol::engine::Command;
+use protocol::engine::{Command, MemberState};
 use protocol::path::Remote;
 
 use super::World;
@@ -37,6 +37,15 @@ impl World {
     pub(crate) fn addresses(&mut self, host: usize) -> Result<(), String> {
         let addresses = self.hosts[host].addresses();
         self.give(host, Input::Command(Command::Addresses(addresses)))
+    }
+
+    /// Whether packets of one host's go to another at once, as its node says.
+    pub(crate) fn is_linked(&self, (host, other): (usize, usize)) -> bool {
+        let state = self.hosts[host]
+            .node
+            .as_ref()
+            .and_then(|node| node.engine.member_state(&self.hosts[other].id(), self.instant(host)));
+        state == Some(MemberState::Direct)
     }
 
     /// By which path one host reaches another, as its node says.
