@@ -8,6 +8,7 @@
 #   bench.sh --profile [OPTION...] [CONTENDER]    where the time of one stream goes: perf, as text, with date and commit
 #   bench.sh --flood [OPTION...]         one stream while a third host sends 100,000 a second to the port: junk, replays, forgeries
 #   bench.sh --relayed [OPTION...]       one stream straight and by way of a third member, in turns
+#   bench.sh --wan [OPTION...]           one stream over a bad link, bare and through the tunnel, in turns: 5 % loss, 100 ± 50 ms, reordering
 #   bench.sh --crowd N [OPTION...]       one node with N peers, a stream to each: sum, fairness, memory
 #   bench.sh --rekeys [OPTION...]        one stream for --seconds, over a rekey each two minutes: what is lost, and memory
 #
@@ -54,6 +55,7 @@ main() {
             --profile) do=profile ;;
             --flood) do=flood ;;
             --relayed) do=relayed ;;
+            --wan) do=wan ;;
             --crowd) do=crowd peers=${2:?} && shift ;;
             --rekeys) do=rekeys ;;
             -*) fail "knows no option $1" ;;
@@ -83,6 +85,7 @@ main() {
         profile) profile ;;
         flood) flood ;;
         relayed) relayed ;;
+        wan) wan ;;
         crowd) crowd ;;
         rekeys) rekeys ;;
     esac
@@ -181,6 +184,24 @@ relayed() {
         done
     done
     "$here/bench/report.py" "$form" "$folder/results"
+}
+
+# wan: a and b two routers apart, with half of the trouble at each; plain TCP and the tunnel over the same link, in turns. As
+# long as one stream is slowed down by loss alone, nothing of it is this machine's doing.
+wan() {
+    local round name inner
+    "$here/run.sh" up internet --name "$lab" --hosts 2 --delay 25ms --jitter 50ms --loss 2.5% --reorder 5% >/dev/null
+    put_up "${contenders[0]}"
+    inner=$target
+    for ((round = 1; round <= rounds; round++)); do
+        for name in bare ours; do
+            target=$([[ $name == bare ]] && echo 203.0.113.18 || echo "$inner")
+            "$here/bench/stream.py" --lab "$lab" --target "$target" --seconds "$seconds" \
+                "name=$name" "round=$round" >>"$folder/results"
+            tail -n 1 "$folder/results" | tee -a "${results:-/dev/null}" >&2
+        done
+    done
+    "$here/bench/stream.py" --report "$folder/results"
 }
 
 # is_path STATE: whether a says that b is reached so; a packet keeps it looking for better.

