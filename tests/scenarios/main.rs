@@ -6,6 +6,8 @@
 #[cfg(feature = "netns")]
 mod applications;
 #[cfg(feature = "netns")]
+mod bad_link;
+#[cfg(feature = "netns")]
 mod bad_use;
 #[cfg(feature = "netns")]
 mod beacon;
@@ -41,6 +43,8 @@ mod many;
 mod mapping;
 #[cfg(feature = "netns")]
 mod matrix;
+#[cfg(feature = "netns")]
+mod mtu;
 #[cfg(feature = "netns")]
 mod names;
 #[cfg(feature = "netns")]
@@ -78,6 +82,8 @@ mod strangers;
 mod unbroken;
 #[cfg(feature = "netns")]
 mod wan;
+#[cfg(feature = "netns")]
+mod why;
 
 #[cfg(not(feature = "netns"))]
 #[test]
