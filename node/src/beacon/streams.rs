@@ -134,7 +134,8 @@ impl UpgradeInfo for Spoken {
     type InfoIter = std::vec::IntoIter<StreamProtocol>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.0.to_vec().into_iter()
+        let spoken: Vec<_> = self.0.iter().cloned().collect();
+        spoken.into_iter()
     }
 }
 

@@ -233,7 +233,7 @@ impl Node {
                 }
             }
         }
-        let swarms = self.vpis.values_mut().filter_map(|vpi| vpi.end_swarm());
+        let swarms = self.vpis.values_mut().filter_map(Vpi::end_swarm);
         let goodbyes = timeout(GOODBYES_WITHIN, join_all(swarms.map(Swarm::close)));
         let _ =
             tokio::join!(goodbyes, self.index.close(REMEMBER_WITHIN), self.mappings.close(GIVE_BACK_WITHIN));

@@ -203,7 +203,7 @@ impl Lookups {
 impl Running {
     fn new(job: Job, roster: &Roster, now: Instant) -> Self {
         let known = roster.nearest_to_key(&job.key, SEEDS);
-        let known = known.into_iter().map(|(peer, address)| (peer, vec![address])).collect();
+        let known: Vec<_> = known.into_iter().map(|(peer, address)| (peer, vec![address])).collect();
         let stage = match job.purpose {
             Purpose::Get { ticket } => Stage::Getting { ticket },
             Purpose::Put { value, expires_at } => Stage::Closest { value, expires_at },
@@ -211,7 +211,7 @@ impl Running {
         Self {
             key: job.key,
             stage,
-            search: Search::new(&job.key, known),
+            search: Search::new(&job.key, &known),
             values: Vec::new(),
             asked: 0,
             started_at: now,
@@ -304,7 +304,7 @@ impl Running {
             return;
         }
         if self.search.is_asked(peer) {
-            self.search.on_answer(peer, named, now);
+            self.search.on_answer(peer, &named, now);
         }
         if let Some(value) = found
             && self.values.len() < VALUES

@@ -79,12 +79,12 @@ enum Progress {
 
 impl Search {
     /// One that begins at those known.
-    pub(super) fn new(key: &[u8; 32], known: Vec<Named>) -> Self {
+    pub(super) fn new(key: &[u8; 32], known: &[Named]) -> Self {
         let target = KBucketKey::new(key.to_vec());
         let (beacons, paths) = (BTreeMap::new(), std::array::from_fn(|_| BTreeSet::new()));
         let mut search = Self { target, beacons, paths, turn: 0, slowest: Duration::ZERO };
         for path in 0..PATHS {
-            search.tell(path, known.clone());
+            search.tell(path, known);
         }
         search
     }
@@ -144,14 +144,14 @@ impl Search {
     }
 
     /// It answered, and named others.
-    pub(super) fn on_answer(&mut self, peer: &PeerId, named: Vec<Named>, now: Instant) {
+    pub(super) fn on_answer(&mut self, peer: &PeerId, named: &[Named], now: Instant) {
         let Some(candidate) = self.beacons.get_mut(&self.distance(peer)) else { return };
         let State::Asked(path, since) = candidate.state else { return };
         candidate.state = State::Answered(path);
         self.slowest = self.slowest.max(now.saturating_duration_since(since).min(SLOWEST));
         for other in 0..PATHS {
             if other == path || self.is_idle(other) {
-                self.tell(other, named.clone());
+                self.tell(other, named);
             }
         }
     }
@@ -166,18 +166,18 @@ impl Search {
         }
     }
 
-    fn tell(&mut self, path: usize, named: Vec<Named>) {
-        for (peer, addresses) in named.into_iter().take(REPLICATION) {
-            let distance = self.distance(&peer);
+    fn tell(&mut self, path: usize, named: &[Named]) {
+        for (peer, addresses) in named.iter().take(REPLICATION) {
+            let distance = self.distance(peer);
             let candidate = self.beacons.entry(distance).or_insert_with(|| Candidate {
-                peer,
+                peer: *peer,
                 addresses: Vec::new(),
                 tried: 0,
                 state: State::Unasked,
             });
-            for address in addresses.into_iter().take(ADDRESSES_TOLD) {
-                if candidate.addresses.len() < ADDRESSES && !candidate.addresses.contains(&address) {
-                    candidate.addresses.push(address);
+            for address in addresses.iter().take(ADDRESSES_TOLD) {
+                if candidate.addresses.len() < ADDRESSES && !candidate.addresses.contains(address) {
+                    candidate.addresses.push(address.clone());
                 }
             }
             if candidate.state == State::Failed && candidate.addresses.len() > candidate.tried {

@@ -62,7 +62,7 @@ impl World {
     ) -> (Search, usize, Duration) {
         let known = (0..5).map(|at| named(self.peers[(number * 7 + at * 11) % self.peers.len()])).collect();
         let key = sha256(&[&number.to_be_bytes()]);
-        let mut search = Search::new(&key, known);
+        let mut search = Search::new(&key, &known);
         let (began_at, mut now, mut asked) = (Instant::now(), Instant::now(), 0);
         let mut under_way: Vec<(Instant, PeerId)> = Vec::new();
         while !search.is_done(now) && !search.is_enough(now) && now < began_at + LIMIT {
@@ -78,7 +78,7 @@ impl World {
             for (_, peer) in due {
                 let known = nearest(self.tables.get(&peer).cloned().unwrap_or_default(), &key);
                 if let Some(names) = says(&peer, known) {
-                    search.on_answer(&peer, names.into_iter().map(named).collect(), now);
+                    search.on_answer(&peer, &names.into_iter().map(named).collect::<Vec<_>>(), now);
                 }
             }
         }
@@ -148,51 +148,51 @@ fn those_that_make_up_nearer_ones_mislead_no_path_but_theirs() {
 fn what_one_path_was_told_no_other_hears() {
     let now = Instant::now();
     let known: Vec<_> = (0..4).map(|number| named(peer(number))).collect();
-    let mut search = Search::new(&KEY, known);
+    let mut search = Search::new(&KEY, &known);
     let first: Vec<_> = std::iter::from_fn(|| search.next(now)).map(|(peer, _)| peer).collect();
     assert_eq!(first.len(), 4, "one for each path");
     // All that the first names answer, and name their like.
     let ring: Vec<_> = nearest((100..1_000).map(peer).collect(), &KEY).into_iter().map(named).collect();
-    search.on_answer(&first[0], ring.clone(), now);
+    search.on_answer(&first[0], &ring, now);
     while let Some((peer, _)) = search.next(now) {
         assert!(ring.iter().any(|(other, _)| *other == peer));
-        search.on_answer(&peer, ring.clone(), now);
+        search.on_answer(&peer, &ring, now);
     }
     assert_eq!(search.found().len(), REPLICATION);
     assert!(!search.is_enough(now) && !search.is_done(now));
     // The others hear of whom their own beacons name.
     let honest = named(peer(2_000));
-    search.on_answer(&first[1], vec![honest.clone()], now);
+    search.on_answer(&first[1], std::slice::from_ref(&honest), now);
     assert_eq!(search.next(now), Some(honest));
 }
 
 #[test]
 fn one_known_beacon_leads_all_paths_and_wrong_addresses_do_not_hide_an_honest_one() {
     let now = Instant::now();
-    let mut search = Search::new(&KEY, vec![named(peer(0))]);
+    let mut search = Search::new(&KEY, &[named(peer(0))]);
     assert_eq!(search.next(now), Some(named(peer(0))));
     assert_eq!(search.next(now), None);
     assert!(!search.is_enough(now) && !search.is_done(now));
     let others: Vec<_> = (1..9).map(|number| named(peer(number))).collect();
-    search.on_answer(&peer(0), others, now);
+    search.on_answer(&peer(0), &others, now);
     let asked: Vec<_> = std::iter::from_fn(|| search.next(now)).map(|(peer, _)| peer).collect();
     assert_eq!(asked.len(), 8, "its own path has arrived, and asks all");
     search.put_back(&asked[0]);
     assert_eq!(search.next(now).map(|(peer, _)| peer), Some(asked[0]));
     for peer in &asked[1..] {
-        search.on_answer(peer, Vec::new(), now);
+        search.on_answer(peer, &[], now);
     }
     search.on_failure(&asked[0]);
     assert!(search.is_done(now));
     assert_eq!(search.answered(), 8);
 
-    let mut search = Search::new(&KEY, vec![named(peer(0)), named(peer(1)), named(peer(2))]);
+    let mut search = Search::new(&KEY, &[named(peer(0)), named(peer(1)), named(peer(2))]);
     let asked: Vec<_> = std::iter::from_fn(|| search.next(now)).map(|(peer, _)| peer).collect();
     let honest = peer(3);
     let wrong = (honest, vec!["/ip4/192.0.2.9/tcp/9".parse().unwrap()]);
-    search.on_answer(&asked[0], vec![wrong.clone()], now);
+    search.on_answer(&asked[0], std::slice::from_ref(&wrong), now);
     assert_eq!(search.next(now), Some(wrong));
-    search.on_answer(&asked[1], vec![named(honest)], now);
+    search.on_answer(&asked[1], &[named(honest)], now);
     search.on_failure(&honest);
     let (again, addresses) = search.next(now).unwrap();
     assert_eq!((again, addresses.len()), (honest, 2));

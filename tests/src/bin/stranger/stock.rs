@@ -115,7 +115,7 @@ impl Node {
         let mut put = kad::Record::new(key, value);
         put.publisher = None;
         let peers = self.peers.clone();
-        self.swarm.behaviour_mut().kad.put_record_to(put, peers.into_iter(), Quorum::One);
+        self.swarm.behaviour_mut().kad.put_record_to(put, peers.into_iter(), Quorum::All);
         let mut is_done = false;
         self.query(|result| is_done |= matches!(result, QueryResult::PutRecord(Ok(_)))).await?;
         Ok(json!({"put": is_done}))
