@@ -60,7 +60,8 @@ impl World {
         number: usize,
         says: impl Fn(&PeerId, Vec<PeerId>) -> Option<Vec<PeerId>>,
     ) -> (Search, usize, Duration) {
-        let known = (0..5).map(|at| named(self.peers[(number * 7 + at * 11) % self.peers.len()])).collect();
+        let known: Vec<_> =
+            (0..5).map(|at| named(self.peers[(number * 7 + at * 11) % self.peers.len()])).collect();
         let key = sha256(&[&number.to_be_bytes()]);
         let mut search = Search::new(&key, &known);
         let (began_at, mut now, mut asked) = (Instant::now(), Instant::now(), 0);
