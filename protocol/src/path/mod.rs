@@ -3,7 +3,7 @@
 //! In: handshakes that completed at an address, sources that datagrams came from, echoes, addresses that were checked
 //! ([`punch`]). Out: probes to send. A path changes only after an echo of a probe that was sent to it ("challenge", as RFC
 //! 9000 §8.2), never because a datagram arrived. Of the two ends the *leading* one, by its key, chooses among paths that
-//! work; the other follows what it hears, so that they never change places for ever. How large packets may be, [`size`] finds out.
+//! work; the other follows what it hears, so that they never change places for ever. How large packets may be, `size` finds out.
 
 pub mod burst;
 pub mod keepalive;
