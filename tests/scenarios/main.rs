@@ -75,6 +75,7 @@ mod roaming;
 mod rogue;
 #[cfg(feature = "netns")]
 mod statics;
+#[cfg(feature = "netns")]
 mod stock;
 #[cfg(feature = "netns")]
 mod strangers;

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,8 @@ use crate::{Host, Lab, wait};
 
 /// How long tcpdump may take to start, and to end.
 const LIMIT: Duration = Duration::from_secs(10);
+/// After as long the kernel has handed over to tcpdump what it saw: it fills its blocks for up to a second.
+const HANDED_OVER: Duration = Duration::from_millis(1_200);
 const UDP: u8 = 17;
 /// Link types of pcap: Ethernet, and bare IP packets as a TUN device has them.
 const ETHERNET: u32 = 1;
@@ -107,6 +110,7 @@ impl Capture {
 
     fn end(&mut self) -> Result<()> {
         let process = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not zero")?;
+        thread::sleep(HANDED_OVER);
         kill_process(process, Signal::INT)?;
         wait::until("tcpdump to end", LIMIT, || Ok(self.child.try_wait()?))?;
         let said = self.said()?;
