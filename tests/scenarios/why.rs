@@ -138,7 +138,7 @@ fn why_tells_clocks_blocked_udp_hard_nats_dead_beacons_and_dead_members_apart() 
         d.stop()?;
         let wrong = Clock::fixed("+1h").start_node(&d.host)?;
         let to_p4 = pinging(&d.host, &d.alias_of("p4")?.to_string())?;
-        told(&d.host, "p4", "clock_here", &["this machine's clock is 36", "set it"], || Ok(()))?;
+        told(&d.host, "p4", "clock_here", &["this machine's clock is 3", "set it"], || Ok(()))?;
         let alias = p4.alias_of("d")?.to_string();
         let to_d = pinging(&p4.host, &alias)?;
         told(&p4.host, "d", "clocks", &["a member's clock is 36"], || Ok(()))?;
