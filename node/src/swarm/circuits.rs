@@ -35,7 +35,7 @@ pub(super) const UNPROVEN: usize = 16;
 const UNPROVEN_OF_PEER: usize = 4;
 /// As long does the only one of a peer keep its place (chosen: a member's first frame comes a round trip after its circuit
 /// stands).
-const SAFE_FOR: Duration = Duration::from_secs(1);
+pub(super) const SAFE_FOR: Duration = Duration::from_secs(1);
 /// Own ones, with those that wait (chosen: one for each member of a small VPI that starts).
 const OUTBOUND_CIRCUITS: usize = 32;
 /// Of these, being opened at once: a beacon negotiates ten for one member and turns down the rest.

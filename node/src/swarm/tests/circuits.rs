@@ -7,9 +7,9 @@ use libp2p::futures::{FutureExt as _, StreamExt as _};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, SwarmBuilder, noise, relay, tcp, yamux};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::super::circuits::UNPROVEN;
+use super::super::circuits::{SAFE_FOR, UNPROVEN};
 use super::beacon::{Silent, StockBeacon, Ways};
 use super::*;
 use crate::swarm::behaviour::build;
@@ -147,6 +147,7 @@ async fn as_many_strangers_as_there_are_places_keep_nobody_out_for_longer_than_a
         stranger.open(0, place).await.unwrap();
         inbound.push(callee.inbound().await.0);
     }
+    sleep(SAFE_FOR).await;
     Member::new(&[place.0]).open(7, place).await.unwrap();
     assert_eq!(callee.closed(inbound[0]).await, Ended::Unvouched, "the oldest gives way");
 }
