@@ -72,7 +72,7 @@ step_build() {
 }
 
 step_unit() {
-    cargo test --release --workspace
+    cargo test --release --workspace --no-fail-fast
 }
 
 # The benchmark of the DHT, with few beacons: it fails if lookups do not find what was put.
