@@ -25,6 +25,7 @@ impl Beacon {
                 peer_id, endpoint: ConnectedPoint::Dialer { .. }, ..
             } => {
                 self.admission.on_answer(&peer_id);
+                self.dial_back_next();
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 trace!(%peer, %error, "a dial failed");
@@ -34,6 +35,7 @@ impl Beacon {
                     kad.remove_peer(&peer);
                     info!(%peer, "a beacon left the table: it does not answer");
                 }
+                self.dial_back_next();
             }
             SwarmEvent::ListenerError { error, .. } => debug!(%error, "a listener has trouble"),
             SwarmEvent::ListenerClosed { reason, .. } => tracing::error!(?reason, "a listener is closed"),
@@ -102,10 +104,25 @@ impl Beacon {
             addresses: &info.listen_addrs,
         };
         if let Some(back) = self.admission.introduce(who, moment().now) {
-            self.counts.dial_backs += 1;
-            // Connected it is, by the connection that it opened.
-            self.dial(*peer_id, back, PeerCondition::Always);
+            self.dial_back(*peer_id, back);
         }
+    }
+
+    /// A dial-back has ended: those that waited for it have their turn.
+    fn dial_back_next(&mut self) {
+        while let Some((peer, back)) = self.admission.next(moment().now) {
+            if has_place(&mut self.swarm.behaviour_mut().kad, peer) {
+                self.dial_back(peer, back);
+            } else {
+                self.admission.on_answer(&peer);
+            }
+        }
+    }
+
+    fn dial_back(&mut self, peer: PeerId, address: Multiaddr) {
+        self.counts.dial_backs += 1;
+        // Connected it is, by the connection that it opened.
+        self.dial(peer, address, PeerCondition::Always);
     }
 
     fn admit(&mut self, peer: PeerId, address: &Multiaddr) {

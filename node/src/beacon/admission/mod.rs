@@ -8,7 +8,7 @@
 //! peer says which of its ports to dial and never which address, or beacons would knock where strangers tell them to. Kademlia
 //! itself admits nobody (`BucketInserts::Manual`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,10 @@ pub(super) const GROUP_MAX: usize = 8;
 pub(super) const TABLE_MAX: usize = 1_000;
 /// *Chosen*: dial-backs under way; a dial ends within 20 s.
 const PENDING_MAX: usize = 64;
+/// *Chosen*: those that wait because one to their address is under way: as many of an address as could come into the table, and
+/// in all.
+const WAITING_OF_ADDRESS: usize = GROUP_MAX;
+const WAITING_MAX: usize = 64;
 /// *Chosen*: after this long a dial-back that nobody reported the end of is over.
 const PENDING_FOR: Duration = Duration::from_secs(60);
 /// *Chosen*: dials in a row that a beacon may miss before it leaves the table; each look at the table makes one.
@@ -46,6 +50,7 @@ pub(super) struct Introduction<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     pending: BTreeMap<PeerId, Pending>,
+    waiting: VecDeque<Waiting>,
     failures: BTreeMap<PeerId, u8>,
 }
 
@@ -55,22 +60,57 @@ struct Pending {
     ip: Option<IpAddr>,
 }
 
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    peer: PeerId,
+    ip: IpAddr,
+    back: Multiaddr,
+}
+
 impl Admission {
-    /// Judges an introduction by a peer that is not in the table. Gives the address to dial back, if it is to be.
+    /// Judges an introduction by a peer that is not in the table. Gives the address to dial back, if it is to be now.
     pub(super) fn introduce(&mut self, who: Introduction<'_>, now: Instant) -> Option<Multiaddr> {
         if !who.protocols.contains(&KAD) {
             return None;
         }
         let back = dial_back_address(who.remote, who.addresses)?;
-        self.pending.retain(|_, pending| now.saturating_duration_since(pending.since) < PENDING_FOR);
-        let ip = ip_of(who.remote);
-        // One at a time to an address: whoever makes peers there makes no flood of dials.
-        let is_busy = ip.is_some() && self.pending.values().any(|pending| pending.ip == ip);
-        if self.pending.len() >= PENDING_MAX || self.pending.contains_key(&who.peer) || is_busy {
+        self.forget(now);
+        if self.pending.contains_key(&who.peer) || self.waiting.iter().any(|waiting| waiting.peer == who.peer)
+        {
             return None;
         }
-        self.pending.insert(who.peer, Pending { since: now, ip });
-        Some(back)
+        let ip = ip_of(who.remote);
+        if self.may_dial(ip) {
+            self.pending.insert(who.peer, Pending { since: now, ip });
+            return Some(back);
+        }
+        let of_address = self.waiting.iter().filter(|waiting| Some(waiting.ip) == ip).count();
+        if let Some(ip) = ip.filter(|_| of_address < WAITING_OF_ADDRESS && self.waiting.len() < WAITING_MAX) {
+            self.waiting.push_back(Waiting { since: now, peer: who.peer, ip, back });
+        }
+        None
+    }
+
+    /// Who waited longest of those whose turn it is, and the address to dial back.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(PeerId, Multiaddr)> {
+        self.forget(now);
+        let index = self.waiting.iter().position(|waiting| self.may_dial(Some(waiting.ip)))?;
+        let Waiting { peer, ip, back, .. } = self.waiting.remove(index)?;
+        self.pending.insert(peer, Pending { since: now, ip: Some(ip) });
+        Some((peer, back))
+    }
+
+    /// Says whether there is room for one more. One at a time to an address: whoever makes peers there makes no flood of dials.
+    fn may_dial(&self, ip: Option<IpAddr>) -> bool {
+        self.pending.len() < PENDING_MAX
+            && (ip.is_none() || self.pending.values().all(|pending| pending.ip != ip))
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_recent = |since: Instant| now.saturating_duration_since(since) < PENDING_FOR;
+        self.pending.retain(|_, pending| is_recent(pending.since));
+        self.waiting.retain(|waiting| is_recent(waiting.since));
     }
 
     /// A connection that this beacon opened to `peer` stands.

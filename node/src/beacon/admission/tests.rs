@@ -74,6 +74,33 @@ fn dial_backs_are_bounded_by_peer_by_address_and_in_all() {
 }
 
 #[test]
+fn several_at_one_address_are_dialled_back_one_after_the_other() {
+    let (mut admission, now) = (Admission::default(), Instant::now());
+    let come = |admission: &mut Admission, port: u16| {
+        let claimed = format!("/ip4/192.0.2.1/tcp/{port}");
+        introduce(admission, "/ip4/192.0.2.1/tcp/5", &[&claimed], now)
+    };
+    assert!(come(&mut admission, 1).is_some());
+    for port in 2..100 {
+        assert_eq!(come(&mut admission, port), None);
+    }
+    assert_eq!(admission.next(now), None, "one is under way");
+    for port in 2..2 + WAITING_OF_ADDRESS {
+        let under_way = *admission.pending.keys().next().unwrap();
+        admission.on_answer(&under_way);
+        let (_, back) = admission.next(now).unwrap();
+        assert_eq!(back, address(&format!("/ip4/192.0.2.1/tcp/{port}")), "in the order of coming");
+        assert_eq!(admission.next(now), None);
+    }
+    let last = *admission.pending.keys().next().unwrap();
+    assert!(!admission.on_miss(&last, false));
+    assert_eq!(admission.next(now), None, "the rest was too much");
+    assert!(come(&mut admission, 1).is_some());
+    assert_eq!(come(&mut admission, 2), None);
+    assert!(admission.next(now + PENDING_FOR).is_none(), "who waited as long is gone");
+}
+
+#[test]
 fn a_beacon_that_misses_three_dials_in_a_row_leaves_the_table() {
     let mut admission = Admission::default();
     let peer = Keypair::generate_ed25519().public().to_peer_id();
