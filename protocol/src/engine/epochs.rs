@@ -98,6 +98,11 @@ impl Asking {
         self.asked.map(|(_, again_at, _)| again_at)
     }
 
+    /// Says whether something `missing` was asked of this member, and not answered yet.
+    pub(super) fn is_waiting(&self, mut missing: impl Iterator<Item = ObjectId>) -> bool {
+        self.asked.is_some_and(|(asked, _, attempts)| attempts > 0 && missing.any(|id| id == asked))
+    }
+
     /// Says whether nothing of what is `missing` can come from this member.
     fn is_done(&self, mut missing: impl Iterator<Item = ObjectId>) -> bool {
         missing.all(|id| self.lacking.contains(&id))
@@ -250,6 +255,7 @@ mod tests {
         let both = || [first, second].into_iter();
         assert_eq!(asking.poll(both(), &mut rng, start), Some(Message::Ask { id: first }));
         assert_eq!(asking.poll(both(), &mut rng, start), None, "one at a time");
+        assert!(asking.is_waiting(both()) && !asking.is_waiting([second].into_iter()));
         asking.on_lacking(first);
         assert!(!asking.is_done(both()));
         let later = start + Duration::from_secs(1);

@@ -451,6 +451,7 @@ impl Engine {
         peer.news = News::default();
         // What belongs to a handshake that is answered and not confirmed yet stays.
         let is_pending = |(index, _)| peer.sessions.find(index).is_some();
+        let owes_secret = peer.asking.is_waiting(self.roster.missing_secrets());
         if !peer.answered.is_some_and(is_pending) {
             peer.exchange = Exchange::default();
             peer.asking = Asking::default();
@@ -458,6 +459,9 @@ impl Engine {
         peer.rekey_at = None;
         peer.waiting = Waiting::No;
         peer.birthday_at = None;
+        if owes_secret {
+            self.wake(device, time);
+        }
         self.end_carrying(device);
         self.refresh_route(device, time);
         self.sweep_sockets();
