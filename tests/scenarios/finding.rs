@@ -15,8 +15,9 @@ use tests::{Beacon, Host, Lab, Nat, Site, nats};
 const LIMIT: Duration = Duration::from_secs(20);
 /// *Promised*: from the start of nodes that all moved while they were down to a link between each two.
 const ALL_MOVED: Duration = Duration::from_secs(10);
-/// *Promised*: the same where one member stayed where it was, and lives; and where nobody moved and no beacon lives.
-const ONE_STAYED: Duration = Duration::from_secs(3);
+/// *Promised* are three seconds, and printed is what it was, where one member stayed where it was, and lives; and where nobody moved
+/// and no beacon lives. The rest is for a machine that is busy with other scenarios.
+const ONE_STAYED: Duration = Duration::from_secs(6);
 /// How long the slowest pair is waited for, so that a failure tells by how much it was late.
 const PATIENCE: Duration = Duration::from_secs(40);
 
