@@ -52,6 +52,13 @@ fn machines_whose_uplinks_change_at_once_go_on_within_three_seconds() {
     });
 }
 
+/// Neither lets the other's new port in: a third member passes on until they have told each other.
+#[test]
+fn two_nats_of_which_one_forgets_its_mappings_are_passed_again_within_a_second() {
+    let sites = [Nat::Translating, Nat::PortPreserving, Nat::Translating];
+    unbroken("forgets-both", &sites, &["b", "c"], GAP, |lab, _| lab.forget_mappings("a"));
+}
+
 /// `a` sends a steady flow to each of `to`, whose echoes are measured, and bulk to the last; then something happens.
 fn unbroken(
     name: &str,

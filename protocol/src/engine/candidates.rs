@@ -44,10 +44,20 @@ const TELL_PAUSE: Duration = Duration::from_millis(1_200);
 const COMPARE_EVERY: Duration = Duration::from_secs(120);
 /// A direct path with a round trip below this is not compared with others: none is much nearer.
 const NEAR: Duration = Duration::from_millis(5);
+/// Where something usually comes back by itself, silence shows after two and three round trips, and no less than this each (chosen:
+/// what a busy machine or a delayed acknowledgement takes; a relay is at work within a second). Links that packets are sent on are
+/// looked at as often.
+pub(super) const PROMPT_SILENCE: Duration = Duration::from_millis(200);
+/// After a path was lost servers are asked only if the last time is as long ago: the NAT may have other mappings.
+const ASK_WHEN_LOST: Duration = Duration::from_secs(5);
+/// A check from elsewhere, while the used path seemed to work, is worth one in return for as long, should it not (chosen: longer than
+/// what it takes to see that).
+const CHECK_KEPT_FOR: Duration = Duration::from_secs(5);
 /// The round trip of a path that was not measured yet.
 pub(super) const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
 /// How long a path may be silent.
+#[derive(Clone, Copy)]
 pub(super) struct Patience {
     /// After something was sent that nothing followed, it is asked.
     pub(super) silent_after: Duration,
@@ -58,14 +68,20 @@ pub(super) struct Patience {
 impl Patience {
     /// By way of another there are two that can die, and another way is at hand (chosen: with the second that passes
     /// between two notes of what is sent, a dead relay is left within 3 s).
-    pub(super) fn of(remote: Remote) -> Self {
-        let [silent_after, asked_for] = match remote {
+    pub(super) fn of(peer: &Peer, used: Remote) -> Self {
+        let [silent_after, asked_for] = match used {
             Remote::Udp(_) | Remote::Side { .. } | Remote::Circuit(_) | Remote::Carried(_) => {
                 [SILENT_AFTER, Duration::from_millis(1_500)]
             }
             Remote::Relayed { .. } => [Duration::from_millis(700), Duration::from_millis(500)],
         };
-        Self { silent_after, asked_for }
+        match peer.path.rtt().filter(|_| peer.is_prompt) {
+            None => Self { silent_after, asked_for },
+            Some(rtt) => Self {
+                silent_after: silent_after.min(PROMPT_SILENCE.max(rtt * 2)),
+                asked_for: asked_for.min(PROMPT_SILENCE.max(rtt * 3)),
+            },
+        }
     }
 }
 
@@ -300,9 +316,10 @@ impl Engine {
             peer.quiet = Quiet::No;
             return;
         };
-        let patience = Patience::of(used);
-        let is_silent = peer.timers.is_silent(patience.silent_after, time.now);
-        peer.quiet = match peer.quiet {
+        let patience = Patience::of(peer, used);
+        let is_silent = peer.look(patience, time.now);
+        let before = peer.quiet;
+        peer.quiet = match before {
             Quiet::Looking(silent, since) if silent == used && !peer.path.has_echoed_since(since) => {
                 peer.quiet
             }
@@ -310,13 +327,26 @@ impl Engine {
             Quiet::Moved(at) if peer.path.has_echoed_since(at) => Quiet::No,
             Quiet::Moved(at) if time.now >= at + peer.moved_patience() => Quiet::Looking(used, time.now),
             Quiet::Moved(_) => peer.quiet,
-            Quiet::No | Quiet::Asked(_) if !is_silent => Quiet::No,
-            Quiet::Asked(at) if time.now >= at + patience.asked_for => Quiet::Looking(used, time.now),
+            Quiet::No | Quiet::Asked(_) | Quiet::AskedAgain(_) if !is_silent => Quiet::No,
             Quiet::No => Quiet::Asked(time.now),
-            Quiet::Asked(_) => peer.quiet,
+            Quiet::Asked(at) if time.now >= at + patience.asked_for / 2 => Quiet::AskedAgain(at),
+            Quiet::AskedAgain(at) if time.now >= at + patience.asked_for => Quiet::Looking(used, time.now),
+            Quiet::Asked(_) | Quiet::AskedAgain(_) => peer.quiet,
         };
-        let is_asking = peer.quiet == Quiet::Asked(time.now);
-        let is_lost = matches!(peer.quiet, Quiet::Looking(_, since) if since == time.now);
+        let is_asking = peer.quiet != before && matches!(peer.quiet, Quiet::Asked(_) | Quiet::AskedAgain(_));
+        let is_lost = peer.quiet != before && peer.is_silent();
+        if is_asking {
+            peer.was_questioned = true;
+        }
+        if peer.is_silent() {
+            peer.path.on_silent(time.now);
+        }
+        if is_lost {
+            let recent = peer.checked_from.take().filter(|(_, at)| time.now < *at + CHECK_KEPT_FOR);
+            if let Some((from, _)) = recent {
+                peer.punch.on_check(from);
+            }
+        }
         let wants_direct = match used {
             Remote::Circuit(_) => true,
             Remote::Relayed { .. } | Remote::Carried(_) => is_in_use,
@@ -341,6 +371,7 @@ impl Engine {
         self.try_birthday(device, time);
         if is_lost {
             self.on_unkept(device);
+            self.ask_servers(ASK_WHEN_LOST, time);
         }
         self.keep_path(device, time);
     }
@@ -440,6 +471,8 @@ impl Engine {
         let is_better = peer.path.remote().is_some_and(|used| from.rank() > used.rank());
         if from.is_direct() && is_asking && (is_better || peer.is_looking) {
             peer.punch.on_check(from);
+        } else if from.is_direct() && is_asking {
+            peer.checked_from = Some((from, time.now));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::candidates::PROMPT_SILENCE;
 use super::news::{Origin, is_kept_on, is_urgent, is_wake_worthy};
 use super::outbox::Event;
 use super::peer::{Peer, Settlement};
@@ -111,6 +112,7 @@ impl Engine {
             Note::Opened { .. } | Note::Relayed { .. } => {}
             Note::Sent(_) => {
                 peer.timers.on_sent(time.now);
+                peer.look_at.get_or_insert(time.now + PROMPT_SILENCE);
                 let current = peer.sessions.current(time.now);
                 // A link that rested when its renewal was due has it when it is used again.
                 let rekey_after = self.config.rekey_after;

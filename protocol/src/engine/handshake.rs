@@ -328,6 +328,7 @@ impl Engine {
             self.indices.remove(&attempt.index);
         }
         peer.timers.on_received(false, time.now);
+        peer.traffic.on_heard();
         peer.last_seen_secs = Some(time.wall_secs());
         // Whoever hears a handshake can pass it on from elsewhere: a path that is used is left only for an echo.
         let used = peer.path.remote().filter(|used| *used != remote);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bursts::{FORETELLS, Waiting};
-use super::candidates::{Patience, UNKNOWN_RTT};
+use super::candidates::{PROMPT_SILENCE, Patience, UNKNOWN_RTT};
 use super::carrying::Carrying;
 use super::circuits::Circuit;
 use super::epochs::Asking;
@@ -97,6 +97,8 @@ pub(super) enum Quiet {
     Moved(Instant),
     /// It was asked at this moment, because nothing came for a while.
     Asked(Instant),
+    /// And once more since, because one question may be lost.
+    AskedAgain(Instant),
     /// It did not since then: others are looked at. What is heard by way of others says nothing of it.
     Looking(Remote, Instant),
 }
@@ -168,6 +170,16 @@ pub(super) struct Peer {
     pub(super) pings: Pings,
     pub(super) reach: Reach,
     pub(super) traffic: Arc<Traffic>,
+    /// When it is looked at next.
+    pub(super) look_at: Option<Instant>,
+    /// What had been sent and received at the last time.
+    looked_at: [u64; 2],
+    /// Where the last check came from that was not followed, and when.
+    pub(super) checked_from: Option<(Remote, Instant)>,
+    /// It was asked since packets came.
+    pub(super) was_questioned: bool,
+    /// Packets came by themselves lately: it shows soon if none does.
+    pub(super) is_prompt: bool,
     pub(super) last_seen_secs: Option<u64>,
     /// The route that the forwarder has.
     pub(super) route: Option<Route>,
@@ -252,6 +264,11 @@ impl Peer {
             pings: Pings::default(),
             reach: Reach::Unknown,
             traffic: Arc::default(),
+            look_at: None,
+            looked_at: [0; 2],
+            checked_from: None,
+            was_questioned: false,
+            is_prompt: false,
             last_seen_secs: None,
             route: None,
             objects: Bucket::new(OBJECTS),
@@ -326,14 +343,36 @@ impl Peer {
         (3 * rtt).clamp(Duration::from_millis(300), Duration::from_millis(1_500))
     }
 
-    /// When the path that is used is to be doubted.
+    /// When what was sent has gone unanswered for too long, unless something is heard. What is noted once a second says less
+    /// than what the forwarder knows of packets.
+    fn silent_at(&self, patience: Patience) -> Option<Instant> {
+        let since = [self.timers.unanswered_since(), self.traffic.unanswered_since()];
+        Some(since.into_iter().flatten().min()? + patience.silent_after)
+    }
+
+    /// Says whether it has; while packets are sent it is looked at again soon.
+    pub(super) fn look(&mut self, patience: Patience, now: Instant) -> bool {
+        if self.look_at.take_if(|at| now >= *at).is_some() {
+            let bytes = [self.traffic.sent_bytes(), self.traffic.received_bytes()];
+            let before = std::mem::replace(&mut self.looked_at, bytes);
+            if bytes[1] != before[1] {
+                self.is_prompt = !std::mem::take(&mut self.was_questioned);
+            }
+            self.look_at = (bytes[0] != before[0]).then(|| now + PROMPT_SILENCE);
+        }
+        self.silent_at(patience).is_some_and(|at| now >= at)
+    }
+
+    /// When the path that is used is to be doubted, or looked at.
     fn doubt_at(&self) -> Option<Instant> {
-        let patience = Patience::of(self.path.remote()?);
-        let silent_at = self.timers.silent_at(patience.silent_after)?;
+        let patience = Patience::of(self, self.path.remote()?);
+        let silent_at = self.silent_at(patience);
+        let looked_at = silent_at.into_iter().chain(self.look_at).min();
         match self.quiet {
-            Quiet::No => Some(silent_at),
+            Quiet::No => looked_at,
             Quiet::Moved(at) => Some(at + self.moved_patience()),
-            Quiet::Asked(at) => Some(at + patience.asked_for),
+            Quiet::Asked(at) => Some(at + patience.asked_for / 2),
+            Quiet::AskedAgain(at) => Some(at + patience.asked_for),
             Quiet::Looking(..) => None,
         }
     }

@@ -510,6 +510,7 @@ impl Forwarder {
         if from == Target::Localhost && !outcome.redirect(destination, Ipv4Addr::LOCALHOST) {
             outcome = Outbound::Drop(DropReason::PacketTooLarge);
         }
+        link.traffic.on_sent(now);
         if due(&mut link.sent_noted_at, now) {
             link.is_answer_due = true;
             self.notes.push_back(Note::Sent(id));
@@ -567,11 +568,15 @@ impl Link {
         now: Instant,
         notes: &mut VecDeque<Note>,
     ) {
+        let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);
+        // What comes by another way does not say that what is sent arrives.
+        if !elsewhere {
+            self.traffic.on_heard();
+        }
         let is_answer = std::mem::take(&mut self.is_answer_due);
         if due(&mut self.received_noted_at, now) || is_answer {
             notes.push_back(Note::Received { link: id, packets: false });
         }
-        let elsewhere = self.route.as_ref().is_some_and(|route| route.remote != from);
         if elsewhere && !is_message && due(&mut self.source_noted_at, now) {
             notes.push_back(Note::Source { link: id, from, bytes });
         }

@@ -55,14 +55,14 @@ const PING_BYTES: usize = punch::CHECK_BYTES;
 /// A path that is used is preferred to one that is no nearer than this, or than a quarter of its own round trip (chosen:
 /// more than one measurement differs from the next).
 const NEARER_BY: Duration = Duration::from_millis(5);
-/// After a choice of its own a leading end does not follow the other to another path: that one has not heard of the
-/// choice yet, or made one itself at the same moment.
+/// After a choice of its own a leading end does not follow the other to another path that is no better while the chosen one
+/// answers: the other has not heard of the choice yet, or made one itself at the same moment.
 const FOLLOWS_NOT_FOR: Duration = Duration::from_secs(3);
 /// After a change of paths datagrams that were under way on the former one come for as long as its round trip, within
 /// these bounds.
 const LEFT_FOR: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_millis(1_000);
-/// Before a worse path is taken because the other end uses it, the used one has this long to answer.
-const DOUBT: Duration = Duration::from_secs(1);
+/// Before a path is taken only because the other end uses it, the used one has three round trips to answer, within these bounds.
+const DOUBT: RangeInclusive<Duration> = Duration::from_millis(300)..=Duration::from_millis(1_000);
 
 /// Why a probe was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +165,7 @@ pub struct Found {
     pub is_silent: bool,
 }
 
-/// The other end uses a worse path than this one does.
+/// The other end uses a worse path than this one does, or another than this one chose.
 #[derive(Debug)]
 struct Doubt {
     source: Remote,
@@ -331,16 +331,25 @@ impl Path {
         }
         let leads = self.leads_until.is_some_and(|until| now < until);
         let is_left = self.left.is_some_and(|(left, until)| left == source && now < until);
-        if is_left || leads && source.rank() <= used.rank() {
+        if is_left {
             return;
         }
-        if source.rank() < used.rank() {
-            self.doubt.get_or_insert(Doubt { source, is_asked: false, until: now + DOUBT });
+        if source.rank() < used.rank() || leads && source.rank() == used.rank() {
+            let rtt = self.selected.as_ref().and_then(|selected| selected.rtt);
+            let patience = rtt.map_or(*DOUBT.end(), |rtt| (3 * rtt).clamp(*DOUBT.start(), *DOUBT.end()));
+            self.doubt.get_or_insert(Doubt { source, is_asked: false, until: now + patience });
             return;
         }
         let has_credit = self.credit.is_some_and(|(_, bytes)| bytes >= CHALLENGE_BYTES);
         if has_credit || !source.is_direct() {
             self.will_challenge(source, now);
+        }
+    }
+
+    /// The used path does not answer: a worse one that the other end uses is challenged at once.
+    pub fn on_silent(&mut self, now: Instant) {
+        if let Some(doubt) = self.doubt.take() {
+            self.will_challenge(doubt.source, now);
         }
     }
 

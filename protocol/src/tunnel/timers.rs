@@ -137,16 +137,10 @@ impl Timers {
         self.unanswered_since.is_some_and(|since| now >= since + DEAD_AFTER)
     }
 
-    /// Says whether what was sent has gone unanswered for longer than `patience`, so that the path may be dead.
+    /// When the first packet or question was noted since anything came.
     #[must_use]
-    pub fn is_silent(&self, patience: Duration, now: Instant) -> bool {
-        self.silent_at(patience).is_some_and(|at| now >= at)
-    }
-
-    /// When the link becomes doubtful, unless something is heard.
-    #[must_use]
-    pub fn silent_at(&self, patience: Duration) -> Option<Instant> {
-        self.unanswered_since.map(|since| since + patience)
+    pub fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered_since
     }
 
     /// When a keepalive is owed, if one is.
@@ -218,14 +212,11 @@ mod tests {
         let mut timers = Timers::default();
         timers.on_sent(start);
         timers.on_sent(start + Duration::from_secs(14));
-        assert!(
-            !timers.is_silent(SILENT_AFTER, start + Duration::from_millis(2_999))
-                && timers.is_silent(SILENT_AFTER, start + SILENT_AFTER)
-        );
+        assert_eq!(timers.unanswered_since(), Some(start));
         assert!(!timers.is_dead(start + Duration::from_secs(14)));
         assert!(timers.is_dead(start + DEAD_AFTER));
         timers.on_received(false, start + DEAD_AFTER);
         assert!(!timers.is_dead(start + DEAD_AFTER * 2));
-        assert_eq!(timers.silent_at(SILENT_AFTER), None);
+        assert_eq!(timers.unanswered_since(), None);
     }
 }

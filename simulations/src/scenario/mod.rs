@@ -21,6 +21,7 @@ mod revocation;
 mod setup;
 mod sleep;
 mod statics;
+mod unbroken;
 
 use std::time::Duration;
 
@@ -67,6 +68,7 @@ const STORIES: &[Story] = &[
     Story { name: "nat", weight: 3, play: nat::nat },
     Story { name: "meet", weight: 3, play: meet::meet },
     Story { name: "relay", weight: 3, play: relay::relay },
+    Story { name: "unbroken", weight: 2, play: unbroken::unbroken },
     Story { name: "carry", weight: 2, play: carry::carry },
     Story { name: "nearer", weight: 3, play: nearer::nearer },
     Story { name: "moved", weight: 3, play: finding::moved },

@@ -33,6 +33,14 @@ impl World {
         self.trace.line(self.now, format_args!("{host} is at {address}, behind {kind:?}"));
     }
 
+    /// The NAT of `host` forgets its mappings, and nobody is told.
+    pub(crate) fn forget_mappings(&mut self, host: usize) {
+        if let Some(site) = self.hosts[host].site {
+            self.trace.line(self.now, format_args!("the NAT of {host} forgets its mappings"));
+            self.sites[site].forget();
+        }
+    }
+
     /// The node of `host` learns where it is.
     pub(crate) fn addresses(&mut self, host: usize) -> Result<(), String> {
         let addresses = self.hosts[host].addresses();

@@ -36,6 +36,10 @@ impl Layer {
         Self { behaviour, outside, mappings: Vec::new(), given: 0 }
     }
 
+    pub(super) fn forget(&mut self) {
+        self.mappings.clear();
+    }
+
     pub(super) fn outside(&self) -> IpAddr {
         self.outside.into()
     }

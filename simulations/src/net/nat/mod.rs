@@ -136,6 +136,11 @@ impl Site {
         Self { layers: layers.collect(), blocks_udp: false }
     }
 
+    /// Every layer forgets its mappings.
+    pub(crate) fn forget(&mut self) {
+        self.layers.iter_mut().for_each(Layer::forget);
+    }
+
     /// Whether this is the address of its outermost layer.
     pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
         self.layers.last().is_some_and(|layer| layer.outside() == address.ip())
