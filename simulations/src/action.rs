@@ -107,10 +107,7 @@ impl World {
                 self.sleep(host, clock_goes_on);
                 Ok(())
             }
-            Action::Wake { host } => {
-                self.wake_up(host);
-                Ok(())
-            }
+            Action::Wake { host } => self.wake_up(host),
             Action::Clock { host, off_ms } => {
                 self.hosts[host].clock.off_ms = off_ms;
                 Ok(())

@@ -4,6 +4,7 @@
 //!  a random, b translating, c sequential, d sequential ── "net" ── p1, p2, p3 public hosts with a beacon each
 //! ```
 
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,37 @@ fn hard_nats_are_passed_by_foresight_and_by_chance_and_sockets_are_closed_after(
             wait_for_sockets(&here.host, before.0 + won)?;
             wait_for_sockets(&there.host, before.1)?;
         }
+        Ok(())
+    });
+}
+
+/// In one home by its inside. In two homes behind one carrier's NAT by what that sends back in (hairpinning, RFC 4787 §6), where it
+/// does; else another member passes on.
+#[test]
+fn members_behind_one_nat_are_direct_by_its_inside_or_by_hairpinning() {
+    let two = |nat, has_hairpin| Site { has_second: true, has_hairpin, ..Site::behind(nat) };
+    let sites = [two(Nat::Translating, false), two(Nat::Carrier, true), two(Nat::Carrier, false)];
+    nats("one-nat", 3, &sites, |lab| {
+        let beacons = Beacon::start_all(lab, &["p1", "p2"], &[])?;
+        let relay = Member::found_with(lab.host("p3")?, &Beacon::words(&beacons)?, &[])?;
+        // Without announcements, which would find those in one home before all else.
+        let settings = lab.evidence().join("settings.toml");
+        fs::write(&settings, "lan = false\n")?;
+        let arguments = ["--config", &settings.to_string_lossy()];
+        let mut members = Vec::new();
+        for name in ["a", "a2", "b", "b2", "c", "c2"] {
+            members.push(Member::join(lab.host(name)?, &relay.invite(&[])?, &arguments)?);
+        }
+        for (pair, seen) in members[..4].chunks(2).zip(["192.168.1.", "11.0.2.2:"]) {
+            let took = direct(&pair[0], &pair[1].host.name)?;
+            let status = find_member(&pair[0].host, &pair[1].host.name)?.context("a member")?;
+            println!("{} to {}: direct after {:.2} s, {}", pair[0].host.name, pair[1].host.name, took.as_secs_f64(), status["path"]["remote"]);
+            ensure!(status["path"]["remote"].as_str().is_some_and(|remote| remote.starts_with(seen)), "{status}");
+        }
+        let alias = members[4].alias_of("c2")?.to_string();
+        members[4].host.run("ping", &["-c", "1", "-w", "10", &alias], LIMIT)?.success()?;
+        let status = find_member(&members[4].host, "c2")?.context("a member")?;
+        ensure!(status["state"] == "relayed", "no way leads there but by a member: {status}");
         Ok(())
     });
 }

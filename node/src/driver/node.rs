@@ -13,7 +13,7 @@ use protocol::identity::{DeviceId, StaticSecret, VpiId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
-use tracing::trace;
+use tracing::{info, trace};
 
 use super::enter::PendingJoin;
 use super::names::Names;
@@ -32,7 +32,7 @@ use crate::store::index::{Index, Recalled};
 use crate::store::settings::VpiSettings;
 use crate::store::state::State;
 use crate::swarm::Swarm;
-use crate::udp::{AddressWatch, Socket};
+use crate::udp::{AddressWatch, Socket, WakeWatch};
 
 /// What members and applications may have waiting (chosen: a burst of every link's notes and messages).
 const SEEN_WAITING: usize = 4_096;
@@ -68,6 +68,7 @@ pub(super) struct Node {
     pub(super) pings: Vec<PingJob>,
     /// Where this machine is.
     pub(super) watch: AddressWatch,
+    wakes: WakeWatch,
     /// The socket of announcements, while a VPI wants it.
     pub(super) lan: Option<Lan>,
     /// How many VPIs were told where this machine is.
@@ -104,6 +105,7 @@ impl Node {
             leaves: BTreeMap::new(),
             pings: Vec::new(),
             watch,
+            wakes: WakeWatch::start(),
             lan: None,
             placed: 0,
             mappings: Mappings::new(),
@@ -207,6 +209,10 @@ impl Node {
                 Some((vpi, seen)) = self.seen.recv() => self.on_seen(vpi, seen)?,
                 Some((vpi, seen)) = self.veiled.recv() => self.on_seen(vpi, seen)?,
                 _ = self.watch.changed() => self.on_networks().await,
+                slept = self.wakes.woke() => {
+                    info!(seconds = slept.as_secs(), "this machine slept");
+                    self.vpis.values_mut().for_each(|vpi| vpi.on_woke(time()));
+                }
                 (from, datagram) = lan::heard(&mut self.lan) => self.on_announcement(from, &datagram),
                 (vpi, told) = way::told(&mut self.vpis) => {
                     if let Some(vpi) = self.vpis.get_mut(&vpi) {

@@ -167,6 +167,13 @@ impl Vpi {
         }
     }
 
+    /// This machine slept: beacons may have given it up.
+    pub(super) fn on_woke(&mut self, time: Time) {
+        self.way.ask(Ask::Renew);
+        self.ask_time(time);
+        self.engine.handle_command(Command::Woke, time);
+    }
+
     /// Takes in where the beacon beside this node is. This device is reached over it where it reaches it itself, and so the
     /// others are told of it.
     pub(super) fn stand_beside(&mut self, own: &[Beacon], time: Time) {

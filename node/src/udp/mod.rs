@@ -17,6 +17,7 @@ mod socket;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod wake;
 mod watch;
 
 pub(crate) use addresses::interface_addresses;
@@ -27,6 +28,7 @@ pub(crate) use received::Received;
 #[cfg(test)]
 use socket::Refusal;
 pub(crate) use socket::Socket;
+pub(crate) use wake::WakeWatch;
 pub(crate) use watch::AddressWatch;
 
 /// Why the socket could not be opened.

@@ -56,6 +56,8 @@ pub enum Command {
     Leave(Ticket),
     /// The addresses at which this machine may be reached, the best first: at the start, and whenever they change.
     Addresses(Vec<SocketAddr>),
+    /// This machine slept until now: others may have forgotten its sessions, and gateways its mappings.
+    Woke,
     /// Ask these STUN servers where this machine's datagrams come from, the best first, in place of those before.
     StunServers(Vec<SocketAddr>),
     /// Where this machine's default route of IPv4 leads, and the port of the data socket: at the start, and whenever either
@@ -145,6 +147,7 @@ impl Engine {
                 self.announce_addresses(&addresses, time);
                 self.on_addresses(addresses, time);
             }
+            Command::Woke => self.on_woke(time),
             Command::StunServers(servers) => self.on_stun_servers(servers, time),
             Command::Gateway(gateway, port) => self.on_gateway(gateway, port, time),
             Command::PortAsked(ask, outcome) => self.on_port_asked(&ask, outcome, time),

@@ -46,6 +46,23 @@ impl Engine {
         }
     }
 
+    /// This machine slept: as if it were elsewhere. Whoever has a link in use may have forgotten it, and is called besides.
+    pub(super) fn on_woke(&mut self, time: Time) {
+        let in_use: Vec<DeviceId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| self.is_in_use(peer, time))
+            .map(|(device, _)| *device)
+            .collect();
+        self.on_elsewhere(time);
+        self.on_own_candidates(time);
+        self.publish(time);
+        self.on_moved(time);
+        for device in in_use {
+            self.wake(&device, time);
+        }
+    }
+
     /// Tells where this device is: members, and, under the keys of its slots, the DHT.
     pub(super) fn publish(&mut self, time: Time) {
         if let Some(until) = self.finding.waits_until(time.now) {

@@ -83,8 +83,8 @@ impl World {
     }
 
     /// The machine wakes, if it slept; what its disk was asked to keep comes to its end.
-    pub(crate) fn wake_up(&mut self, host: usize) {
-        let Some(slept) = self.hosts[host].asleep.take() else { return };
+    pub(crate) fn wake_up(&mut self, host: usize) -> Result<(), String> {
+        let Some(slept) = self.hosts[host].asleep.take() else { return Ok(()) };
         if !slept.clock_goes_on {
             self.hosts[host].clock.stand_still(self.now - slept.since);
         }
@@ -92,6 +92,8 @@ impl World {
         for _ in 0..self.hosts[host].disk.under_way.len() {
             self.schedule(self.disk_delay, Occurrence::Stored { host, boot });
         }
+        // Where the kernel has no such word the node goes on as if nothing had been.
+        if self.chance.percent(70) { self.give(host, Input::Command(Command::Woke)) } else { Ok(()) }
     }
 
     /// Wake-ups of `host` since this was last asked, by their reason.
