@@ -62,8 +62,17 @@ fn members_behind_one_nat_are_direct_by_its_inside_or_by_hairpinning() {
         for (pair, seen) in members[..4].chunks(2).zip(["192.168.1.", "11.0.2.2:"]) {
             let took = direct(&pair[0], &pair[1].host.name)?;
             let status = find_member(&pair[0].host, &pair[1].host.name)?.context("a member")?;
-            println!("{} to {}: direct after {:.2} s, {}", pair[0].host.name, pair[1].host.name, took.as_secs_f64(), status["path"]["remote"]);
-            ensure!(status["path"]["remote"].as_str().is_some_and(|remote| remote.starts_with(seen)), "{status}");
+            println!(
+                "{} to {}: direct after {:.2} s, {}",
+                pair[0].host.name,
+                pair[1].host.name,
+                took.as_secs_f64(),
+                status["path"]["remote"]
+            );
+            ensure!(
+                status["path"]["remote"].as_str().is_some_and(|remote| remote.starts_with(seen)),
+                "{status}"
+            );
         }
         let alias = members[4].alias_of("c2")?.to_string();
         members[4].host.run("ping", &["-c", "1", "-w", "10", &alias], LIMIT)?.success()?;
