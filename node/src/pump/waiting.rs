@@ -35,8 +35,7 @@ const FLOW_BITS: u32 = 10;
 /// *Chosen*: bytes of a flow's turn where the way out is slow; a super-packet takes four turns, and is not waited for longer
 /// than that.
 const SLOW_TURN_BYTES: isize = 16 << 10;
-/// *Chosen*: the same where it is fast: a full run of datagrams, which costs as much as a short one. With a quarter of it, forty
-/// streams cost a third more processor time for a byte, at all ends.
+/// *Chosen*: the same where it is fast: a full run of datagrams, which costs as much as a short one.
 const TURN_BYTES: isize = 64 << 10;
 /// *Chosen*: 1 MiB; memory of so many slots is kept.
 const KEPT_SLOTS: usize = 16;
