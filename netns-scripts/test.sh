@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # netns-scripts/test.sh: everything that must hold before a change lands, one command.
 #
-#   test.sh           all steps; prints each one's time, and at the end what failed and the test runner's last lines
+#   test.sh           all steps; prints each one's time, and at the end what failed, the test runner's last lines, and which
+#                     scenarios passed only alone
 #   test.sh STEP...   only these; the names are those that are printed
 #
 # Installs the Debian packages that are missing. Needs root for the namespaces. One profile (release) and, in all that
