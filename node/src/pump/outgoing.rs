@@ -27,6 +27,8 @@ pub(super) struct Outgoing {
     pub(super) leaves_by: Option<u32>,
     /// The kernel takes no more datagrams.
     pub(super) is_blocked: bool,
+    /// The next datagram is lost, so that its sender slows down.
+    pub(super) loses_next: bool,
     drops: Arc<Drops>,
 }
 
@@ -40,6 +42,7 @@ impl Outgoing {
             lines: Lines::new(),
             leaves_by: None,
             is_blocked: false,
+            loses_next: false,
             drops,
         }
     }
@@ -79,6 +82,9 @@ impl Egress for Outgoing {
     }
 
     fn datagram(&mut self, to: SocketAddr, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        if std::mem::take(&mut self.loses_next) {
+            return false;
+        }
         if self.batch.is_full() && !self.is_blocked {
             self.flush();
         }
@@ -91,6 +97,9 @@ impl Egress for Outgoing {
     }
 
     fn carried(&mut self, number: u32, bytes: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        if std::mem::take(&mut self.loses_next) {
+            return false;
+        }
         let Some(line) = self.lines.get(&number) else { return false };
         let mut frame = vec![0; bytes];
         let filled = fill(&mut frame);

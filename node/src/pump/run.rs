@@ -15,7 +15,7 @@ use tracing::{error, warn};
 
 use super::arrivals::{Arrivals, offer};
 use super::outgoing::Outgoing;
-use super::waiting::Waiting;
+use super::waiting::{Due, Waiting};
 use super::{Order, Queues, Seen};
 use crate::metrics::Drops;
 use crate::tun::Tun;
@@ -293,8 +293,9 @@ impl Runner {
 
     /// Seals the packet whose turn it is; returns its size in bytes, if there was one.
     fn send_one(&mut self, tun: &Tun, now: Instant) -> Option<usize> {
-        let (packet, offload) = self.waiting.next()?;
+        let Due { packet, offload, loses_one } = self.waiting.next()?;
         let bytes = packet.len();
+        self.outgoing.loses_next = loses_one;
         match self.forwarder.outbound(packet, offload, &mut self.outgoing, now) {
             Outbound::Sent => {}
             Outbound::Hold => whole_packets(packet, offload, |packet| {
@@ -305,8 +306,10 @@ impl Runner {
                 self.drops.count(DropReason::PacketTooLarge);
                 let _ = tun.send(&error);
             }
+            Outbound::Drop(_) if loses_one => self.drops.count(DropReason::PacketQueue),
             Outbound::Drop(reason) => self.drops.count(reason),
         }
+        self.outgoing.loses_next = false;
         Some(bytes)
     }
 
