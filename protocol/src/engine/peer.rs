@@ -352,7 +352,8 @@ impl Peer {
 
     /// Says whether it has; while packets are sent it is looked at again soon.
     pub(super) fn look(&mut self, patience: Patience, now: Instant) -> bool {
-        if self.look_at.take_if(|at| now >= *at).is_some() {
+        // Whoever is due soon is looked at along, so that a hundred links do not wake the engine a hundred times.
+        if self.look_at.take_if(|at| now + PROMPT_SILENCE / 4 >= *at).is_some() {
             let bytes = [self.traffic.sent_bytes(), self.traffic.received_bytes()];
             let before = std::mem::replace(&mut self.looked_at, bytes);
             if bytes[1] != before[1] {
